@@ -1,0 +1,17 @@
+"""Seeds that depend on what is treated, never on when, where or beside what it is treated."""
+
+import hashlib
+
+
+def derive_seed(seed: int, *parts: str | int) -> int:
+    """A 63-bit seed from the run's seed and the parts that name the thing treated.
+
+    The same arguments give the same number on every machine, process and Python version, so an image's
+    random numbers do not depend on its batch, worker or rank.
+
+    Args:
+        seed: the run's seed.
+        parts: what tells this use from every other, for example an image's id and the name of an attack.
+    """
+    text = "\x1f".join([str(seed), *map(str, parts)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
