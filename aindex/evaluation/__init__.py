@@ -1,0 +1,1 @@
+"""Pure metrics, result tables, figures and the report."""

@@ -1,0 +1,248 @@
+"""Retrieval evaluation: ranks, R@k and AP of edited copies, their csv rows and the table made of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aindex.errors import DataError
+
+RETRIEVAL_COLUMNS = (
+    "batch",
+    "image_index",
+    "attack",
+    "attack_param",
+    "retrieved_distances",
+    "retrieved_indices",
+    "rank",
+    "r@1",
+    "r@10",
+    "r@100",
+    "ap",
+)
+MEASURES = ("r@1", "r@10", "r@100", "ap")
+LIST_COLUMNS = ("retrieved_distances", "retrieved_indices")
+SCREENSHOT = "overlay_onto_screenshot"
+AVERAGE = "average"
+AVERAGE_WITHOUT_SCREENSHOT = "average without screenshot"
+
+AttackParam = float | int | str | None
+
+
+def rank_of(indices: npt.ArrayLike, true_ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """The position, counted from 0, of each query's true id among its retrieved ids.
+
+    Args:
+        indices: nq×k retrieved ids, nearest first; -1 marks an empty place.
+        true_ids: nq ids, none negative.
+
+    Returns:
+        nq ranks; k where the true id is absent.
+
+    Raises:
+        ValueError: the shapes do not fit, or a true id is negative (it would match an empty place).
+    """
+    retrieved = np.asarray(indices)
+    true = np.asarray(true_ids)
+    if retrieved.ndim != 2 or true.shape != retrieved.shape[:1]:
+        raise ValueError(f"indices {retrieved.shape} and true ids {true.shape}: expected (nq, k) and (nq,)")
+    if (true < 0).any():
+        raise ValueError(f"true id {true.min()}: expected 0 or more; leave non-matching queries out")
+    hits = retrieved == true[:, None]
+    ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) if retrieved.shape[1] else 0, retrieved.shape[1])
+    return ranks.astype(np.int64)
+
+
+def recall_at(ranks: npt.ArrayLike, k: int, kneighbors: int) -> npt.NDArray[np.int64]:
+    """1 where the true id is among the first k of the kneighbors retrieved, else 0.
+
+    A rank equal to kneighbors means absent, which is a miss even where k is larger than kneighbors.
+    """
+    return (np.asarray(ranks) < min(k, kneighbors)).astype(np.int64)
+
+
+def average_precision(ranks: npt.ArrayLike, kneighbors: int) -> npt.NDArray[np.float64]:
+    """1 / (rank + 1), the average precision of a query with one true answer; 0 if it is absent."""
+    ranks = np.asarray(ranks)
+    return np.where(ranks < kneighbors, 1.0 / (ranks + 1.0), 0.0)
+
+
+def json_lists(values: npt.ArrayLike) -> list[str]:
+    """Each row of a matrix as JSON text; floats in the fewest digits that give the same number back.
+
+    Raises:
+        DataError: a value is infinite or not a number, which JSON cannot hold.
+    """
+    matrix = np.asarray(values)
+    if not np.isfinite(matrix).all():
+        raise DataError(
+            "a retrieved distance is not finite: expected numbers; check the descriptors for nan and inf"
+        )
+    # str() of a numpy scalar is the shortest text that is exact for its own precision: .1, not .10000000149
+    return ["[" + ", ".join(map(str, row)) + "]" for row in matrix]
+
+
+def _spread(value: object, count: int, name: str) -> list[object]:
+    """One value for all rows, or a sequence of one per row."""
+    if value is None or isinstance(value, str | int | float | np.generic):
+        return [value] * count
+    values: list[object] = list(value)  # type: ignore[call-overload]
+    if len(values) != count:
+        raise ValueError(f"{name}: {len(values)} values for {count} queries")
+    return values
+
+
+def retrieval_rows(
+    *,
+    batch: int | Sequence[int],
+    image_index: npt.ArrayLike,
+    attack: str | Sequence[str],
+    attack_param: AttackParam | Sequence[AttackParam],
+    distances: npt.ArrayLike,
+    indices: npt.ArrayLike,
+    kneighbors: int,
+) -> pd.DataFrame:
+    """One row per query with the columns of `retr_df.csv`.
+
+    Args:
+        batch: the number of the batch, or one per query.
+        image_index: nq ids in the index of the images that the queries are copies of.
+        attack: the edit's name, or one per query.
+        attack_param: its parameter (None where it has none), or one per query.
+        distances: nq×k, nearest first.
+        indices: nq×k retrieved ids.
+        kneighbors: k; also the rank of an absent answer.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+        DataError: a distance is not finite.
+    """
+    found, kept = np.asarray(indices), np.asarray(distances)
+    if found.ndim != 2 or found.shape != kept.shape or found.shape[1] != kneighbors:
+        raise ValueError(f"distances {kept.shape}, indices {found.shape}: expected both (nq, {kneighbors})")
+    ranks = rank_of(found, image_index)
+    count = len(ranks)
+    return pd.DataFrame(
+        {
+            "batch": np.array(_spread(batch, count, "batch"), dtype=np.int64),
+            "image_index": np.asarray(image_index, dtype=np.int64),
+            "attack": pd.Series(_spread(attack, count, "attack"), dtype=object),
+            "attack_param": pd.Series(_spread(attack_param, count, "attack_param"), dtype=object),
+            "retrieved_distances": json_lists(kept),
+            "retrieved_indices": json_lists(found),
+            "rank": ranks,
+            "r@1": recall_at(ranks, 1, kneighbors),
+            "r@10": recall_at(ranks, 10, kneighbors),
+            "r@100": recall_at(ranks, 100, kneighbors),
+            "ap": average_precision(ranks, kneighbors),
+        },
+        columns=list(RETRIEVAL_COLUMNS),
+    )
+
+
+def read_results(csv: str | Path) -> pd.DataFrame:
+    """Read `retr_df.csv` or `icd_df.csv` with the lists in their cells as Python lists."""
+    return pd.read_csv(csv, converters=dict.fromkeys(LIST_COLUMNS, json.loads))
+
+
+def attack_label(attack: str, attack_param: object) -> str:
+    """`rotation 25`, `jpeg 50`, `none`: the name of an attack as tables and charts show it."""
+    if attack_param is None or attack_param == "" or attack_param != attack_param:
+        return attack
+    if isinstance(attack_param, str):
+        try:
+            attack_param = float(attack_param)
+        except ValueError:
+            return f"{attack} {attack_param}"
+    return f"{attack} {attack_param:g}"
+
+
+def retrieval_table(retrieval: pd.DataFrame) -> pd.DataFrame:
+    """Mean R@1, R@10, R@100 and AP per attack, with the averages over attacks at the end.
+
+    Each attack weighs the same in an average. Where the screenshot overlay is one of several attacks a second
+    average leaves it out, because the method's authors report theirs without it.
+
+    Args:
+        retrieval: rows of `retr_df.csv`, from memory or read back.
+
+    Returns:
+        Columns `attack` (label with parameter), `images` (rows behind the means), `r@1`, `r@10`, `r@100`,
+        `ap`.
+
+    Raises:
+        DataError: there are no rows.
+    """
+    if retrieval.empty:
+        raise DataError("0 retrieval rows: expected at least one; evaluate some images first")
+    params = retrieval["attack_param"]
+    labels = pd.Series(
+        [attack_label(a, p) for a, p in zip(retrieval["attack"], params, strict=True)], index=retrieval.index
+    )
+    groups = retrieval.groupby(labels, sort=False)
+    table = groups[list(MEASURES)].mean()
+    table.insert(0, "images", groups.size())
+    averages = {AVERAGE: table}
+    others = table[[not label.startswith(SCREENSHOT) for label in table.index]]
+    if 0 < len(others) < len(table):
+        averages[AVERAGE_WITHOUT_SCREENSHOT] = others
+    for name, part in averages.items():
+        table.loc[name, "images"] = part["images"].sum()
+        for measure in MEASURES:
+            table.loc[name, measure] = part.loc[:, measure].mean()
+    table["images"] = table["images"].astype(np.int64)
+    return table.rename_axis("attack").reset_index()
+
+
+def format_table(
+    table: pd.DataFrame,
+    *,
+    psnr_db: float | None = None,
+    linf: float | None = None,
+    seconds_per_image: float | None = None,
+    style: Literal["text", "markdown"] = "text",
+) -> str:
+    """The table of `retrieval_table` as aligned text or Markdown, with what is known of the images below it.
+
+    Args:
+        table: of `retrieval_table`.
+        psnr_db: mean PSNR of the released images, dB.
+        linf: mean largest change of a channel value, grey levels.
+        seconds_per_image: time of activation per image, seconds.
+        style: `text` for a terminal, `markdown` for a file.
+    """
+    header = ["attack", "images", "R@1", "R@10", "R@100", "AP"]
+    rows = [
+        [str(row["attack"]), str(row["images"]), *(f"{row[measure]:.3f}" for measure in MEASURES)]
+        for row in table.to_dict("records")
+    ]
+    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
+
+    def line(cells: list[str]) -> str:
+        padded = [
+            cells[0].ljust(widths[0]),
+            *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)),
+        ]
+        return "| " + " | ".join(padded) + " |" if style == "markdown" else "  ".join(padded)
+
+    markdown_rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
+    rule = markdown_rule if style == "markdown" else "  ".join("-" * w for w in widths)
+    lines = [line(header), rule]
+    for cells in rows:
+        if style == "text" and cells[0] == AVERAGE:
+            lines.append(rule)
+        lines.append(line(cells))
+    notes = [
+        f"{name} {value:{form}}{unit}"
+        for name, value, form, unit in (
+            ("PSNR", psnr_db, ".2f", " dB"),
+            ("L∞", linf, ".1f", " grey levels"),
+            ("activation", seconds_per_image, ".3g", " s per image"),
+        )
+        if value is not None
+    ]
+    return "\n".join([*lines, *(["", " · ".join(notes)] if notes else [])])

@@ -1,0 +1,153 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aindex.errors import DataError
+from aindex.evaluation.retrieval import (
+    RETRIEVAL_COLUMNS,
+    attack_label,
+    average_precision,
+    format_table,
+    json_lists,
+    rank_of,
+    read_results,
+    recall_at,
+    retrieval_rows,
+    retrieval_table,
+)
+
+INDICES = np.array([[7, 3, 9], [3, 7, 9], [3, 9, -1], [9, 3, 7]])
+DISTANCES = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 3.4e38], [0, 0, 1e-9]], dtype=np.float32)
+
+
+def _rows(attack, param, ids=(7, 7, 7, 7)):
+    return retrieval_rows(
+        batch=0,
+        image_index=ids,
+        attack=attack,
+        attack_param=param,
+        distances=DISTANCES,
+        indices=INDICES,
+        kneighbors=3,
+    )
+
+
+def test_rank_counts_from_zero_and_is_k_if_absent():
+    assert rank_of(INDICES, [7, 7, 7, 7]).tolist() == [0, 1, 3, 2]
+
+
+def test_a_negative_true_id_never_matches_an_empty_place():
+    with pytest.raises(ValueError, match="true id -1"):
+        rank_of([[0, -1]], [-1])
+
+
+def test_recall_and_ap_of_an_absent_answer_are_zero_even_beyond_kneighbors():
+    ranks = [0, 1, 3, 2]
+    assert recall_at(ranks, 1, 3).tolist() == [1, 0, 0, 0]
+    assert recall_at(ranks, 100, 3).tolist() == [1, 1, 0, 1]
+    assert average_precision(ranks, 3).tolist() == [1, 0.5, 0, 1 / 3]
+
+
+def test_recall_at_10_and_100_at_their_borders():
+    ranks = [9, 10, 99, 100]
+    assert recall_at(ranks, 10, 200).tolist() == [1, 0, 0, 0]
+    assert recall_at(ranks, 100, 200).tolist() == [1, 1, 1, 0]
+
+
+def test_rows_have_the_columns_of_the_csv_and_come_back_from_it(tmp_path: Path):
+    rows = pd.concat([_rows("none", None), _rows("rotation", 25), _rows("contrast", 0.5)], ignore_index=True)
+    assert tuple(rows.columns) == RETRIEVAL_COLUMNS
+    rows.to_csv(tmp_path / "retr_df.csv", index=False)
+    read = read_results(tmp_path / "retr_df.csv")
+    assert tuple(read.columns) == RETRIEVAL_COLUMNS
+    assert read["retrieved_indices"][2] == [3, 9, -1]
+    assert np.array_equal(np.array(list(read["retrieved_distances"][:4]), dtype=np.float32), DISTANCES)
+    # pandas takes "None" for a missing value; the attack "none" must stay a name
+    assert read["attack"].tolist() == ["none"] * 4 + ["rotation"] * 4 + ["contrast"] * 4
+    pd.testing.assert_frame_equal(retrieval_table(read), retrieval_table(rows))
+
+
+def test_floats_in_cells_are_short_json_and_exact():
+    values = np.random.default_rng(0).random((3, 50), dtype=np.float32) * 1e-4
+    text = json_lists(values)
+    assert np.array_equal(np.array([json.loads(row) for row in text], dtype=np.float32), values)
+    assert json_lists(np.array([[0.1, 1.0]], dtype=np.float32)) == ["[0.1, 1.0]"]
+
+
+def test_distances_that_json_cannot_hold_are_an_error():
+    with pytest.raises(DataError, match="not finite"):
+        json_lists(np.array([[np.nan]]))
+
+
+def test_sequences_per_query_and_wrong_counts():
+    rows = _rows(["none", "jpeg", "jpeg", "blur"], [None, 50, 60, 11])
+    assert rows["attack_param"].tolist() == [None, 50, 60, 11]
+    with pytest.raises(ValueError, match="attack: 2 values for 4"):
+        _rows(["none", "jpeg"], None)
+    with pytest.raises(ValueError, match="expected both"):
+        retrieval_rows(
+            batch=0,
+            image_index=[0],
+            attack="none",
+            attack_param=None,
+            distances=[[0.0]],
+            indices=[[0]],
+            kneighbors=2,
+        )
+
+
+def test_table_has_a_row_per_attack_and_both_averages():
+    rows = pd.concat(
+        [
+            _rows("none", None),  # R@1 1/4, AP (1 + 1/2 + 0 + 1/3) / 4
+            _rows("rotation", 25, ids=(7, 3, 3, 9)),  # all at the top
+            _rows("rotation", 90, ids=(5, 5, 5, 5)),  # all absent
+            _rows("overlay_onto_screenshot", None, ids=(5, 5, 5, 5)),
+        ]
+    )
+    table = retrieval_table(rows).set_index("attack")
+    assert table.index.tolist() == [
+        "none",
+        "rotation 25",
+        "rotation 90",
+        "overlay_onto_screenshot",
+        "average",
+        "average without screenshot",
+    ]
+    assert table["r@1"].tolist() == pytest.approx([0.25, 1, 0, 0, 1.25 / 4, 1.25 / 3])
+    assert table["r@100"].tolist() == pytest.approx([0.75, 1, 0, 0, 1.75 / 4, 1.75 / 3])
+    assert table.loc["none", "ap"] == pytest.approx((1 + 0.5 + 1 / 3) / 4)
+    assert table["images"].tolist() == [4, 4, 4, 4, 16, 12]
+
+
+def test_no_second_average_without_a_screenshot():
+    assert retrieval_table(_rows("none", None))["attack"].tolist() == ["none", "average"]
+
+
+def test_no_rows_are_an_error():
+    with pytest.raises(DataError, match="0 retrieval rows"):
+        retrieval_table(_rows("none", None).iloc[:0])
+
+
+@pytest.mark.parametrize(
+    ("param", "label"),
+    [(None, "a"), (float("nan"), "a"), (25.0, "a 25"), (0.5, "a 0.5"), ("0.50", "a 0.5"), ("web", "a web")],
+)
+def test_label(param, label):
+    assert attack_label("a", param) == label
+
+
+def test_table_as_text_and_markdown():
+    table = retrieval_table(_rows("none", None))
+    text = format_table(table, psnr_db=42.617, linf=14.7, seconds_per_image=0.0451)
+    lines = text.splitlines()
+    assert lines[0].split() == ["attack", "images", "R@1", "R@10", "R@100", "AP"]
+    assert lines[2].split() == ["none", "4", "0.250", "0.750", "0.750", "0.458"]
+    assert lines[-1] == "PSNR 42.62 dB · L∞ 14.7 grey levels · activation 0.0451 s per image"
+    assert len({len(line) for line in lines[:5]}) == 1
+    markdown = format_table(table, style="markdown").splitlines()
+    assert markdown[1].startswith("|---")
+    assert all(line.startswith("| ") and line.endswith(" |") for line in (markdown[0], *markdown[2:]))
