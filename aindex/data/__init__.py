@@ -1,0 +1,1 @@
+"""The DISC21 layout, reading any picture robustly, and the data module."""

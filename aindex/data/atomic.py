@@ -1,0 +1,35 @@
+"""Files appear under their final name whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aindex.errors import OutputError
+
+
+@contextmanager
+def replace_when_done(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success it is flushed to disk and takes the final name.
+
+    The temporary name is hidden, ends like the final one (libraries choose a format by the ending) and is removed
+    when the body fails.
+
+    Raises:
+        OutputError: the folder or file cannot be written (no permission, disk full, a folder is in the way).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem[:100]}.{os.getpid()}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"cannot write {str(path)!r}: {reason}; make room or give a writable folder, then run again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
