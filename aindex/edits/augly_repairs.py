@@ -1,0 +1,167 @@
+"""AugLy 1.0.0's image functions, running on releases of Pillow and numpy younger than it.
+
+Some functions need names that are gone (`FreeTypeFont.getsize_multiline`, `numpy.float`), fail on some fonts under
+the text layout that Pillow prefers today, or touch numpy's global random state. They are run as they are, each against
+a namespace of its own in which those names stand for what they were; neither AugLy nor Pillow nor numpy is changed
+for anybody else.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFont
+
+
+class _Overlay:
+    """Another object's attributes, some of them replaced."""
+
+    def __init__(self, base: Any, **replaced: Any) -> None:
+        self._base = base
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._base, name)
+
+
+def _rebind(function: Callable[..., Any], **replaced: Any) -> FunctionType:
+    """The same code as `function`, seeing `replaced` in place of its module's globals of those names."""
+    assert isinstance(function, FunctionType)
+    rebound = FunctionType(
+        function.__code__,
+        {**function.__globals__, **replaced},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    rebound.__kwdefaults__ = function.__kwdefaults__
+    return rebound
+
+
+class _Font(ImageFont.FreeTypeFont):
+    """A font as Pillow before 10 had them: it measures several lines at once.
+
+    The basic layout is asked for: the other one (raqm) is not on every machine and rejects some of AugLy's fonts.
+    """
+
+    def __init__(self, path: str, size: float) -> None:
+        super().__init__(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+    def getsize_multiline(self, text: str, spacing: int = 4) -> tuple[int, int]:
+        # the widest line; each line as high as an "A", `spacing` pixels between them
+        lines = text.split("\n")
+        width = max(int(self.getbbox(line)[2]) for line in lines)
+        line_height = int(self.getbbox("A")[3]) + spacing
+        return width, line_height * len(lines) - spacing
+
+
+@cache
+def _functional() -> Any:
+    from augly.image import functional
+
+    return functional
+
+
+@cache
+def _meme_format() -> Callable[..., Image.Image]:
+    return _rebind(_functional().meme_format, ImageFont=_Overlay(ImageFont, truetype=_Font))
+
+
+@cache
+def _overlay_text() -> Callable[..., Image.Image]:
+    return _rebind(_functional().overlay_text, ImageFont=_Overlay(ImageFont, truetype=_Font))
+
+
+@cache
+def _perspective_transform() -> Callable[..., Image.Image]:
+    functional = _functional()
+    coefficients = _rebind(functional.imutils.compute_transform_coeffs, np=_Overlay(np, float=float))
+    return _rebind(
+        functional.perspective_transform,
+        imutils=_Overlay(functional.imutils, compute_transform_coeffs=coefficients),
+    )
+
+
+def meme_format(image: Image.Image, **options: Any) -> Image.Image:
+    """AugLy's `meme_format`: a banner with text above the picture, `caption_height` pixels high."""
+    return _meme_format()(image, **options)
+
+
+def overlay_text(image: Image.Image, **options: Any) -> Image.Image:
+    """AugLy's `overlay_text`: glyphs of a font, given by their place in the font's list, over the picture."""
+    return _overlay_text()(image, **options)
+
+
+def perspective_transform(image: Image.Image, **options: Any) -> Image.Image:
+    """AugLy's `perspective_transform`: the four corners moved by normal noise of `sigma` pixels."""
+    return _perspective_transform()(image, **options)
+
+
+def shuffle_pixels(image: Image.Image, *, factor: float, seed: int) -> Image.Image:
+    """AugLy's `shuffle_pixels`, with a random state of its own instead of numpy's global one.
+
+    Args:
+        image: any picture.
+        factor: share of the pixels that change places, 0 to 1.
+        seed: 32-bit seed.
+    """
+    own_numpy = _Overlay(np, random=np.random.RandomState())
+    return _rebind(_functional().shuffle_pixels, np=own_numpy)(image, factor=factor, seed=seed)
+
+
+def augly_function(name: str) -> Callable[..., Image.Image]:
+    """An image function of AugLy by name, the repaired one where it had to be repaired."""
+    repaired = {
+        "meme_format": meme_format,
+        "overlay_text": overlay_text,
+        "perspective_transform": perspective_transform,
+        "shuffle_pixels": shuffle_pixels,
+    }
+    return repaired[name] if name in repaired else getattr(_functional(), name)
+
+
+def _assets() -> Path:
+    import augly
+
+    return Path(augly.__file__).parent / "assets"
+
+
+@cache
+def emoji_names() -> tuple[str, ...]:
+    """The emoji that AugLy ships, as paths relative to its emoji folder, sorted."""
+    folder = _assets() / "twemojis"
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png")))
+
+
+def emoji_path(name: str) -> str:
+    """The file of an emoji named as in `emoji_names`."""
+    return os.fspath(_assets() / "twemojis" / name)
+
+
+@cache
+def font_names() -> tuple[str, ...]:
+    """The fonts that AugLy ships together with a list of their glyphs, sorted."""
+    folder = _assets() / "fonts"
+    return tuple(sorted(path.name for path in folder.glob("*.ttf") if path.with_suffix(".pkl").exists()))
+
+
+def font_path(name: str) -> str:
+    """The file of a font named as in `font_names`."""
+    return os.fspath(_assets() / "fonts" / name)
+
+
+@cache
+def template_names() -> tuple[str, ...]:
+    """The screenshot templates that AugLy ships, without their ending, sorted."""
+    boxes = json.loads((_assets() / "screenshot_templates" / "bboxes.json").read_text())
+    return tuple(sorted(Path(name).stem for name in boxes))
+
+
+def template_path(name: str) -> str:
+    """The file of a screenshot template named as in `template_names`."""
+    return os.fspath(_assets() / "screenshot_templates" / f"{name}.png")

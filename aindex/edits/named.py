@@ -1,0 +1,158 @@
+"""The attacks of the retrieval evaluation: an edit with a fixed parameter each (SPEC 9 of the method's description)."""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tvf
+
+from aindex.edits import augly_repairs
+from aindex.edits.random_edit import apply_random_edits
+from aindex.errors import AindexError, EditError
+
+AttackName = Literal[
+    "none", "auto", "meme_format", "overlay_onto_screenshot", "rotation", "center_crop", "resize",
+    "blur", "jpeg", "hue", "contrast", "brightness",
+]  # fmt: skip
+Template = Literal["web", "mobile"]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An edit and its parameter.
+
+    Attributes:
+        name: which edit.
+        param: degrees (rotation), share of the area kept (center_crop, resize), kernel size in pixels (blur), JPEG
+            quality, hue shift in turns, or factor (contrast, brightness); None where the edit has no parameter.
+    """
+
+    name: AttackName
+    param: float | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.param is None else f"{self.name} {self.param:g}"
+
+
+def _attacks(name: AttackName, *params: float) -> list[Attack]:
+    return [Attack(name, param) for param in params]
+
+
+def default_attacks() -> list[Attack]:
+    """The fifteen attacks of a normal evaluation."""
+    return [
+        Attack("none"),
+        Attack("auto"),
+        Attack("meme_format"),
+        Attack("overlay_onto_screenshot"),
+        *_attacks("rotation", 25, 90),
+        *_attacks("center_crop", 0.5),
+        *_attacks("resize", 0.5),
+        *_attacks("blur", 11),
+        *_attacks("jpeg", 50),
+        *_attacks("hue", 0.2),
+        *_attacks("contrast", 0.5, 2),
+        *_attacks("brightness", 0.5, 2),
+    ]
+
+
+def full_attacks() -> list[Attack]:
+    """The fine grid over every parametric attack, for curves."""
+    tenths = [round(0.1 * step, 1) for step in range(-5, 20)]
+    shares = [share for share in tenths if 0.1 <= share <= 1.0]
+    factors = [factor for factor in tenths if factor >= 0.5]
+    return [
+        *_attacks("rotation", *range(-90, 91, 10)),
+        *_attacks("center_crop", *shares),
+        *_attacks("resize", *shares),
+        *_attacks("blur", *range(1, 30, 2)),
+        *_attacks("jpeg", *range(10, 101, 10)),
+        *_attacks("contrast", *factors),
+        *_attacks("brightness", *factors),
+        *_attacks("hue", *[shift for shift in tenths if shift <= 0.5]),
+    ]
+
+
+def _sides_for_area(image: Image.Image, share: float) -> tuple[int, int]:
+    """Width and height of a picture of the same shape with `share` of the area, at least one pixel each."""
+    scale = math.sqrt(share)
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+
+
+def _jpeg(image: Image.Image, quality: float) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=int(quality))
+    decoded = Image.open(buffer)
+    decoded.load()
+    return decoded
+
+
+def _apply_parametric(image: Image.Image, name: AttackName, param: float) -> Image.Image:
+    match name:
+        case "rotation":
+            return tvf.rotate(image, param, interpolation=InterpolationMode.BILINEAR, expand=True)
+        case "center_crop":
+            width, height = _sides_for_area(image, param)
+            return tvf.center_crop(image, [height, width])
+        case "resize":
+            width, height = _sides_for_area(image, param)
+            return tvf.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR)
+        case "blur":
+            return _blur(image, int(param))
+        case "jpeg":
+            return _jpeg(image, param)
+        case "hue":
+            return tvf.adjust_hue(image, param)
+        case "contrast":
+            return tvf.adjust_contrast(image, param)
+        case "brightness":
+            return tvf.adjust_brightness(image, param)
+    raise EditError(f"attack {name!r} takes no parameter, got {param}; leave it away")
+
+
+def _blur(image: Image.Image, kernel: int) -> Image.Image:
+    """Gaussian blur; the kernel is cut to the picture where that is smaller than half the kernel (reflection needs it)."""
+    largest = 2 * min(image.size) - 1
+    return tvf.gaussian_blur(image, [min(kernel, largest)] * 2)
+
+
+def apply_attack(
+    image: Image.Image, attack: Attack, *, seed: int = 0, template: Template = "web", name: str = "the image"
+) -> Image.Image:
+    """The edited copy of a picture.
+
+    Args:
+        image: an RGB picture.
+        attack: what to do.
+        seed: decides the random edits of `auto`; other attacks do not use it.
+        template: AugLy's screenshot template for `overlay_onto_screenshot`.
+        name: how to call the picture in an error.
+
+    Raises:
+        EditError: the edit failed; never is the unedited picture returned in its place.
+    """
+    try:
+        match attack.name:
+            case "none":
+                edited = image
+            case "auto":
+                edited, _ = apply_random_edits(image, seed=seed)
+            case "meme_format":
+                edited = augly_repairs.meme_format(image)
+            case "overlay_onto_screenshot":
+                edited = augly_repairs.augly_function("overlay_onto_screenshot")(
+                    image, template_filepath=augly_repairs.template_path(template)
+                )
+            case _:
+                if attack.param is None:
+                    raise EditError(f"attack {attack.name!r} needs a parameter")
+                edited = _apply_parametric(image, attack.name, attack.param)
+        return edited.convert("RGB")
+    except AindexError as error:
+        raise EditError(f"{name}: attack {attack} failed: {error}") from error
+    except Exception as error:
+        size = f"{image.width}×{image.height}"
+        raise EditError(f"{name} ({size}): attack {attack} failed: {type(error).__name__}: {error}") from error
