@@ -12,8 +12,8 @@ from aindex.errors import OutputError
 def replace_when_done(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success it is flushed to disk and takes the final name.
 
-    The temporary name is hidden, ends like the final one (libraries choose a format by the ending) and is removed
-    when the body fails.
+    The temporary name is hidden, ends like the final one (libraries choose a format by the ending) and is
+    removed when the body fails.
 
     Raises:
         OutputError: the folder or file cannot be written (no permission, disk full, a folder is in the way).

@@ -1,8 +1,8 @@
 """Any picture file to RGB pixels, or a one-line reason why not.
 
-What is decided here, once: a file's content decides its format, never its name; the first frame of an animation
-counts; EXIF orientation is applied; transparent pixels lie on white; 16-bit grey is scaled (not clipped) to 8
-bits; ICC profiles are not applied; more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` are refused.
+What is decided here, once: a file's content decides its format, never its name; the first frame of an
+animation counts; EXIF orientation is applied; transparent pixels lie on white; 16-bit grey is scaled (not
+clipped) to 8 bits; ICC profiles are not applied; more than ``PIL.Image.MAX_IMAGE_PIXELS`` are refused.
 """
 
 import csv
@@ -22,7 +22,8 @@ from aindex.data.atomic import replace_when_done
 from aindex.errors import DataError, ImageReadError
 
 IMAGE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .gif .bmp .heic .heif .avif .ppm .pgm .jp2".split()
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"}
+    | {".heic", ".heif", ".avif", ".ppm", ".pgm", ".jp2"}
 )
 # Formats are named, because the rest of Pillow's list starts other programs (EPS) or is no picture (PDF).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "HEIF", "AVIF", "PPM", "JPEG2000")
@@ -41,10 +42,10 @@ _UNDO_ORIENTATION = {
 def list_images(source: Path) -> list[Path]:
     """The picture files of a folder, a list file, or one picture.
 
-    A folder is walked recursively, symbolic links followed (a link back to a folder above is not entered again),
-    hidden names (``.…``) left out, in the order of the relative POSIX path. A list file holds one path per line,
-    relative to the file's own folder or absolute; its order is kept. Files are listed, not opened: whether one can
-    be read shows in ``read_image``.
+    A folder is walked recursively, symbolic links followed (a link back to a folder above is not entered
+    again), hidden names (``.…``) left out, in the order of the relative POSIX path. A list file holds one path
+    per line, relative to the file's own folder or absolute; its order is kept. Files are listed, not opened:
+    whether one can be read shows in ``read_image``.
 
     Raises:
         DataError: the source is missing, unreadable or holds no picture.
@@ -70,16 +71,16 @@ def _walk(folder: Path) -> Iterable[Path]:
     def fail(error: OSError) -> None:
         raise DataError(f"folder {str(error.filename)!r} cannot be listed: {error.strerror}") from error
 
-    real = {str(folder): os.path.realpath(folder)}
+    above = {str(folder): frozenset({os.path.realpath(folder)})}
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=fail):
-        here = real.pop(parent)
+        passed = above.pop(parent)
         inside = []
         for name in folders:
             path = os.path.join(parent, name)
             target = os.path.realpath(path)
-            # A link to this folder or to one above it would be walked for ever.
-            if not name.startswith(".") and not Path(here).is_relative_to(target):
-                real[path] = target
+            # A link to a folder that the walk came through would be walked for ever.
+            if not name.startswith(".") and target not in passed:
+                above[path] = passed | {target}
                 inside.append(name)
         folders[:] = inside
         for name in files:
@@ -165,7 +166,7 @@ def read_image(path: Path | str) -> Image.Image:
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
     if find_spec("pillow_heif") is not None:
-        import pillow_heif
+        import pillow_heif  # type: ignore[import-not-found,unused-ignore]
 
         pillow_heif.register_heif_opener()
     Image.init()
@@ -192,7 +193,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey H×W of more than 8 bits to uint8; 32-bit pictures do not tell their range, so their maximum decides."""
+    """Grey H×W of more than 8 bits to uint8; 32-bit files do not tell their range, so the maximum decides."""
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise ImageReadError("pixels with NaN or infinite values")
