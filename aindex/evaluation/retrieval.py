@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +84,22 @@ def json_lists(values: npt.ArrayLike) -> list[str]:
         )
     # str() of a numpy scalar is the shortest text that is exact for its own precision: .1, not .10000000149
     return ["[" + ", ".join(map(str, row)) + "]" for row in matrix]
+
+
+def matrix_of(cells: "pd.Series[Any]") -> npt.NDArray[Any]:
+    """A column of equally long lists, as JSON text or read back as Python lists, as a matrix.
+
+    Raises:
+        DataError: the lists differ in length.
+    """
+    lists = [json.loads(cell) if isinstance(cell, str) else cell for cell in cells]
+    lengths = {len(row) for row in lists}
+    if len(lengths) > 1:
+        raise DataError(
+            f"{cells.name}: lists of {min(lengths)} to {max(lengths)} values, expected one length; "
+            "keep results of different kneighbors in different files"
+        )
+    return np.array(lists)
 
 
 def _spread(value: object, count: int, name: str) -> list[object]:
