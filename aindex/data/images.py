@@ -43,9 +43,9 @@ def list_images(source: Path) -> list[Path]:
     """The picture files of a folder, a list file, or one picture.
 
     A folder is walked recursively, symbolic links followed (a link back to a folder above is not entered
-    again), hidden names (``.…``) left out, in the order of the relative POSIX path. A list file holds one path
-    per line, relative to the file's own folder or absolute; its order is kept. Files are listed, not opened:
-    whether one can be read shows in ``read_image``.
+    again), hidden names (``.…``) left out, in the order of the relative POSIX path. A list file holds one
+    path per line, relative to the file's own folder or absolute; its order is kept. Files are listed, not
+    opened: whether one can be read shows in ``read_image``.
 
     Raises:
         DataError: the source is missing, unreadable or holds no picture.

@@ -1,0 +1,1 @@
+"""Pixels to descriptors: preprocessing, extractors, extraction, descriptor files."""

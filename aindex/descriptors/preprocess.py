@@ -1,0 +1,37 @@
+"""What every extractor sees: ImageNet-normalised pixels, then resized to a square."""
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from aindex.data.images import to_tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """RGB in [0, 1], …×3×H×W, to zero mean and unit deviation over ImageNet."""
+    return (pixels - _per_channel(IMAGENET_MEAN, pixels)) / _per_channel(IMAGENET_STD, pixels)
+
+
+def denormalise(values: Tensor) -> Tensor:
+    """The inverse of ``normalise``; not clamped."""
+    return values * _per_channel(IMAGENET_STD, values) + _per_channel(IMAGENET_MEAN, values)
+
+
+def resize(values: Tensor, size: int) -> Tensor:
+    """…×C×H×W to …×C×size×size: bilinear, antialiased, the aspect ratio not kept, differentiable."""
+    batch = values.reshape(-1, *values.shape[-3:])
+    resized = F.interpolate(batch, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    return resized.reshape(*values.shape[:-2], size, size)
+
+
+def prepare(image: Image.Image, size: int) -> Tensor:
+    """A PIL picture as an extractor's input, float32 3×size×size; the resize acts on normalised values."""
+    return resize(normalise(to_tensor(image)), size)
+
+
+def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]

@@ -1,0 +1,111 @@
+"""Shared fixtures: tiny seeded pictures, tiny random extractors, the photographs where they are at hand."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from aindex.descriptors.extractor import Extractor
+
+TINY_INPUT_SIZE = 32
+TINY_DIM = 16
+
+
+def draw_picture(seed: int, width: int = 48, height: int = 40) -> Image.Image:
+    """A smooth RGB picture with some texture, so that edits and descriptors have something to hold on to."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    noisy = smooth + rng.integers(-6, 7, smooth.shape)
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def write_pictures(folder: Path, count: int, *, seed: int = 0, prefix: str = "P") -> list[Path]:
+    """``count`` PNG pictures of different sizes, P000000.png and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{prefix}{i:06d}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        draw_picture(1000 * seed + i, width=40 + 4 * (i % 5), height=36 + 4 * (i % 3)).save(path)
+    return paths
+
+
+class TinyNet(nn.Module):
+    """A random convolutional descriptor, with batch norm statistics that are not the identity, unit norm."""
+
+    def __init__(self, seed: int = 0, dim: int = TINY_DIM) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(3),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(16 * 9, dim)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                fan_in = max(1, parameter[0].numel())
+                parameter.normal_(0, fan_in**-0.5, generator=generator)
+            self.features[1].weight.uniform_(0.5, 1.5, generator=generator)
+            self.features[1].running_mean.normal_(0, 0.1, generator=generator)
+            self.features[1].running_var.uniform_(0.5, 1.5, generator=generator)
+        self.eval()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(self.head(self.features(pixels)), dim=1)
+
+
+def save_script(module: nn.Module, path: Path) -> Path:
+    torch.jit.save(torch.jit.script(module), str(path))
+    return path
+
+
+@pytest.fixture
+def make_picture() -> Callable[..., Image.Image]:
+    """``make_picture(seed, width=48, height=40)``."""
+    return draw_picture
+
+
+@pytest.fixture
+def make_pictures(tmp_path: Path) -> Callable[..., list[Path]]:
+    """``make_pictures("name", count, seed=0, prefix="P")`` writes a folder below tmp_path."""
+
+    def make(name: str, count: int, *, seed: int = 0, prefix: str = "P") -> list[Path]:
+        return write_pictures(tmp_path / name, count, seed=seed, prefix=prefix)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_module() -> nn.Module:
+    """B×3×32×32 → B×16."""
+    return TinyNet()
+
+
+@pytest.fixture(scope="session")
+def tiny_extractor(tiny_module: nn.Module) -> Extractor:
+    """The tiny module as an Extractor, not scripted."""
+    return Extractor(tiny_module, name="tiny", input_size=TINY_INPUT_SIZE)
+
+
+@pytest.fixture(scope="session")
+def tiny_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny module as a TorchScript file."""
+    return save_script(TinyNet(), tmp_path_factory.mktemp("extractor") / "tiny.torchscript.pt")
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """The folder that AINDEX_TEST_DATA names: real photographs in disc21/; tests skip without it."""
+    folder = os.environ.get("AINDEX_TEST_DATA")
+    if not folder or not (Path(folder) / "disc21").is_dir():
+        pytest.skip("set AINDEX_TEST_DATA to a folder that holds disc21/ with photographs")
+    return Path(folder)
