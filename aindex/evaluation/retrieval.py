@@ -102,7 +102,7 @@ def matrix_of(cells: "pd.Series[Any]") -> npt.NDArray[Any]:
     return np.array(lists)
 
 
-def _spread(value: object, count: int, name: str) -> list[object]:
+def spread(value: object, count: int, name: str) -> list[object]:
     """One value for all rows, or a sequence of one per row."""
     if value is None or isinstance(value, str | int | float | np.generic):
         return [value] * count
@@ -144,10 +144,10 @@ def retrieval_rows(
     count = len(ranks)
     return pd.DataFrame(
         {
-            "batch": np.array(_spread(batch, count, "batch"), dtype=np.int64),
+            "batch": np.array(spread(batch, count, "batch"), dtype=np.int64),
             "image_index": np.asarray(image_index, dtype=np.int64),
-            "attack": pd.Series(_spread(attack, count, "attack"), dtype=object),
-            "attack_param": pd.Series(_spread(attack_param, count, "attack_param"), dtype=object),
+            "attack": pd.Series(spread(attack, count, "attack"), dtype=object),
+            "attack_param": pd.Series(spread(attack_param, count, "attack_param"), dtype=object),
             "retrieved_distances": json_lists(kept),
             "retrieved_indices": json_lists(found),
             "rank": ranks,
@@ -177,41 +177,52 @@ def attack_label(attack: str, attack_param: object) -> str:
     return f"{attack} {attack_param:g}"
 
 
-def retrieval_table(retrieval: pd.DataFrame) -> pd.DataFrame:
-    """Mean R@1, R@10, R@100 and AP per attack, with the averages over attacks at the end.
+def attack_labels(rows: pd.DataFrame) -> "pd.Series[str]":
+    """The label of each row's attack."""
+    pairs = zip(rows["attack"], rows["attack_param"], strict=True)
+    return pd.Series([attack_label(attack, param) for attack, param in pairs], index=rows.index, dtype=object)
+
+
+def average_rows(rows: pd.DataFrame, labels: "pd.Series[str]", measures: Sequence[str]) -> pd.DataFrame:
+    """Mean of some columns per attack, with the averages over attacks at the end.
 
     Each attack weighs the same in an average. Where the screenshot overlay is one of several attacks a second
     average leaves it out, because the method's authors report theirs without it.
 
     Args:
-        retrieval: rows of `retr_df.csv`, from memory or read back.
+        rows: one per query.
+        labels: the attack of each.
+        measures: the columns to average.
 
     Returns:
-        Columns `attack` (label with parameter), `images` (rows behind the means), `r@1`, `r@10`, `r@100`,
-        `ap`.
+        Columns `attack`, `images` (rows behind the means) and the measures.
 
     Raises:
         DataError: there are no rows.
     """
-    if retrieval.empty:
-        raise DataError("0 retrieval rows: expected at least one; evaluate some images first")
-    params = retrieval["attack_param"]
-    labels = pd.Series(
-        [attack_label(a, p) for a, p in zip(retrieval["attack"], params, strict=True)], index=retrieval.index
-    )
-    groups = retrieval.groupby(labels, sort=False)
-    table = groups[list(MEASURES)].mean()
+    if rows.empty:
+        raise DataError("0 evaluated copies: expected at least one; evaluate some images first")
+    groups = rows.groupby(labels.to_numpy(), sort=False)
+    table = groups[list(measures)].mean()
     table.insert(0, "images", groups.size())
     averages = {AVERAGE: table}
     others = table[[not label.startswith(SCREENSHOT) for label in table.index]]
     if 0 < len(others) < len(table):
         averages[AVERAGE_WITHOUT_SCREENSHOT] = others
+    summed = {name: part.mean() for name, part in averages.items()}
     for name, part in averages.items():
-        table.loc[name, "images"] = part["images"].sum()
-        for measure in MEASURES:
-            table.loc[name, measure] = part.loc[:, measure].mean()
-    table["images"] = table["images"].astype(np.int64)
+        summed[name]["images"] = part["images"].sum()
+    table = pd.concat([table, pd.DataFrame(summed).T]).astype({"images": np.int64})
     return table.rename_axis("attack").reset_index()
+
+
+def retrieval_table(retrieval: pd.DataFrame) -> pd.DataFrame:
+    """Mean R@1, R@10, R@100 and AP per attack and over attacks (see `average_rows`).
+
+    Args:
+        retrieval: rows of `retr_df.csv`, from memory or read back.
+    """
+    return average_rows(retrieval, attack_labels(retrieval), MEASURES)
 
 
 def format_table(

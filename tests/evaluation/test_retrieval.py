@@ -128,7 +128,7 @@ def test_no_second_average_without_a_screenshot():
 
 
 def test_no_rows_are_an_error():
-    with pytest.raises(DataError, match="0 retrieval rows"):
+    with pytest.raises(DataError, match="0 evaluated copies"):
         retrieval_table(_rows("none", None).iloc[:0])
 
 

@@ -1,0 +1,206 @@
+"""Why copies are found or lost: coarse cells, distances to codes, image quality, the exhaustive ceiling.
+
+Rows are made here for three csv files; every summary is computed from such rows, so each number that is shown
+can be traced to a column:
+
+- `images_df.csv` (`IMAGE_COLUMNS`): one row per released image;
+- `queries_df.csv` (`QUERY_COLUMNS`): one row per edited copy, in the order of `retr_df.csv`;
+- `search_df.csv` (`SEARCH_COLUMNS` of `aindex.evaluation.search`): one row per setting of the search.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aindex.errors import DataError
+from aindex.evaluation.retrieval import AttackParam, attack_labels, average_rows, spread
+
+IMAGE_COLUMNS = (
+    "image_index",
+    "name",
+    "psnr_db",
+    "ssim",
+    "linf",
+    "code_distance_original",
+    "code_distance_released",
+    "activation_seconds",
+)
+QUERY_COLUMNS = (
+    "image_index",
+    "attack",
+    "attack_param",
+    "same_cell",
+    "code_distance",
+    "stored_distance",
+    "exhaustive_rank",
+)
+QUALITY = ("psnr_db", "ssim", "linf")
+
+Array = npt.NDArray[Any]
+
+
+def _optional(values: npt.ArrayLike | None, count: int, name: str) -> npt.NDArray[np.float64]:
+    """A column of numbers; of nan where there is nothing to say."""
+    column = np.full(count, np.nan) if values is None else np.asarray(values, dtype=np.float64)
+    if column.shape != (count,):
+        raise ValueError(f"{name}: shape {column.shape}, expected ({count},)")
+    return column
+
+
+def image_rows(
+    *,
+    image_index: npt.ArrayLike,
+    names: Sequence[str],
+    psnr_db: npt.ArrayLike,
+    ssim: npt.ArrayLike,
+    linf: npt.ArrayLike,
+    code_distance_original: npt.ArrayLike | None = None,
+    code_distance_released: npt.ArrayLike | None = None,
+    activation_seconds: npt.ArrayLike | None = None,
+) -> pd.DataFrame:
+    """Rows of `images_df.csv`.
+
+    Args:
+        image_index: n ids in the index.
+        names: n names of the images.
+        psnr_db: n values in dB between original and released image; infinite for an unchanged one.
+        ssim: n values.
+        linf: n values, largest change in grey levels.
+        code_distance_original: n squared distances of the originals' descriptors to their codes.
+        code_distance_released: the same of the released images' descriptors.
+        activation_seconds: n times; an image's share of its batch's time.
+    """
+    ids = np.asarray(image_index, dtype=np.int64)
+    columns = {
+        "psnr_db": psnr_db,
+        "ssim": ssim,
+        "linf": linf,
+        "code_distance_original": code_distance_original,
+        "code_distance_released": code_distance_released,
+        "activation_seconds": activation_seconds,
+    }
+    numbers = {name: _optional(values, len(ids), name) for name, values in columns.items()}
+    if len(names) != len(ids):
+        raise ValueError(f"{len(names)} names for {len(ids)} images")
+    return pd.DataFrame({"image_index": ids, "name": list(names), **numbers}, columns=list(IMAGE_COLUMNS))
+
+
+def query_rows(
+    *,
+    image_index: npt.ArrayLike,
+    attack: str | Sequence[str],
+    attack_param: AttackParam | Sequence[AttackParam],
+    cells: npt.ArrayLike | None = None,
+    original_cells: npt.ArrayLike | None = None,
+    code_distance: npt.ArrayLike | None = None,
+    stored_distance: npt.ArrayLike | None = None,
+    exhaustive_rank: npt.ArrayLike | None = None,
+) -> pd.DataFrame:
+    """Rows of `queries_df.csv`; what an index has not (cells, codes) is left out and stays empty.
+
+    Args:
+        image_index: nq ids of the images that the queries are copies of.
+        attack: the edit's name, or one per query.
+        attack_param: its parameter, or one per query.
+        cells: nq coarse cells of the copies' descriptors.
+        original_cells: nq coarse cells of their originals' descriptors.
+        code_distance: nq squared distances of the copies' descriptors to their own codes.
+        stored_distance: nq squared distances to what the index stores for the originals.
+        exhaustive_rank: nq ranks of an exhaustive search, from 0 (see `exhaustive_ranks`).
+    """
+    ids = np.asarray(image_index, dtype=np.int64)
+    same_cell = None
+    if cells is not None and original_cells is not None:
+        same_cell = np.asarray(cells) == np.asarray(original_cells)
+    return pd.DataFrame(
+        {
+            "image_index": ids,
+            "attack": pd.Series(spread(attack, len(ids), "attack"), dtype=object),
+            "attack_param": pd.Series(spread(attack_param, len(ids), "attack_param"), dtype=object),
+            "same_cell": _optional(same_cell, len(ids), "cells"),
+            "code_distance": _optional(code_distance, len(ids), "code_distance"),
+            "stored_distance": _optional(stored_distance, len(ids), "stored_distance"),
+            "exhaustive_rank": _optional(exhaustive_rank, len(ids), "exhaustive_rank"),
+        },
+        columns=list(QUERY_COLUMNS),
+    )
+
+
+def squared_distances(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Squared Euclidean distance of each row of a to the same row of b: n×d, n×d → n."""
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    return np.asarray(np.square(difference).sum(axis=1))
+
+
+def image_summary(images: pd.DataFrame) -> pd.DataFrame:
+    """Quality of the released images: a row each for `psnr_db`, `ssim`, `linf`.
+
+    Returns:
+        Columns `measure`, `mean`, `std` (of the population), `worst`, `worst_name`, `unchanged`. An unchanged
+        image has an infinite PSNR; mean and spread are over the others, infinite if there are none.
+    """
+    if images.empty:
+        raise DataError("0 released images: expected at least one")
+    table = []
+    for measure in QUALITY:
+        values = images[measure].to_numpy(dtype=np.float64)
+        finite = values[np.isfinite(values)]
+        worst = int(values.argmax() if measure == "linf" else values.argmin())
+        table.append(
+            {
+                "measure": measure,
+                "mean": finite.mean() if finite.size else np.inf,
+                "std": finite.std() if finite.size else 0.0,
+                "worst": values[worst],
+                "worst_name": images["name"].iloc[worst],
+                "unchanged": int((~np.isfinite(images["psnr_db"])).sum()),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def worst_images(images: pd.DataFrame, count: int = 10) -> pd.DataFrame:
+    """The most visibly changed images: rows of the lowest PSNR, worst first."""
+    columns = ["name", *QUALITY]
+    return images.sort_values("psnr_db", kind="stable")[columns].head(count).reset_index(drop=True)
+
+
+def query_table(queries: pd.DataFrame) -> pd.DataFrame:
+    """Means per attack, with the averages over attacks of `retrieval_table`.
+
+    Returns:
+        Columns `attack`, `images`, `same_cell` (share), `code_distance`, `stored_distance`, `exhaustive_r@1`.
+    """
+    known = queries.assign(
+        exhaustive_r1=np.where(queries["exhaustive_rank"].isna(), np.nan, queries["exhaustive_rank"] == 0)
+    ).rename(columns={"exhaustive_r1": "exhaustive_r@1"})
+    measures = ["same_cell", "code_distance", "stored_distance", "exhaustive_r@1"]
+    return average_rows(known, attack_labels(known), measures)
+
+
+def code_distance_summary(images: pd.DataFrame, queries: pd.DataFrame) -> pd.DataFrame:
+    """Mean squared distance of descriptors to their codes: of originals, released images, edited copies.
+
+    Returns:
+        Columns `descriptors` (`original`, `released`, `edited`), `mean`, `std`, `count`. Edited copies are
+        those of every attack but `none`.
+    """
+    parts = {
+        "original": images["code_distance_original"],
+        "released": images["code_distance_released"],
+        "edited": queries["code_distance"][queries["attack"] != "none"],
+    }
+    return pd.DataFrame(
+        [
+            {"descriptors": name, "mean": v.mean(), "std": v.std(ddof=0), "count": int(v.notna().sum())}
+            for name, v in parts.items()
+        ]
+    )
+
+
+def search_table(search: pd.DataFrame) -> pd.DataFrame:
+    """Milliseconds per query: a row per nprobe, a column per k."""
+    return search.pivot(index="nprobe", columns="k", values="ms_per_query")

@@ -1,0 +1,144 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from aindex.errors import DataError
+from aindex.evaluation.analyses import (
+    IMAGE_COLUMNS,
+    QUERY_COLUMNS,
+    code_distance_summary,
+    image_rows,
+    image_summary,
+    query_rows,
+    query_table,
+    search_table,
+    squared_distances,
+    worst_images,
+)
+from aindex.evaluation.search import SEARCH_COLUMNS, exhaustive_ranks, time_search
+
+
+def _images(psnr_db, names=("a.jpg", "b.jpg", "NA"), **optional):
+    count = len(psnr_db)
+    return image_rows(
+        image_index=range(10, 10 + count),
+        names=names[:count],
+        psnr_db=psnr_db,
+        ssim=[0.98, 0.9, 0.95][:count],
+        linf=[10, 14, 15][:count],
+        **optional,
+    )
+
+
+def _queries(**optional):
+    return query_rows(
+        image_index=[10, 11, 10, 11],
+        attack=["none", "none", "jpeg", "jpeg"],
+        attack_param=[None, None, 50, 50],
+        **optional,
+    )
+
+
+def test_image_summary_by_hand():
+    images = _images([40.0, 30.0, 38.0])
+    assert tuple(images.columns) == IMAGE_COLUMNS
+    summary = image_summary(images).set_index("measure")
+    assert summary.loc["psnr_db", "mean"] == 36
+    assert summary.loc["psnr_db", "std"] == pytest.approx(np.sqrt((16 + 36 + 4) / 3))
+    assert summary["worst"].tolist() == [30, 0.9, 15]
+    assert summary["worst_name"].tolist() == ["b.jpg", "b.jpg", "NA"]
+    assert worst_images(images, 2)["name"].tolist() == ["b.jpg", "NA"]
+
+
+def test_unchanged_images_do_not_hide_the_others():
+    summary = image_summary(_images([40.0, np.inf, 38.0])).set_index("measure")
+    assert summary.loc["psnr_db", "mean"] == 39
+    assert summary["unchanged"].tolist() == [1, 1, 1]
+
+
+def test_passive_images_have_infinite_psnr():
+    summary = image_summary(_images([np.inf, np.inf])).set_index("measure")
+    assert summary.loc["psnr_db", ["mean", "std", "worst"]].tolist() == [np.inf, 0, np.inf]
+
+
+def test_query_table_by_hand():
+    queries = _queries(
+        cells=[3, 4, 3, 3],
+        original_cells=[3, 4, 3, 4],
+        code_distance=[0.1, 0.3, 0.5, 0.7],
+        exhaustive_rank=[0, 0, 2, 0],
+    )
+    assert tuple(queries.columns) == QUERY_COLUMNS
+    table = query_table(queries).set_index("attack")
+    assert table.index.tolist() == ["none", "jpeg 50", "average"]
+    assert table["same_cell"].tolist() == [1, 0.5, 0.75]
+    assert table["code_distance"].tolist() == pytest.approx([0.2, 0.6, 0.4])
+    assert table["exhaustive_r@1"].tolist() == [1, 0.5, 0.75]
+    assert table["stored_distance"].isna().all()
+
+
+def test_what_an_index_has_not_stays_empty():
+    assert query_table(_queries())[["same_cell", "code_distance", "exhaustive_r@1"]].isna().all(axis=None)
+    with pytest.raises(ValueError, match="code_distance"):
+        _queries(code_distance=[1.0])
+
+
+def test_code_distance_before_after_and_under_edits():
+    images = _images([40.0, 41], code_distance_original=[0.8, 0.6], code_distance_released=[0.5, 0.3])
+    summary = code_distance_summary(images, _queries(code_distance=[9, 9, 0.5, 0.7])).set_index("descriptors")
+    assert summary["mean"].tolist() == pytest.approx([0.7, 0.4, 0.6])
+    assert summary["count"].tolist() == [2, 2, 2]
+
+
+def test_squared_distances():
+    assert squared_distances([[0, 0], [1, 2]], [[3, 4], [1, 0]]).tolist() == [25, 4]
+
+
+@pytest.mark.parametrize("metric", ["L2", "IP"])
+def test_exhaustive_ranks_equal_a_plain_sort(metric):
+    rng = np.random.default_rng(0)
+    references = rng.standard_normal((700, 8)).astype(np.float32)
+    true = rng.integers(0, 700, 600)
+    queries = references[true] + 0.8 * rng.standard_normal((600, 8)).astype(np.float32)
+    if metric == "L2":
+        away = ((queries[:, None].astype(float) - references) ** 2).sum(-1)
+    else:
+        away = -(queries.astype(float) @ references.T)
+    expected = (away < away[np.arange(600), true][:, None]).sum(1)
+    ranks = exhaustive_ranks(
+        queries, [references[:300], references[300:]], true, metric=metric, chunk_rows=128
+    )
+    assert np.array_equal(ranks, expected)
+    assert 0 < (ranks == 0).mean() < 1
+
+
+def test_the_smaller_id_wins_a_tie():
+    same = np.ones((3, 4), dtype=np.float32)
+    assert exhaustive_ranks(same, [same], [0, 1, 2]).tolist() == [0, 1, 2]
+
+
+def test_an_id_outside_the_references_is_an_error():
+    with pytest.raises(DataError, match="true ids 3 to 3"):
+        exhaustive_ranks(np.ones((1, 4)), [np.ones((3, 4))], [3])
+
+
+def test_search_is_timed_in_every_setting():
+    calls = []
+    search = time_search(
+        lambda queries, k, nprobe: calls.append((len(queries), k, nprobe)), np.zeros((7, 2)), repeats=2
+    )
+    assert tuple(search.columns) == SEARCH_COLUMNS
+    assert calls == [(7, k, nprobe) for nprobe in (1, 16, 32) for k in (1, 100) for _ in range(3)]
+    assert (search["ms_per_query"] >= 0).all()
+    table = search_table(search)
+    assert table.shape == (3, 2)
+    assert table.loc[16, 100] == search.set_index(["nprobe", "k"]).loc[(16, 100), "ms_per_query"]
+
+
+def test_an_index_without_cells_is_timed_once(tmp_path):
+    search = time_search(lambda *_: None, np.zeros((7, 2)), nprobes=(None,), neighbours=(1,))
+    assert len(search_table(search)) == 1
+    search.to_csv(tmp_path / "search_df.csv", index=False)
+    assert len(search_table(pd.read_csv(tmp_path / "search_df.csv"))) == 1
+    with pytest.raises(DataError, match="0 queries"):
+        time_search(lambda *_: None, np.zeros((0, 2)))
