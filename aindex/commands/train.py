@@ -1,0 +1,57 @@
+"""`aindex train`: train a small extractor on a folder of pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from aindex.descriptors.training import ExportExtractor, ExtractorTraining
+from aindex.descriptors.training_data import TrainingPictures
+from aindex.errors import OutputError
+
+
+class TrainingCLI(LightningCLI):
+    """Options of the training command beside those of trainer, model and data."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where the result goes, what it is called, and whether to go on from a checkpoint."""
+        parser.add_argument(
+            "--output_dir", type=Path, default=Path("runs/extractor"), help="Run folder (default: %(default)s)."
+        )
+        parser.add_argument(
+            "--name", type=str, default="my_extractor", help="What the extractor is called (default: %(default)s)."
+        )
+        parser.add_argument(
+            "--resume", type=bool, default=False, help="Go on from the run folder's last checkpoint (default: false)."
+        )
+
+
+def train_main(args: ArgsType | Sequence[str] = None) -> None:
+    """Train, validate, keep the best checkpoint, export it to `<output_dir>/<name>.safetensors`."""
+    cli = TrainingCLI(
+        ExtractorTraining,
+        TrainingPictures,
+        run=False,
+        args=args,  # type: ignore[arg-type]
+        seed_everything_default=0,
+        save_config_callback=None,
+        parser_kwargs={"prog": "aindex train"},
+        trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0, "logger": False},
+    )
+    output: Path = cli.config.output_dir
+    last = output / "checkpoints" / "last.ckpt"
+    if last.exists() and not cli.config.resume:
+        raise OutputError(f"{output} holds a training run; give --resume true or another --output_dir")
+    checkpoints = ModelCheckpoint(
+        output / "checkpoints", filename="best", monitor="val/recall@1", mode="max", save_last=True
+    )
+    export = ExportExtractor(output / f"{cli.config.name}.safetensors", cli.config.name)
+    cli.trainer.callbacks[:0] = [export, LearningRateMonitor()]
+    cli.trainer.callbacks.append(checkpoints)
+    cli.trainer.logger = TensorBoardLogger(output, name="", version="")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
+    resume = str(last) if cli.config.resume and last.exists() else None
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=False if resume else None)
