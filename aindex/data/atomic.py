@@ -1,6 +1,7 @@
 """Files appear under their final name whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ def replace_when_done(path: Path | str) -> Iterator[Path]:
         OutputError: the folder or file cannot be written (no permission, disk full, a folder is in the way).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem[:100]}.{os.getpid()}.partial{path.suffix}")
+    # A random part, because process numbers repeat over machines that share a disk.
+    temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
