@@ -1,0 +1,82 @@
+"""One optimiser for a batch whose images must not feel each other."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from aindex.errors import ConfigError
+
+_ELEMENTWISE = (
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.Adamax,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.RMSprop,
+    torch.optim.Rprop,
+    torch.optim.ASGD,
+    torch.optim.SGD,
+)
+"""Each element's step depends on that element alone, so one optimiser may hold all images."""
+
+OptimizerFactory = Callable[[list[Tensor]], Optimizer]
+
+
+class PerImageOptimizer(Optimizer):
+    """One optimiser per image behind the face of one; for those that take norms or estimates over all.
+
+    Its param_groups are the members' own, so a scheduler acts on every member.
+    """
+
+    def __init__(self, members: Sequence[Optimizer]) -> None:
+        self.members = list(members)
+        super().__init__([p for m in self.members for g in m.param_groups for p in g["params"]], {})
+        self.param_groups = [group for member in self.members for group in member.param_groups]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Step every member; the closure is called once, before."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for member in self.members:
+            member.step()
+        return loss
+
+
+def make_optimizer(factory: OptimizerFactory, parameters: list[Tensor]) -> Optimizer:
+    """The optimiser that `factory` names, such that no image's step depends on another image.
+
+    Elementwise optimisers of torch hold all images and are fused where torch can; any other (norm-based ones
+    like LAMB, timm's with their clipping of the global norm) becomes one optimiser per image.
+
+    Args:
+        factory: parameters → optimiser, for example ``lambda p: Adam(p, lr=1.0)``.
+        parameters: δ per image.
+
+    Raises:
+        ConfigError: the optimiser evaluates the loss several times a step (LBFGS).
+    """
+    optimizer = factory(parameters)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ConfigError("optimizer LBFGS: expected one that steps once per gradient; take Adam or SGD")
+    if type(optimizer) not in _ELEMENTWISE:
+        return PerImageOptimizer([factory([parameter]) for parameter in parameters])
+    return _fused(optimizer, parameters)
+
+
+def _fused(optimizer: Optimizer, parameters: list[Tensor]) -> Optimizer:
+    """The same optimiser with its one-kernel step, unless its maker chose a form or it has none."""
+    options = optimizer.defaults
+    form = ("fused", "foreach", "capturable", "differentiable")
+    if "fused" not in options or len(optimizer.param_groups) > 1 or any(options.get(k) for k in form):
+        return optimizer
+    accepted = inspect.signature(type(optimizer)).parameters
+    chosen = {key: value for key, value in options.items() if key in accepted and key != "fused"}
+    return type(optimizer)(parameters, **chosen, fused=True)  # type: ignore[call-arg]

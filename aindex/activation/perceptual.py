@@ -1,0 +1,133 @@
+"""How visible a change is: the just-noticeable-difference map, and measures between two images."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of R, G, B in luminance (ITU-R BT.601)."""
+
+_SSIM_SIGMA = 1.5
+
+
+def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
+    """Indices that extend an axis by `pad` on both ends by reflection, as often as a short axis needs."""
+    position = torch.arange(-pad, length + pad, device=device).abs()
+    if length == 1:
+        return torch.zeros_like(position)
+    period = 2 * (length - 1)
+    position = position % period
+    return torch.minimum(position, period - position)
+
+
+def pad_by_reflection(plane: Tensor, pad: int) -> Tensor:
+    """Pad the last two axes by reflection; also for axes shorter than `pad`, down to one pixel.
+
+    Args:
+        plane: …×H×W.
+        pad: pixels added on each of the four sides.
+    """
+    height, width = plane.shape[-2:]
+    rows = _reflected(height, pad, plane.device)
+    columns = _reflected(width, pad, plane.device)
+    return plane.index_select(-2, rows).index_select(-1, columns)
+
+
+def _box_sum(plane: Tensor, size: int) -> Tensor:
+    """Sums over size×size windows (valid ones only), as two passes along the axes."""
+    height, width = plane.shape[-2] - size + 1, plane.shape[-1] - size + 1
+    vertical = plane.narrow(-2, 0, height).clone()
+    for k in range(1, size):
+        vertical += plane.narrow(-2, k, height)
+    total = vertical.narrow(-1, 0, width).clone()
+    for k in range(1, size):
+        total += vertical.narrow(-1, k, width)
+    return total
+
+
+def _gradient_magnitude(plane: Tensor) -> Tensor:
+    """Sobel magnitude, kernels ±1, ±2, ±1 not normalised; (H+2)×(W+2) → H×W."""
+    across = plane[..., 2:] - plane[..., :-2]
+    horizontal = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
+    down = plane[..., 2:, :] - plane[..., :-2, :]
+    vertical = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
+    return torch.hypot(horizontal, vertical)
+
+
+@torch.no_grad()
+def jnd_map(image: Tensor) -> Tensor:
+    """Just-noticeable difference of each pixel, from luminance masking and contrast masking.
+
+    Source: Wu et al., "Enhanced just noticeable difference model for images with pattern complexity",
+    IEEE Transactions on Image Processing 26(6), 2017 (document 7885108), with padding by reflection, since
+    zeros would draw a visible frame.
+
+    Args:
+        image: 3×H×W in [0, 1].
+
+    Returns:
+        1×H×W float32, in units of the [0, 1] range; never below 5/255. No gradient flows through it.
+    """
+    # masking jumps at bg = 127, which 8-bit pictures hit exactly: float64 keeps rounding from taking sides
+    red, green, blue = (255 * weight * plane.double() for weight, plane in zip(LUMINANCE, image, strict=True))
+    luminance = red + green + blue
+    padded = pad_by_reflection(luminance, 2)
+    inner = padded[1:-1, 1:-1]
+    # the 5×5 kernel (outer ring 1, inner ring 2, centre 0) is a 5×5 box plus a 3×3 box less twice the centre
+    background = (_box_sum(padded, 5) + _box_sum(inner, 3) - 2 * luminance) / 32
+    dark = 17 * (1 - torch.sqrt(background.clamp(min=0) / 127 + 1e-3)) + 3
+    bright = 3 / 128 * (background - 127) + 3
+    luminance_masking = torch.where(background <= 127, dark, bright)
+    gradient = _gradient_magnitude(inner.float())
+    contrast_masking = 0.117 * 16 * gradient**2.4 / (gradient**2 + 26**2)
+    overlap = torch.minimum(luminance_masking, contrast_masking)
+    jnd = luminance_masking + contrast_masking - 0.3 * overlap
+    return (jnd.clamp(min=5) / 255).float().unsqueeze(0)
+
+
+def _unit_range(image: Tensor) -> Tensor:
+    """Float image in [0, 1] from one that is so already or has 8 bits."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+def psnr_db(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB over all elements, infinite for equal images; 0-d, no synchronisation.
+
+    Args:
+        a: image of any layout, float in [0, 1] or uint8.
+        b: the same shape; may be of the other kind.
+    """
+    return -10 * torch.log10((_unit_range(a) - _unit_range(b)).square().mean())
+
+
+def linf_grey_levels(a: Tensor, b: Tensor) -> Tensor:
+    """Largest absolute difference in grey levels (of 255); 0-d, no synchronisation. Arguments as psnr_db."""
+    return 255 * (_unit_range(a) - _unit_range(b)).abs().max()
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity, mean over channels and over the windows that lie inside; 0-d.
+
+    Source: Wang et al., IEEE Transactions on Image Processing 13(4), 2004: Gaussian window of 11 pixels and
+    σ = 1.5. An image less than 11 pixels wide or high gets the largest odd window that fits.
+
+    Args:
+        a: 3×H×W, float in [0, 1] or uint8.
+        b: the same shape.
+    """
+    a, b = _unit_range(a), _unit_range(b)
+    size = min(11, *a.shape[-2:])
+    size -= 1 - size % 2
+    position = torch.arange(size, device=a.device, dtype=torch.float32) - size // 2
+    window = torch.exp(-(position**2) / (2 * _SSIM_SIGMA**2))
+    window = window / window.sum()
+
+    planes = torch.cat([a, b, a * a, b * b, a * b]).unsqueeze(1)  # 5·3×1×H×W
+    planes = F.conv2d(planes, window.view(1, 1, size, 1))
+    planes = F.conv2d(planes, window.view(1, 1, 1, size))
+    mean_a, mean_b, square_a, square_b, product = planes.squeeze(1).chunk(5)
+    variance_a, variance_b = square_a - mean_a**2, square_b - mean_b**2
+    covariance = product - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return (numerator / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))).mean()
