@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -18,13 +19,22 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Where the result goes, what it is called, and whether to go on from a checkpoint."""
         parser.add_argument(
-            "--output_dir", type=Path, default=Path("runs/extractor"), help="Run folder (default: %(default)s)."
+            "--output_dir",
+            type=Path,
+            default=Path("runs/extractor"),
+            help="Run folder (default: %(default)s).",
         )
         parser.add_argument(
-            "--name", type=str, default="my_extractor", help="What the extractor is called (default: %(default)s)."
+            "--name",
+            type=str,
+            default="my_extractor",
+            help="What the extractor is called (default: %(default)s).",
         )
         parser.add_argument(
-            "--resume", type=bool, default=False, help="Go on from the run folder's last checkpoint (default: false)."
+            "--resume",
+            type=bool,
+            default=False,
+            help="Go on from the run folder's last checkpoint (default: false).",
         )
 
 
@@ -48,9 +58,10 @@ def train_main(args: ArgsType | Sequence[str] = None) -> None:
         output / "checkpoints", filename="best", monitor="val/recall@1", mode="max", save_last=True
     )
     export = ExportExtractor(output / f"{cli.config.name}.safetensors", cli.config.name)
-    cli.trainer.callbacks[:0] = [export, LearningRateMonitor()]
-    cli.trainer.callbacks.append(checkpoints)
-    cli.trainer.logger = TensorBoardLogger(output, name="", version="")
+    trainer: Any = cli.trainer  # its callbacks are set by a helper that type checkers do not follow
+    trainer.callbacks[:0] = [export, LearningRateMonitor()]
+    trainer.callbacks.append(checkpoints)
+    trainer.logger = TensorBoardLogger(output, name="", version="")
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
     resume = str(last) if cli.config.resume and last.exists() else None

@@ -60,7 +60,7 @@ class SmallExtractor(nn.Module):
         super().__init__()
         self.config = config or SmallConfig()
         self.trunk = ResNet(
-            BasicBlock,
+            BasicBlock,  # type: ignore[arg-type]  # timm annotates the instance, and wants the class
             self.config.layers,
             channels=self.config.channels,
             stem_width=self.config.stem_width,
@@ -127,5 +127,7 @@ def load_small(path: Path) -> tuple[SmallExtractor, dict[str, str | int]]:
     missing, unexpected = model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
-        raise ExtractorError(f"{path} does not fit its own description: missing {missing}, unexpected {unexpected}")
+        raise ExtractorError(
+            f"{path} does not fit its own description: missing {missing}, unexpected {unexpected}"
+        )
     return model.eval(), {**metadata, "dim": config.dim, "input_size": config.input_size}

@@ -46,8 +46,13 @@ class ExtractorTraining(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.config = SmallConfig(channels=channels, layers=layers, stem_width=stem_width, dim=dim)
-        self.model = SmallExtractor(self.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.temperature, self.koleo_weight, self.lr, self.weight_decay = temperature, koleo_weight, lr, weight_decay
+        self.model = SmallExtractor(self.config).to(memory_format=torch.channels_last)
+        self.temperature, self.koleo_weight, self.lr, self.weight_decay = (
+            temperature,
+            koleo_weight,
+            lr,
+            weight_decay,
+        )
         self._validation: dict[str, list[Tensor]] = defaultdict(list)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -63,7 +68,12 @@ class ExtractorTraining(LightningModule):
         contrast = info_nce(descriptors, ids, temperature=self.temperature)
         entropy = koleo(descriptors, ids)
         loss = contrast + self.koleo_weight * entropy
-        values = {"loss": loss, "info_nce": contrast, "koleo": entropy, "input_size": float(weak.shape[-1])}
+        values: dict[str, Tensor | float] = {
+            "loss": loss,
+            "info_nce": contrast,
+            "koleo": entropy,
+            "input_size": float(weak.shape[-1]),
+        }
         self.log_dict({f"train/{key}": value for key, value in values.items()}, prog_bar=True)
         return loss
 
@@ -75,7 +85,9 @@ class ExtractorTraining(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Exhaustive R@1 among the left-out pictures, per attack and on average."""
-        descriptors, images, edits = (torch.cat(self._validation.pop(k)) for k in ("descriptors", "images", "edits"))
+        descriptors, images, edits = (
+            torch.cat(self._validation.pop(k)) for k in ("descriptors", "images", "edits")
+        )
         originals = edits < 0
         best = (descriptors[~originals] @ descriptors[originals].T).argmax(1)
         found = (images[originals][best] == images[~originals]).float()
@@ -90,7 +102,10 @@ class ExtractorTraining(LightningModule):
         """AdamW under one cycle over the whole run."""
         decayed = [p for p in self.parameters() if p.ndim > 1]
         others = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimizer = AdamW(groups, lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = OneCycleLR(

@@ -57,7 +57,9 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
     Each rank takes every `world`-th index; all take equally many.
     """
 
-    def __init__(self, count: int, *, seed: int, sizes: Sequence[int], epochs: int, rank: int, world: int) -> None:
+    def __init__(
+        self, count: int, *, seed: int, sizes: Sequence[int], epochs: int, rank: int, world: int
+    ) -> None:
         self.count, self.seed, self.sizes, self.epochs = count, seed, sizes, epochs
         self.rank, self.world = rank, world
         self.epoch = 0
@@ -68,7 +70,7 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
 
     @property
     def input_size(self) -> int:
-        """Of three sizes, the first 55 % of the epochs take the first, the last 10 % the last; of two, 70 % and 30 %."""
+        """Of three sizes, the first 55 % of the epochs take the first, the last 10 % the last; of two, 70 and 30 %."""
         shares = {1: (1.0,), 2: (0.7, 1.0), 3: (0.55, 0.9, 1.0)}[len(self.sizes)]
         progress = (self.epoch + 0.5) / self.epochs
         return next(size for size, share in zip(self.sizes, shares, strict=True) if progress <= share)

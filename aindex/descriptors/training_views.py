@@ -92,7 +92,9 @@ def _banner(image: Image.Image, rng: Rng) -> Image.Image:
     ink = (0, 0, 0) if sum(back) > 380 else (255, 255, 255)
     middle = (width / 2, banner / 2 if above else height + banner / 2)
     font = _font(rng, size)
-    ImageDraw.Draw(canvas).text(middle, text, fill=ink if rng.random() < 0.8 else _color(rng), font=font, anchor="mm")
+    ImageDraw.Draw(canvas).text(
+        middle, text, fill=ink if rng.random() < 0.8 else _color(rng), font=font, anchor="mm"
+    )
     return canvas
 
 
@@ -164,7 +166,7 @@ def _overlay_text(image: Image.Image, rng: Rng) -> Image.Image:
     return out
 
 
-def _enhance(kind: type[ImageEnhance._Enhance], low: float, high: float) -> Edit:
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance], low: float, high: float) -> Edit:
     """A factor between `low` and `high`, even on the logarithmic scale."""
 
     def edit(image: Image.Image, rng: Rng) -> Image.Image:
@@ -279,7 +281,7 @@ def strong_view(image: Image.Image, rng: Rng, backgrounds: Sequence[Image.Image]
     if rng.random() < 0.15:
         steps.append(overlays[int(rng.integers(2))])
     steps += [_pick(_GEOMETRY, rng) for _ in range(int(rng.choice(3, p=(0.2, 0.65, 0.15))))]
-    rng.shuffle(steps)  # type: ignore[arg-type]
+    rng.shuffle(steps)
     for step in steps:
         image = step(image, rng)
         image.thumbnail((_MAX_SIDE, _MAX_SIDE))

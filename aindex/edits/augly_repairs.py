@@ -7,11 +7,15 @@ for anybody else.
 """
 
 import json
+import mimetypes
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -62,9 +66,22 @@ class _Font(ImageFont.FreeTypeFont):
 
 @cache
 def _functional() -> Any:
-    from augly.image import functional
+    """AugLy's image functions.
 
-    return functional
+    AugLy asks libmagic, a system library that is not everywhere, whether its own pictures are pictures. Where it is
+    missing, a stand-in that goes by the file's ending is there while AugLy is imported, and gone afterwards.
+    """
+    try:
+        import magic  # noqa: F401
+    except ImportError:
+        stand_in = ModuleType("magic")
+        stand_in.from_file = lambda path, mime=True: mimetypes.guess_type(path)[0] or ""  # type: ignore[attr-defined]
+        sys.modules["magic"] = stand_in
+        try:
+            return import_module("augly.image.functional")
+        finally:
+            del sys.modules["magic"]
+    return import_module("augly.image.functional")
 
 
 @cache
@@ -111,7 +128,8 @@ def shuffle_pixels(image: Image.Image, *, factor: float, seed: int) -> Image.Ima
         seed: 32-bit seed.
     """
     own_numpy = _Overlay(np, random=np.random.RandomState())
-    return _rebind(_functional().shuffle_pixels, np=own_numpy)(image, factor=factor, seed=seed)
+    shuffle: Callable[..., Image.Image] = _rebind(_functional().shuffle_pixels, np=own_numpy)
+    return shuffle(image, factor=factor, seed=seed)
 
 
 def augly_function(name: str) -> Callable[..., Image.Image]:
@@ -122,13 +140,16 @@ def augly_function(name: str) -> Callable[..., Image.Image]:
         "perspective_transform": perspective_transform,
         "shuffle_pixels": shuffle_pixels,
     }
-    return repaired[name] if name in repaired else getattr(_functional(), name)
+    function: Callable[..., Image.Image] = repaired.get(name) or getattr(_functional(), name)
+    return function
 
 
+@cache
 def _assets() -> Path:
-    import augly
-
-    return Path(augly.__file__).parent / "assets"
+    spec = find_spec("augly")
+    assert spec is not None, "augly is a dependency"
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "assets"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The attacks of the retrieval evaluation: an edit with a fixed parameter each (SPEC 9 of the method's description)."""
+"""The attacks of the retrieval evaluation: an edit each, with a fixed parameter."""
 
 import io
 import math
@@ -91,32 +91,36 @@ def _jpeg(image: Image.Image, quality: float) -> Image.Image:
 
 
 def _apply_parametric(image: Image.Image, name: AttackName, param: float) -> Image.Image:
+    edited: Image.Image
     match name:
         case "rotation":
-            return tvf.rotate(image, param, interpolation=InterpolationMode.BILINEAR, expand=True)
+            edited = tvf.rotate(image, param, interpolation=InterpolationMode.BILINEAR, expand=True)
         case "center_crop":
             width, height = _sides_for_area(image, param)
-            return tvf.center_crop(image, [height, width])
+            edited = tvf.center_crop(image, [height, width])
         case "resize":
             width, height = _sides_for_area(image, param)
-            return tvf.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR)
+            edited = tvf.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR)
         case "blur":
-            return _blur(image, int(param))
+            edited = _blur(image, int(param))
         case "jpeg":
-            return _jpeg(image, param)
+            edited = _jpeg(image, param)
         case "hue":
-            return tvf.adjust_hue(image, param)
+            edited = tvf.adjust_hue(image, param)
         case "contrast":
-            return tvf.adjust_contrast(image, param)
+            edited = tvf.adjust_contrast(image, param)
         case "brightness":
-            return tvf.adjust_brightness(image, param)
-    raise EditError(f"attack {name!r} takes no parameter, got {param}; leave it away")
+            edited = tvf.adjust_brightness(image, param)
+        case _:
+            raise EditError(f"attack {name!r} takes no parameter, got {param}; leave it away")
+    return edited
 
 
 def _blur(image: Image.Image, kernel: int) -> Image.Image:
-    """Gaussian blur; the kernel is cut to the picture where that is smaller than half the kernel (reflection needs it)."""
+    """Gaussian blur; the kernel is cut to what the reflection at the border of a small picture allows."""
     largest = 2 * min(image.size) - 1
-    return tvf.gaussian_blur(image, [min(kernel, largest)] * 2)
+    blurred: Image.Image = tvf.gaussian_blur(image, [min(kernel, largest)] * 2)
+    return blurred
 
 
 def apply_attack(
@@ -155,4 +159,6 @@ def apply_attack(
         raise EditError(f"{name}: attack {attack} failed: {error}") from error
     except Exception as error:
         size = f"{image.width}×{image.height}"
-        raise EditError(f"{name} ({size}): attack {attack} failed: {type(error).__name__}: {error}") from error
+        raise EditError(
+            f"{name} ({size}): attack {attack} failed: {type(error).__name__}: {error}"
+        ) from error
