@@ -1,5 +1,6 @@
 """Files appear under their final name whole or not at all."""
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -35,3 +36,23 @@ def replace_when_done(path: Path | str) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(folder: Path | str) -> Iterator[None]:
+    """Make ``folder`` if needed and hold it alone; others wait. A killed holder lets go by itself.
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise OutputError(
+            f"cannot write into {str(folder)!r}: {error.strerror}; give a writable folder"
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -249,3 +250,12 @@ class SkippedImages:
             writer = csv.writer(file)
             writer.writerow(("path", "reason"))
             writer.writerows(self.rows)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The pictures that ``write`` noted; none if there is no such file."""
+        skipped = cls()
+        if Path(path).is_file():
+            with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+                skipped.rows = [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2][1:]
+        return skipped

@@ -48,8 +48,8 @@ def read_descriptors(path: Path, *, dim: int | None = None) -> Matrix:
         raise
     except pickle.UnpicklingError as error:
         raise DescriptorError(
-            f"{str(path)!r} holds pickled objects, which are never loaded: expected one tensor n×d, as extract "
-            "writes it"
+            f"{str(path)!r} holds pickled objects, which are never loaded: expected one tensor n×d, as "
+            "extract writes it"
         ) from error
     # Truncated and foreign files fail in each reader's own ways.
     except Exception as error:
