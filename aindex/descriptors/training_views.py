@@ -17,6 +17,7 @@ from aindex.edits.random_edit import apply_drawn_edits, draw_random_edits
 Rng = np.random.Generator
 Edit = Callable[[Image.Image, Rng], Image.Image]
 _MAX_SIDE = 512
+_MIN_SIDE = 24  # what is smaller is not edited any further
 
 
 def _color(rng: Rng) -> tuple[int, int, int]:
@@ -258,6 +259,8 @@ _FASTER: dict[str, Edit] = {"overlay_onto_screenshot": _screen_frame, "shuffle_p
 def _drawn(image: Image.Image, rng: Rng) -> Image.Image:
     """The random edit that copies are evaluated with."""
     for edit in draw_random_edits(int(rng.integers(2**62))):
+        if min(image.size) < _MIN_SIDE:
+            break
         faster = _FASTER.get(edit.name)
         image = faster(image, rng) if faster else apply_drawn_edits(image, [edit])
         image.thumbnail((_MAX_SIDE, _MAX_SIDE))
@@ -283,6 +286,8 @@ def strong_view(image: Image.Image, rng: Rng, backgrounds: Sequence[Image.Image]
     steps += [_pick(_GEOMETRY, rng) for _ in range(int(rng.choice(3, p=(0.2, 0.65, 0.15))))]
     rng.shuffle(steps)
     for step in steps:
+        if min(image.size) < _MIN_SIDE:
+            break
         image = step(image, rng)
         image.thumbnail((_MAX_SIDE, _MAX_SIDE))
     if backgrounds and rng.random() < 0.07:

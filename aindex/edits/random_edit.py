@@ -121,10 +121,10 @@ def draw_random_edits(seed: int) -> list[DrawnEdit]:
 
 
 def _feasible_perspective(image: Image.Image, sigma: float, seed: int) -> int:
-    """The first seed from `seed` on whose corners leave something when the black border is cropped away.
+    """The first seed from `seed` on whose corners leave an eighth of each side when the border is cropped away.
 
-    AugLy's corners move by pixels, so on a small picture many draws leave nothing. The draw is repeated, as its
-    probability law then is that of the possible ones.
+    AugLy's corners move by pixels, so on a small picture many draws leave nothing or a sliver. Such a draw is
+    repeated: the corners then follow their law under the condition that a picture is left.
     """
     width, height = image.size
     for candidate in range(seed, seed + 10_000):
@@ -134,7 +134,7 @@ def _feasible_perspective(image: Image.Image, sigma: float, seed: int) -> int:
         moved = [(rng.normal(x, sigma), rng.normal(y, sigma)) for x, y in corners]
         left, right = max(0, moved[0][0], moved[3][0]), min(width, moved[1][0], moved[2][0])
         top, bottom = max(0, moved[0][1], moved[1][1]), min(height, moved[2][1], moved[3][1])
-        if right - left >= 2 and bottom - top >= 2:
+        if right - left >= max(2, width / 8) and bottom - top >= max(2, height / 8):
             return candidate % _SEED_LIMIT
     raise EditError(
         f"perspective_transform with sigma {sigma:g} pixels leaves nothing of a picture of {width}×{height} pixels; "
@@ -151,6 +151,7 @@ def _augly_arguments(image: Image.Image, edit: DrawnEdit) -> dict[str, Any]:
         case "overlay_text":
             params["font_file"] = augly_repairs.font_path(params.pop("font"))
             params["color"] = tuple(params["color"])
+            params["font_size"] = max(params["font_size"], 1.01 / min(image.size))  # glyphs of at least one pixel
         case "convert_color":
             params |= {"mode": "P", "palette": int(Image.Palette.ADAPTIVE)}
         case "overlay_onto_screenshot":
