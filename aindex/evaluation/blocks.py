@@ -1,0 +1,102 @@
+"""What a report is made of: sections of tables and charts, cells that know where their number comes from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT
+from aindex.evaluation.summary import number_text
+
+
+@dataclass(frozen=True)
+class Number:
+    """A cell with a number.
+
+    Attributes:
+        text: as shown.
+        key: `series|csv file|row|column`: what it was computed from.
+        share: its value where it lies between 0 and 1 and is worth a bar behind it.
+    """
+
+    text: str
+    key: str
+    share: float | None = None
+
+
+Cell = Number | str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a report.
+
+    Attributes:
+        groups: names over neighbouring columns and how many each spans; the first column stands outside.
+        header: column names, the first one of the row names.
+        rows: cells.
+        source: the csv columns that the numbers come from.
+        title: shown above.
+        emphasised: row names drawn as sums are.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    source: str
+    title: str = ""
+    groups: Sequence[tuple[str, int]] = ()
+    emphasised: Sequence[str] = (AVERAGE, AVERAGE_WITHOUT_SCREENSHOT)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture of a report: its address with the data in it, and what it shows in words."""
+
+    uri: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report; empty ones are not shown."""
+
+    title: str
+    text: str
+    charts: list[Chart] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+
+def number(value: float, decimals: int, key: str, *, bar: bool = False) -> Number:
+    """A cell for a number; `bar` draws its share of 1 behind it."""
+    return Number(number_text(value, decimals), key, float(value) if bar and value == value else None)
+
+
+@dataclass(frozen=True)
+class AttackColumn:
+    """A column of a table per attack: where its values are and how they look."""
+
+    group: str
+    name: str
+    values: "pd.Series[float]"
+    key: str
+    decimals: int = 3
+    bar: bool = False
+
+
+def attack_table(columns: Sequence[AttackColumn], *, source: str, title: str = "") -> Table:
+    """A row per attack, averages last; neighbouring columns of one group under a common heading."""
+    labels = list(dict.fromkeys(attack for column in columns for attack in column.values.index))
+    averages = [label for label in labels if label in (AVERAGE, AVERAGE_WITHOUT_SCREENSHOT)]
+    rows: list[list[Cell]] = []
+    for label in [label for label in labels if label not in averages] + averages:
+        cells = [
+            number(float(c.values.get(label, np.nan)), c.decimals, c.key.format(row=label), bar=c.bar)
+            for c in columns
+        ]
+        rows.append([label.replace("_", " "), *cells])
+    groups: list[tuple[str, int]] = []
+    for column in columns:
+        same = groups and groups[-1][0] == column.group
+        groups[-1:] = [(column.group, groups[-1][1] + 1)] if same else [*groups[-1:], (column.group, 1)]
+    return Table(["attack", *(column.name for column in columns)], rows, source, title, groups)

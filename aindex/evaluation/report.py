@@ -1,0 +1,220 @@
+"""`report.html` of a run: one file with its tables, charts and pictures, that needs no network."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from aindex.data.atomic import replace_when_done
+from aindex.evaluation.blocks import Number, Section
+from aindex.evaluation.examples import Example, ExampleCopy, read_examples
+from aindex.evaluation.retrieval import attack_label, attack_labels
+from aindex.evaluation.run_folder import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run
+from aindex.evaluation.sections import ALL_SECTIONS, Series, numbers_section
+from aindex.evaluation.summary import measures
+
+ACTIVE = "active"
+PASSIVE = "passive"
+_TILES = (
+    ("r@1", "R@1, average over attacks"),
+    ("exhaustive_r@1", "R@1 of an exhaustive search"),
+    ("uap_plain", "µAP of copy detection"),
+    ("same_cell", "edited copies in their original's cell"),
+    ("psnr_db", "PSNR of released images, dB"),
+    ("ssim", "SSIM"),
+    ("linf", "L∞, grey levels"),
+    ("activation_seconds", "activation, seconds per image"),
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number at the top of the report, with the passive one where it is known."""
+
+    label: str
+    number: Number
+    passive: Number | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture inside the page: address with the data in it, size in pixels, words below it."""
+
+    uri: str
+    width: int
+    height: int
+    caption: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a copy was found, by one series."""
+
+    label: str
+    text: str
+    kind: str
+    key: str
+
+
+@dataclass(frozen=True)
+class CopyPicture:
+    """An edited copy and what became of it."""
+
+    picture: Picture
+    verdicts: Sequence[Verdict]
+
+
+@dataclass(frozen=True)
+class Card:
+    """An example image."""
+
+    name: str
+    pictures: Sequence[Picture]
+    copies: Sequence[CopyPicture] = ()
+
+
+def write_report(run_folder: Path | str, *, examples: int = 12) -> Path:
+    """Write `report.html` into a finished run's folder, from the files that lie there.
+
+    Args:
+        run_folder: holds at least `retr_df.csv`; what else lies there is shown too.
+        examples: how many of the stored examples to show.
+
+    Returns:
+        The path of the report; an older one is replaced.
+
+    Raises:
+        DataError: it is no folder of a finished run, or a file in it is damaged.
+        OutputError: the report cannot be written.
+    """
+    run = read_run(run_folder)
+    series = run_series(run)
+    cards = [
+        _card(example, series) for example in read_examples(run.folder / ASSETS_FOLDER)[: max(examples, 0)]
+    ]
+    html = render(
+        title=run.label,
+        kind="report of a run",
+        series=series,
+        tiles=tiles(series),
+        cards=cards,
+        cards_text="Each image before and after activation, the change ten times amplified around grey, the map "
+        "of where a change is least visible, and edited copies with the place of the original among the answers.",
+        configs=[("config.yaml", run.config)] if run.config else [],
+    )
+    return write_html(html, run.folder / REPORT_FILE)
+
+
+def run_series(run: Run) -> dict[str, Results]:
+    """The results to set side by side: passive where known, then active; a run that changed nothing is passive."""
+    images = run.results.images
+    unchanged = images is not None and len(images) > 0 and bool((images["linf"] == 0).all())
+    if run.passive is None:
+        return {PASSIVE if unchanged else ACTIVE: run.results}
+    return {PASSIVE: run.passive, ACTIVE: run.results}
+
+
+def tiles(series: Series) -> list[Tile]:
+    """The numbers at the top: those of the last series, beside the passive ones."""
+    known = {label: {m.key: m for m in measures(results)} for label, results in series.items()}
+    label = list(known)[-1]
+    passive = known.get(PASSIVE, {}) if label != PASSIVE else {}
+    return [
+        Tile(
+            text,
+            Number(known[label][key].text, f"{label}|measure|{key}|value"),
+            Number(passive[key].text, f"{PASSIVE}|measure|{key}|value") if key in passive else None,
+        )
+        for key, text in _TILES
+        if key in known[label]
+    ]
+
+
+def picture(path: Path, caption: str) -> Picture:
+    """A stored JPEG or PNG file as a picture inside the page."""
+    with Image.open(path) as image:
+        width, height = image.size
+        kind = (image.format or "JPEG").lower()
+    data = base64.b64encode(path.read_bytes()).decode()
+    return Picture(f"data:image/{kind};base64,{data}", width, height, caption)
+
+
+def example_pictures(example: Example, *, released: str = "released") -> list[Picture]:
+    """Released image, difference and heatmap (the original is left to the caller)."""
+    pictures = [
+        picture(example.released, released),
+        picture(example.difference, f"difference × {example.amplification:g}"),
+    ]
+    return pictures + ([picture(example.heatmap, "heatmap")] if example.heatmap else [])
+
+
+def _card(example: Example, series: Series) -> Card:
+    ranks = {label: _ranks(results.retrieval, example.image_index) for label, results in series.items()}
+    return Card(
+        example.name,
+        [picture(example.original, "original"), *example_pictures(example)],
+        [_copy(copy, example.image_index, ranks) for copy in example.copies],
+    )
+
+
+def _ranks(retrieval: pd.DataFrame, image_index: int) -> dict[str, tuple[int, bool]]:
+    """Rank and whether it was found at all, per attack, of one image's copies."""
+    rows = retrieval[retrieval["image_index"] == image_index]
+    found = zip(attack_labels(rows), rows["rank"], rows["ap"] > 0, strict=True)
+    return {label: (int(rank), bool(hit)) for label, rank, hit in found}
+
+
+def _copy(
+    copy: ExampleCopy, image_index: int, ranks: Mapping[str, dict[str, tuple[int, bool]]]
+) -> CopyPicture:
+    attack = attack_label(copy.attack, copy.attack_param)
+    verdicts = []
+    for label, known in ranks.items():
+        if attack in known:
+            rank, hit = known[attack]
+            text = "found" if rank == 0 else f"place {rank + 1}" if hit else "not found"
+            kind = "found" if rank == 0 else "near" if hit else "lost"
+            verdicts.append(Verdict(label, text, kind, f"{label}|retr_df.csv|{image_index} {attack}|rank"))
+    return CopyPicture(picture(copy.file, attack.replace("_", " ")), verdicts)
+
+
+def render(
+    *,
+    title: str,
+    kind: str,
+    series: Series,
+    tiles: Sequence[Tile] = (),
+    cards: Sequence[Card] = (),
+    cards_text: str = "",
+    configs: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page as text; everything that comes from a run is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    loader = PackageLoader("aindex.evaluation", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    sections = [make(series) for make in ALL_SECTIONS]
+    shown: list[Section] = [section for section in sections if section.tables or section.charts]
+    style = Markup(loader.get_source(environment, "report.css")[0])
+    page = environment.get_template("report.html.j2")
+    return page.render(
+        title=title,
+        kind=kind,
+        style=style,
+        tiles=tiles,
+        sections=[*shown, numbers_section(series)],
+        cards=cards,
+        cards_text=cards_text,
+        configs=configs,
+    )
+
+
+def write_html(html: str, path: Path) -> Path:
+    """Write a page; a file name in it that is not valid Unicode is shown with backslash escapes."""
+    with replace_when_done(path) as temporary:
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
+    return path

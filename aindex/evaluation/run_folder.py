@@ -1,0 +1,123 @@
+"""The files of a finished run: their names, how they are written, and reading them back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from aindex.data.atomic import replace_when_done
+from aindex.errors import DataError
+from aindex.evaluation.analyses import IMAGE_COLUMNS, QUERY_COLUMNS
+from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS
+from aindex.evaluation.retrieval import LIST_COLUMNS, RETRIEVAL_COLUMNS, read_results
+from aindex.evaluation.search import SEARCH_COLUMNS
+
+CONFIG_FILE = "config.yaml"
+RETRIEVAL_FILE = "retr_df.csv"
+COPY_DETECTION_FILE = "icd_df.csv"
+IMAGES_FILE = "images_df.csv"
+QUERIES_FILE = "queries_df.csv"
+SEARCH_FILE = "search_df.csv"
+ASSETS_FOLDER = "report_assets"
+REPORT_FILE = "report.html"
+
+
+def passive_file(name: str) -> str:
+    """`retr_df.csv` → `retr_df_passive.csv`: the same table for the unchanged images."""
+    return f"{Path(name).stem}_passive.csv"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of one evaluation; None for an analysis that was not made."""
+
+    retrieval: pd.DataFrame
+    copy_detection: pd.DataFrame | None = None
+    images: pd.DataFrame | None = None
+    queries: pd.DataFrame | None = None
+    search: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        label: the folder's name.
+        config: the resolved configuration as text, empty if there is none.
+        results: what its released images gave.
+        passive: what the unchanged images gave in the same run, if that was asked for.
+    """
+
+    folder: Path
+    label: str
+    config: str
+    results: Results
+    passive: Results | None = None
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table without its index; the file appears whole or not at all.
+
+    A file name that is not valid Unicode is written with backslash escapes.
+    """
+    with replace_when_done(path) as temporary:
+        table.to_csv(temporary, index=False, encoding="utf-8", errors="backslashreplace")
+
+
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    # the long lists of the retrieval rows are needed by no table
+    RETRIEVAL_FILE: tuple(column for column in RETRIEVAL_COLUMNS if column not in LIST_COLUMNS),
+    COPY_DETECTION_FILE: COPY_DETECTION_COLUMNS,
+    IMAGES_FILE: IMAGE_COLUMNS,
+    QUERIES_FILE: QUERY_COLUMNS,
+    SEARCH_FILE: SEARCH_COLUMNS,
+}
+
+
+def _read(folder: Path, name: str, *, passive: bool = False) -> pd.DataFrame | None:
+    """One table of a run; None if the run has not made it."""
+    path = folder / (passive_file(name) if passive else name)
+    if not path.exists():
+        return None
+    try:
+        if name == COPY_DETECTION_FILE:
+            return read_results(path)[list(_COLUMNS[name])]
+        # a converter, because "NA" is a legal file name
+        return pd.read_csv(path, converters={"name": str}, usecols=list(_COLUMNS[name]))
+    except (ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: {reason}; expected a csv file of a finished run, evaluate again") from error
+
+
+def read_run(folder: Path | str) -> Run:
+    """Read a finished run's tables.
+
+    Raises:
+        DataError: it is no folder of a finished run, or a file in it is damaged.
+    """
+    folder = Path(folder)
+    retrieval = _read(folder, RETRIEVAL_FILE)
+    if retrieval is None:
+        raise DataError(
+            f"{folder}: no {RETRIEVAL_FILE}; expected the folder of a finished run, give another one"
+        )
+    passive = None
+    passive_retrieval = _read(folder, RETRIEVAL_FILE, passive=True)
+    if passive_retrieval is not None:
+        passive = Results(
+            passive_retrieval,
+            copy_detection=_read(folder, COPY_DETECTION_FILE, passive=True),
+            queries=_read(folder, QUERIES_FILE, passive=True),
+        )
+    results = Results(
+        retrieval,
+        copy_detection=_read(folder, COPY_DETECTION_FILE),
+        images=_read(folder, IMAGES_FILE),
+        queries=_read(folder, QUERIES_FILE),
+        search=_read(folder, SEARCH_FILE),
+    )
+    config = folder / CONFIG_FILE
+    text = config.read_text(encoding="utf-8", errors="replace") if config.exists() else ""
+    return Run(folder=folder, label=folder.resolve().name, config=text, results=results, passive=passive)

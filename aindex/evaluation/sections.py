@@ -1,0 +1,257 @@
+"""The parts of a report as tables and charts, over any number of named results."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+
+from aindex.evaluation import figures
+from aindex.evaluation.analyses import code_distance_summary, image_summary, query_table, worst_images
+from aindex.evaluation.blocks import AttackColumn, Cell, Chart, Number, Section, Table, attack_table, number
+from aindex.evaluation.copy_detection import (
+    PrecisionRecallCurve,
+    Score,
+    copy_detection_table,
+    pairs_of_rows,
+    precision_recall_curve,
+)
+from aindex.evaluation.retrieval import retrieval_table
+from aindex.evaluation.run_folder import Results
+from aindex.evaluation.summary import measures
+
+Series = Mapping[str, Results]
+
+
+def retrieval_section(series: Series) -> Section:
+    """R@1 per attack as a chart and with the other measures as tables."""
+    tables = {
+        label: retrieval_table(results.retrieval).set_index("attack") for label, results in series.items()
+    }
+    recall = {label: table["r@1"] for label, table in tables.items()}
+    ceilings = {label: known["exhaustive_r@1"] for label, known in _query_tables(series).items()}
+    ceilings = {label: values for label, values in ceilings.items() if values.notna().any()}
+    last = next(reversed(ceilings.values()), None)
+    columns = [
+        AttackColumn(
+            name, label, table[measure], f"{label}|retr_df.csv|{{row}}|{measure}", bar=measure == "r@1"
+        )
+        for measure, name in (("r@1", "R@1"), ("r@10", "R@10"), ("r@100", "R@100"), ("ap", "AP"))
+        for label, table in tables.items()
+    ]
+    exhaustive = [
+        AttackColumn("R@1, exhaustive", label, values, f"{label}|queries_df.csv|{{row}}|exhaustive_r@1")
+        for label, values in ceilings.items()
+    ]
+    source = "retr_df.csv: r@1, r@10, r@100, ap" + ("; queries_df.csv: exhaustive_rank" if exhaustive else "")
+    section = Section(
+        "Retrieval",
+        "Share of edited copies whose original is the first answer of the index (R@1), among the first ten or "
+        "hundred, and the mean of 1/(rank+1) (AP). Exhaustive is what a search without any approximation "
+        "reaches on the same copies.",
+    )
+    chart = figures.bars_figure(recall, xlabel="R@1", ceiling=last)
+    section.charts.append(Chart(figures.svg_data_uri(chart), "R@1 per attack"))
+    if any(figures.has_curves(results.retrieval) for results in series.values()):
+        curves = figures.recall_curves_figure({label: results.retrieval for label, results in series.items()})
+        section.charts.append(Chart(figures.svg_data_uri(curves), "R@1 against the attack's parameter"))
+    section.tables.append(
+        attack_table([*columns[: len(tables)], *exhaustive, *columns[len(tables) :]], source=source)
+    )
+    return section
+
+
+def curves_of(series: Series) -> dict[str, dict[Score, PrecisionRecallCurve]]:
+    """The precision-recall curves of every result that has copy detection rows, per score."""
+    curves: dict[str, dict[Score, PrecisionRecallCurve]] = {}
+    for label, results in series.items():
+        if results.copy_detection is not None:
+            scores: list[Score] = copy_detection_table(results.copy_detection)["score"].tolist()
+            curves[label] = {
+                score: precision_recall_curve(*pairs_of_rows(results.copy_detection, score=score))
+                for score in scores
+            }
+    return curves
+
+
+def copy_detection_section(series: Series) -> Section:
+    """Precision-recall curves, µAP and recall at 90 % precision."""
+    section = Section(
+        "Copy detection",
+        "One random edit per image, activated images and images that match nothing together; every (query, "
+        "candidate) pair counts. The plain score is −distance, the normalised one the gap to the next candidate.",
+    )
+    curves = curves_of(series)
+    if not curves:
+        return section
+    rows: list[list[Cell]] = []
+    for label in curves:
+        found = series[label].copy_detection
+        assert found is not None
+        for row in copy_detection_table(found).to_dict("records"):
+            key = f"{label}|icd_df.csv|{row['score']}|"
+            values = [number(row[name], 3, key + name) for name in ("uap", "recall_at_p90")]
+            counts = [number(row[name], 0, key + name) for name in ("queries", "true_pairs")]
+            rows.append([f"{label}, {row['score']}", *values, *counts])
+    header = ["score", "µAP", "recall at 90 % precision", "queries", "true pairs"]
+    source = "icd_df.csv: image_index, retrieved_distances, retrieved_indices"
+    section.tables.append(Table(header, rows, source))
+    chart = figures.precision_recall_figure(curves)
+    caption = "Precision against recall; the dot is the recall at 90 % precision"
+    section.charts.append(Chart(figures.svg_data_uri(chart), caption))
+    return section
+
+
+def quality_section(series: Series) -> Section:
+    """How far the released images are from their originals."""
+    section = Section("Released images", "The change between each original and its released image.")
+    names = {"psnr_db": ("PSNR (dB)", 2), "ssim": ("SSIM", 4), "linf": ("L∞ (grey levels)", 1)}
+    rows: list[list[Cell]] = []
+    changed: dict[str, pd.DataFrame] = {}
+    for label, results in series.items():
+        if results.images is None:
+            continue
+        summary = image_summary(results.images).to_dict("records")
+        for row in summary:
+            name, decimals = names[str(row["measure"])]
+            key = f"{label}|images_df.csv|{row['measure']}|"
+            cells = [number(row[part], decimals, key + part) for part in ("mean", "std", "worst")]
+            unchanged = number(row["unchanged"], 0, key + "unchanged")
+            rows.append([_named(name, label, series), *cells, row["worst_name"], unchanged])
+        if summary[0]["unchanged"] < len(results.images):
+            changed[label] = results.images
+    if rows:
+        header = ["measure", "mean", "spread (σ)", "worst", "worst image", "unchanged images"]
+        section.tables.append(Table(header, rows, "images_df.csv: name, psnr_db, ssim, linf"))
+    for label, images in changed.items():
+        section.tables.append(
+            _worst_table(label, images, title=_named("The ten most changed", label, series))
+        )
+    for column, (name, _) in names.items():
+        if changed:
+            values = {label: images[column] for label, images in changed.items()}
+            figure = figures.histogram_figure(values, xlabel=name)
+            section.charts.append(Chart(figures.svg_data_uri(figure), f"Distribution of {name}"))
+    return section
+
+
+def _named(name: str, label: str, series: Series) -> str:
+    """A row's name, with the series where several have images."""
+    several = sum(results.images is not None for results in series.values()) > 1
+    return f"{name}, {label}" if several else name
+
+
+def _worst_table(label: str, images: pd.DataFrame, *, title: str) -> Table:
+    rows: list[list[Cell]] = []
+    for place, row in enumerate(worst_images(images).to_dict("records")):
+        key = f"{label}|images_df.csv|worst {place}|"
+        values = [(c, number(row[c], d, key + c)) for c, d in (("psnr_db", 2), ("ssim", 4), ("linf", 1))]
+        rows.append([str(row["name"]), *(cell for _, cell in values)])
+    header = ["image", "PSNR (dB)", "SSIM", "L∞"]
+    return Table(header, rows, "images_df.csv: name, psnr_db, ssim, linf", title)
+
+
+def _query_tables(series: Series) -> dict[str, pd.DataFrame]:
+    return {
+        label: query_table(results.queries).set_index("attack")
+        for label, results in series.items()
+        if results.queries is not None
+    }
+
+
+def index_section(series: Series) -> Section:
+    """Coarse cells, distances to codes, search time."""
+    section = Section(
+        "Inside the index",
+        "A copy can be found when it stays in its original's coarse cell; its code is the better, the nearer it "
+        "lies to the descriptor. Distances are squared.",
+    )
+    tables = _query_tables(series)
+    columns = [
+        AttackColumn(
+            group, label, table[name], f"{label}|queries_df.csv|{{row}}|{name}", decimals, name == "same_cell"
+        )
+        for name, group, decimals in (
+            ("same_cell", "share in the same cell", 3),
+            ("code_distance", "distance to its own code", 4),
+            ("stored_distance", "distance to what is stored", 4),
+        )
+        for label, table in tables.items()
+        if table[name].notna().any()
+    ]
+    cells = {column.name: column.values for column in columns if column.bar}
+    if cells:
+        chart = figures.bars_figure(cells, xlabel="share of copies in their original's cell")
+        section.charts.append(Chart(figures.svg_data_uri(chart), "Copies in their original's coarse cell"))
+    if columns:
+        source = "queries_df.csv: " + ", ".join(dict.fromkeys(c.key.split("|")[-1] for c in columns))
+        section.tables.append(attack_table(columns, source=source))
+    _add_code_distances(section, series)
+    _add_search_times(section, series)
+    return section
+
+
+def _add_code_distances(section: Section, series: Series) -> None:
+    rows: list[list[Cell]] = []
+    values: dict[str, pd.Series[float]] = {}
+    for label, results in series.items():
+        if results.images is None or results.queries is None:
+            continue
+        for row in code_distance_summary(results.images, results.queries).to_dict("records"):
+            if row["count"]:
+                key = f"{label}|code_distance|{row['descriptors']}|"
+                numbers = [number(row["mean"], 4, key + "mean"), number(row["std"], 4, key + "std")]
+                rows.append([_named(str(row["descriptors"]), label, series), *numbers])
+        edited = results.queries["code_distance"][results.queries["attack"] != "none"]
+        for name, column in (
+            ("original", results.images["code_distance_original"]),
+            ("released", results.images["code_distance_released"]),
+            ("edited", edited),
+        ):
+            if column.notna().any():
+                values[_named(name, label, series)] = column
+    if rows:
+        source = (
+            "images_df.csv: code_distance_original, code_distance_released; queries_df.csv: code_distance"
+        )
+        header = ["images", "mean", "spread (σ)"]
+        section.tables.append(Table(header, rows, source, "Squared distance of descriptors to their code"))
+        figure = figures.histogram_figure(values, xlabel="squared distance to the code")
+        section.charts.append(Chart(figures.svg_data_uri(figure), "Distribution of the distance to the code"))
+
+
+def _add_search_times(section: Section, series: Series) -> None:
+    rows: list[list[Cell]] = []
+    for label, results in series.items():
+        if results.search is None:
+            continue
+        several = sum(other.search is not None for other in series.values()) > 1
+        for position, row in enumerate(results.search.to_dict("records")):
+            probes = "–" if pd.isna(row["nprobe"]) else f"{row['nprobe']:g}"
+            time = number(row["ms_per_query"], 3, f"{label}|search_df.csv|{position}|ms_per_query")
+            count = number(row["queries"], 0, f"{label}|search_df.csv|{position}|queries")
+            rows.append([f"{label}, {probes}" if several else probes, f"{row['k']:g}", time, count])
+    if rows:
+        header = ["nprobe", "k", "ms per query", "queries"]
+        source = "search_df.csv: nprobe, k, ms_per_query, queries"
+        section.tables.append(Table(header, rows, source, "Search time"))
+
+
+def numbers_section(series: Series) -> Section:
+    """Every summary number of every series with its source."""
+    known = {label: {m.key: m for m in measures(results)} for label, results in series.items()}
+    rows: list[list[Cell]] = []
+    for key in dict.fromkeys(key for found in known.values() for key in found):
+        cells: list[Cell] = []
+        for label, found in known.items():
+            cells.append(Number(found[key].text, f"{label}|measure|{key}|value") if key in found else "–")
+        any_of = next(found[key] for found in known.values() if key in found)
+        rows.append([any_of.label, *cells, any_of.source])
+    table = Table(["measure", *known, "csv columns"], rows, "")
+    return Section("All numbers", "Each with the columns it is computed from.", tables=[table])
+
+
+ALL_SECTIONS: Sequence[Callable[[Series], Section]] = (
+    retrieval_section,
+    copy_detection_section,
+    quality_section,
+    index_section,
+)

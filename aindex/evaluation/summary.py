@@ -1,0 +1,133 @@
+"""A run in a dozen numbers, each with the csv column it comes from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from aindex.evaluation.analyses import code_distance_summary, image_summary, query_table
+from aindex.evaluation.copy_detection import copy_detection_table
+from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT, retrieval_table
+from aindex.evaluation.run_folder import Results
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a run.
+
+    Attributes:
+        key: a short name without blanks, for TensorBoard and csv files.
+        label: what people read, with its unit.
+        value: the number.
+        decimals: how many to show.
+        source: csv file and columns it is computed from.
+        higher_is_better: None where neither is.
+    """
+
+    key: str
+    label: str
+    value: float
+    decimals: int
+    source: str
+    higher_is_better: bool | None = True
+
+    @property
+    def text(self) -> str:
+        """The number as shown."""
+        return number_text(self.value, self.decimals)
+
+
+def number_text(value: float, decimals: int) -> str:
+    """A number with a fixed count of decimals; ∞ and – for what is infinite or not known."""
+    if pd.isna(value):
+        return "–"
+    return f"{value:.{decimals}f}" if abs(value) != float("inf") else "∞"
+
+
+def cell_share(queries: pd.DataFrame) -> float:
+    """Share of edited copies (all attacks but `none`) in their original's coarse cell; nan if not known."""
+    return float(queries["same_cell"][queries["attack"] != "none"].mean())
+
+
+def measures(results: Results) -> list[Measure]:
+    """All numbers that the tables of a run allow; those that are not known are left out."""
+    groups = (
+        _retrieval(results),
+        _copy_detection(results),
+        _queries(results),
+        _images(results),
+        _code_distances(results),
+        _search(results),
+    )
+    return [measure for group in groups for measure in group if not pd.isna(measure.value)]
+
+
+def _retrieval(results: Results) -> Iterator[Measure]:
+    table = retrieval_table(results.retrieval).set_index("attack").to_dict("index")
+    for column, label in (("r@1", "R@1"), ("r@10", "R@10"), ("r@100", "R@100"), ("ap", "AP")):
+        source = f"retr_df.csv: {column}"
+        yield Measure(column, f"{label}, average over attacks", table[AVERAGE][column], 3, source)
+    if AVERAGE_WITHOUT_SCREENSHOT in table:
+        value = table[AVERAGE_WITHOUT_SCREENSHOT]["r@1"]
+        label = "R@1, average without the screenshot"
+        yield Measure("r@1_without_screenshot", label, value, 3, "retr_df.csv: r@1")
+
+
+def _copy_detection(results: Results) -> Iterator[Measure]:
+    if results.copy_detection is None:
+        return
+    source = "icd_df.csv: image_index, retrieved_distances, retrieved_indices"
+    for row in copy_detection_table(results.copy_detection).to_dict("records"):
+        score = row["score"]
+        yield Measure(f"uap_{score}", f"µAP, {score} score", row["uap"], 3, source)
+        label = f"recall at 90 % precision, {score} score"
+        yield Measure(f"recall_at_p90_{score}", label, row["recall_at_p90"], 3, source)
+
+
+def _queries(results: Results) -> Iterator[Measure]:
+    if results.queries is None:
+        return
+    ceiling = query_table(results.queries).set_index("attack").to_dict("index")[AVERAGE]["exhaustive_r@1"]
+    source = "queries_df.csv: exhaustive_rank"
+    yield Measure("exhaustive_r@1", "R@1 of an exhaustive search, average over attacks", ceiling, 3, source)
+    label = "share of edited copies in their original's cell"
+    yield Measure("same_cell", label, cell_share(results.queries), 3, "queries_df.csv: same_cell")
+
+
+def _images(results: Results) -> Iterator[Measure]:
+    if results.images is None:
+        return
+    names = {"psnr_db": ("PSNR (dB)", 2), "ssim": ("SSIM", 4), "linf": ("L∞ (grey levels)", 1)}
+    for row in image_summary(results.images).to_dict("records"):
+        column = str(row["measure"])
+        label, decimals = names[column]
+        source = f"images_df.csv: {column}"
+        yield Measure(column, f"{label}, mean", row["mean"], decimals, source, column != "linf")
+    seconds = float(results.images["activation_seconds"].mean())
+    source = "images_df.csv: activation_seconds"
+    yield Measure("activation_seconds", "activation (s per image)", seconds, 3, source, False)
+
+
+def _code_distances(results: Results) -> Iterator[Measure]:
+    if results.images is None or results.queries is None:
+        return
+    for row in code_distance_summary(results.images, results.queries).to_dict("records"):
+        which = row["descriptors"]
+        source = (
+            "queries_df.csv: code_distance" if which == "edited" else f"images_df.csv: code_distance_{which}"
+        )
+        label = f"squared distance to the code, {which} images"
+        yield Measure(f"code_distance_{which}", label, row["mean"], 4, source, False)
+
+
+def _search(results: Results) -> Iterator[Measure]:
+    if results.search is None:
+        return
+    for row in results.search.to_dict("records"):
+        known = not pd.isna(row["nprobe"])
+        key = f"nprobe{row['nprobe']:g}_k{row['k']:g}" if known else f"k{row['k']:g}"
+        setting = f"nprobe {row['nprobe']:g}, k {row['k']:g}" if known else f"k {row['k']:g}"
+        source = "search_df.csv: ms_per_query"
+        yield Measure(
+            f"search_ms_{key}", f"search (ms per query), {setting}", row["ms_per_query"], 3, source, False
+        )
