@@ -48,19 +48,24 @@ def train_main(args: ArgsType | Sequence[str] = None) -> None:
         seed_everything_default=0,
         save_config_callback=None,
         parser_kwargs={"prog": "aindex train"},
-        trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0, "logger": False},
+        trainer_defaults={
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            "logger": False,
+            "enable_checkpointing": False,  # it would add one to the checkpoints that are kept below
+        },
     )
     output: Path = cli.config.output_dir
     last = output / "checkpoints" / "last.ckpt"
     if last.exists() and not cli.config.resume:
         raise OutputError(f"{output} holds a training run; give --resume true or another --output_dir")
-    checkpoints = ModelCheckpoint(
-        output / "checkpoints", filename="best", monitor="val/recall@1", mode="max", save_last=True
-    )
+    folder = output / "checkpoints"
+    best = ModelCheckpoint(folder, filename="best", monitor="val/recall@1", mode="max")
+    latest = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     export = ExportExtractor(output / f"{cli.config.name}.safetensors", cli.config.name)
     trainer: Any = cli.trainer  # its callbacks are set by a helper that type checkers do not follow
     trainer.callbacks[:0] = [export, LearningRateMonitor()]
-    trainer.callbacks.append(checkpoints)
+    trainer.callbacks += [best, latest]
     trainer.logger = TensorBoardLogger(output, name="", version="")
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))

@@ -1,0 +1,147 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from aindex.commands.train import train_main
+from aindex.descriptors.registry import load_extractor
+from aindex.descriptors.training import ExtractorTraining
+from aindex.descriptors.training_data import EpochSampler, TrainingPictures
+from aindex.descriptors.training_loss import info_nce, koleo
+from aindex.descriptors.training_views import strong_view, weak_view
+from aindex.errors import DataError, OutputError
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        coarse = rng.integers(0, 256, size=(5, 7, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((90, 70), Image.Resampling.BICUBIC).save(folder / f"p{number}.jpg")
+    return folder
+
+
+def arguments(pictures, output, *more):
+    return [
+        f"--data.data_dir={pictures}", f"--output_dir={output}", "--name=tiny", "--data.batch_size=4",
+        "--data.validation_pictures=4", "--data.input_sizes=[32,48]", "--data.num_workers=0",
+        "--model.channels=[8,8,16,16]", "--model.layers=[1,1,1,1]", "--model.stem_width=4", "--model.dim=16",
+        "--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1",
+        "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", *more,
+    ]  # fmt: skip
+
+
+def losses(output):
+    events = EventAccumulator(str(output))
+    events.Reload()
+    return [event.value for event in events.Scalars("train/loss")]
+
+
+def test_same_seed_same_losses_another_seed_others(pictures, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        train_main(arguments(pictures, tmp_path / name, f"--seed_everything={seed}"))
+    a, b, c = (losses(tmp_path / name) for name in "abc")
+    assert len(a) == 4
+    assert a == b
+    assert a != c
+    assert all(math.isfinite(value) for value in a)
+
+
+def test_the_exported_extractor_is_taken_by_path_and_the_best_checkpoint_kept(pictures, tmp_path):
+    output = tmp_path / "run"
+    train_main(arguments(pictures, output))
+    extractor = load_extractor(str(output / "tiny.safetensors"))
+    assert (extractor.dim, extractor.input_size) == (16, 48)
+    (checkpoint,) = (output / "checkpoints").glob("best*.ckpt")
+    best = torch.load(checkpoint, weights_only=True)["state_dict"]
+    trained = extractor.module.state_dict()
+    for key, value in trained.items():
+        if not key.endswith("num_batches_tracked"):
+            torch.testing.assert_close(value, best[f"model.{key}"], atol=1e-3, rtol=1e-3)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights_and_is_never_overwritten(pictures, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_main(arguments(pictures, whole))
+
+    def interrupt(self):
+        if self.current_epoch == 1:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ExtractorTraining, "on_train_epoch_start", interrupt)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_main(arguments(pictures, broken))
+    assert not (broken / "tiny.safetensors").exists()
+    with pytest.raises(OutputError, match="--resume true or another --output_dir"):
+        train_main(arguments(pictures, broken))
+    train_main(arguments(pictures, broken, "--resume=true"))
+    ends = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=False) for run in (whole, broken)]
+    assert [end["global_step"] for end in ends] == [4, 4]
+    for key, value in ends[0]["state_dict"].items():
+        assert torch.equal(value, ends[1]["state_dict"][key]), key
+
+
+def test_views_are_the_same_whatever_the_worker(pictures):
+    def batches(workers):
+        data = TrainingPictures(pictures, batch_size=4, input_sizes=(32,), validation_pictures=4, num_workers=workers)
+        data.setup("fit")
+        return list(data.train_dataloader())
+
+    for alone, split in zip(batches(0), batches(2), strict=True):
+        for one, other in zip(alone, split, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_an_unreadable_picture_is_reported_and_replaced(pictures):
+    for number in range(0, 12, 2):
+        (pictures / f"p{number}.jpg").write_bytes(b"nothing")
+    data = TrainingPictures(pictures, batch_size=4, input_sizes=(32,), validation_pictures=4, num_workers=0)
+    with pytest.warns(UserWarning, match="p0|p2|p4|p6|p8|p10"):
+        data.setup("fit")
+        batches = list(data.train_dataloader())
+    assert [len(ids) for _, _, ids in batches] == [4, 4]
+
+
+def test_too_few_pictures_is_a_clear_error(pictures):
+    with pytest.raises(DataError, match=r"has 12 pictures, expected at least .* 250 \+ 128"):
+        TrainingPictures(pictures).setup("fit")
+
+
+def test_input_sizes_grow_and_ranks_share_the_pictures():
+    samplers = [EpochSampler(11, seed=0, sizes=(96, 128, 160), epochs=20, rank=r, world=2) for r in (0, 1)]
+    sizes = []
+    for epoch in range(20):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        sizes.append(samplers[0].input_size)
+        shares = [{index for index, _, _ in sampler} for sampler in samplers]
+        assert [len(share) for share in shares] == [5, 5]
+        assert not shares[0] & shares[1]
+    assert sizes == [96] * 11 + [128] * 7 + [160] * 2
+
+
+def test_info_nce_by_hand():
+    # two images, two views each; views of an image coincide, the images are orthogonal
+    views = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+    expected = -math.log(math.exp(1 / 0.5) / (math.exp(1 / 0.5) + 2))
+    assert info_nce(views, torch.tensor([0, 1, 0, 1]), temperature=0.5).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_koleo_by_hand():
+    views = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+    assert koleo(views, torch.tensor([0, 1, 0, 1])).item() == pytest.approx(-math.log(math.sqrt(2)), abs=1e-6)
+
+
+def test_views_are_rgb_whatever_is_drawn():
+    picture = Image.effect_noise((120, 90), 60).convert("RGB")
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        for view in (weak_view(picture, rng), strong_view(picture, rng, [picture])):
+            assert view.mode == "RGB"
+            assert min(view.size) >= 1
