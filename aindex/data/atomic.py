@@ -4,7 +4,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aindex.errors import OutputError
@@ -35,7 +35,8 @@ def replace_when_done(path: Path | str) -> Iterator[Path]:
             f"cannot write {str(path)!r}: {reason}; make room or give a writable folder, then run again"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
