@@ -1,0 +1,87 @@
+"""Names of an index's rows, compact enough for many millions."""
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+import numpy as np
+
+from aindex.errors import FaissIndexError
+
+
+class RowNames(Sequence[str]):
+    """A list of names that only grows, held as the bytes of its file: one JSON string per line.
+
+    JSON, so that a name may hold line breaks, quotes and bytes that are no text.
+
+    Args:
+        data: such a file's content.
+
+    Raises:
+        FaissIndexError: the last line is not whole.
+    """
+
+    def __init__(self, data: bytes = b"") -> None:
+        if data and not data.endswith(b"\n"):
+            raise FaissIndexError("the names of the rows break off in the last line: build the index again")
+        self._data = bytearray(data)
+        self._ends = array("q", (np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1).tobytes())
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._name(i) for i in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self._name(position)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._name, range(len(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.find(name) is not None
+
+    def find(self, name: str) -> int | None:
+        """The first row of this name, or None."""
+        line = _line(name)
+        start = self._data.find(line)
+        # A hit must begin a line: a name can end like another's line.
+        while start > 0 and self._data[start - 1] != ord("\n"):
+            start = self._data.find(line, start + 1)
+        return (
+            None if start < 0 else int(np.searchsorted(np.frombuffer(self._ends, np.int64), start, "right"))
+        )
+
+    def extend(self, names: Iterable[str]) -> None:
+        """Append names."""
+        for name in names:
+            self._data += _line(name)
+            self._ends.append(len(self._data))
+
+    def to_bytes(self) -> bytes:
+        """The content of the file."""
+        return bytes(self._data)
+
+    def _name(self, position: int) -> str:
+        start = self._ends[position - 1] if position else 0
+        try:
+            name = json.loads(self._data[start : self._ends[position]])
+        except ValueError as error:
+            raise FaissIndexError(
+                f"the name of row {position} is no JSON string: build the index again"
+            ) from error
+        if not isinstance(name, str):
+            raise FaissIndexError(f"the name of row {position} is no JSON string: build the index again")
+        return name
+
+
+def _line(name: str) -> bytes:
+    return json.dumps(name).encode("ascii") + b"\n"

@@ -1,0 +1,168 @@
+"""What an index makes of a descriptor: its cell, its decoded code, and the targets of the activation."""
+
+from typing import Any, Literal, TypeVar, assert_never, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aindex.errors import FaissIndexError
+from aindex.index.backend import (
+    FaissIndex,
+    Ids,
+    Rows,
+    faiss_errors,
+    import_faiss,
+    one_thread,
+    repeatable_kernels,
+)
+from aindex.index.rows import as_rows
+from aindex.index.structure import IndexParts, backward, forward, is_lossless_chain, take_apart
+
+Target = Literal["pq_recons", "ivf_cluster", "ivf_cluster_half", "ori_ft"]
+
+Descriptors = TypeVar("Descriptors", torch.Tensor, npt.NDArray[np.float32])
+
+
+class Quantiser:
+    """The trained part of an index: needs no rows, changes nothing, and gives every rank the same.
+
+    Rows are treated one at a time, so a result never depends on what else is in the batch.
+
+    Args:
+        index: a trained FAISS index, empty or filled.
+
+    Raises:
+        FaissIndexError: the index is not trained.
+    """
+
+    def __init__(self, index: FaissIndex) -> None:
+        self._parts = take_apart(index)
+        self.dim = int(index.d)
+        if not index.is_trained:
+            raise FaissIndexError("the index is not trained: train it before asking for targets")
+
+    @property
+    def cell_count(self) -> int | None:
+        """Number of coarse cells; None for an index without."""
+        return None if self._parts.ivf is None else int(self._parts.ivf.nlist)
+
+    @property
+    def keeps_descriptors(self) -> bool:
+        """Whether nothing is quantised at all: no cells, no codes, no dimension dropped."""
+        parts = self._parts
+        return parts.is_lossless and parts.ivf is None and is_lossless_chain(parts.transforms)
+
+    def targets(self, descriptors: Descriptors, target: Target = "pq_recons") -> Descriptors:
+        """Where the activation draws these descriptors (SPEC 4).
+
+        ``pq_recons`` is what the index stores, decoded. Where that is the descriptor itself it has nothing to
+        do: an index of whole descriptors in cells (``IVF…,Flat``) then gives the cell's centroid, one that
+        re-ranks (``…,RFlat``) what its base index stores, and a flat one an error. LSH decodes to vectors
+        whose norm is not 1: use them with the cosine loss.
+
+        Args:
+            descriptors: B×d, an array or a tensor on any device.
+            target: ``pq_recons``, ``ivf_cluster`` (the centroid of the coarse cell), ``ivf_cluster_half`` (the
+                midpoint between it and the descriptor) or ``ori_ft`` (the descriptor).
+
+        Returns:
+            B×d float32, of the same type and on the same device.
+
+        Raises:
+            FaissIndexError: the index has no such target.
+            DescriptorError: wrong dimension, NaN or infinite values.
+        """
+        rows = as_rows(descriptors, self.dim)
+        with one_thread(), repeatable_kernels():
+            found = self._targets(rows, target)
+        if isinstance(descriptors, torch.Tensor):
+            return torch.from_numpy(found).to(descriptors.device)
+        return found
+
+    def cells(self, descriptors: torch.Tensor | npt.NDArray[np.float32]) -> Ids | None:
+        """The coarse cell of each descriptor: B int64, or None for an index without cells."""
+        rows = as_rows(descriptors, self.dim)
+        if self._parts.ivf is None:
+            return None
+        with one_thread(), repeatable_kernels():
+            return self._cells(forward(self._parts.transforms, rows))
+
+    def code_distance(self, descriptors: torch.Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Squared Euclidean distance of each descriptor to what the index stores for it, decoded: B float32.
+
+        0 where whole descriptors are stored; of an index that re-ranks, the base index counts.
+
+        Raises:
+            FaissIndexError: the index cannot decode.
+            DescriptorError: wrong dimension, NaN or infinite values.
+        """
+        rows = as_rows(descriptors, self.dim)
+        with one_thread(), repeatable_kernels():
+            difference = rows - self._decoded(rows)
+        squared: npt.NDArray[np.float32] = np.square(difference).sum(axis=1)
+        return squared
+
+    def _targets(self, rows: Rows, target: Target) -> Rows:
+        match target:
+            case "ori_ft":
+                return np.array(rows)
+            case "ivf_cluster":
+                return self._centroids(rows)
+            case "ivf_cluster_half":
+                return (self._centroids(rows) + rows) / np.float32(2)
+            case "pq_recons":
+                if self.keeps_descriptors:
+                    raise FaissIndexError(
+                        f"target 'pq_recons' on an index that keeps whole descriptors ({self._parts.kind}): there "
+                        "is nothing to draw them to; take an idx_factory that quantises, such as "
+                        "'IVF4096,PQ8x8', or target ori_ft"
+                    )
+                if self._parts.ivf is not None and self._parts.is_lossless:
+                    return self._centroids(rows)
+                return self._decoded(rows)
+        if target not in get_args(Target):
+            raise FaissIndexError(f"target {target!r}: expected one of {', '.join(get_args(Target))}")
+        assert_never(target)
+
+    def _centroids(self, rows: Rows) -> Rows:
+        ivf = self._parts.ivf
+        if ivf is None:
+            raise FaissIndexError(
+                f"a target in a coarse cell, on an index without cells ({self._parts.kind}): take target pq_recons, "
+                "or an idx_factory that begins with IVF"
+            )
+        cells = self._cells(forward(self._parts.transforms, rows))
+        centroids = [ivf.quantizer.reconstruct(int(cell)) for cell in cells]
+        return backward(self._parts.transforms, np.array(centroids, np.float32).reshape(-1, ivf.d))
+
+    def _cells(self, transformed: Rows) -> Ids:
+        ivf: FaissIndex = self._parts.ivf
+        cells = [ivf.quantizer.search(transformed[i : i + 1], 1)[1][0, 0] for i in range(len(transformed))]
+        return np.array(cells, np.int64)
+
+    def _decoded(self, rows: Rows) -> Rows:
+        transforms, codec = codec_of(self._parts)
+        transformed = forward(transforms, rows)
+        with faiss_errors(
+            f"the index ({self._parts.kind}) cannot decode its codes",
+            "take target ori_ft, or an idx_factory with PQ, SQ, RQ or LSH",
+        ):
+            decoded = [
+                codec.sa_decode(codec.sa_encode(transformed[i : i + 1])) for i in range(len(transformed))
+            ]
+        return backward(transforms, np.concatenate([np.empty((0, codec.d), np.float32), *decoded]))
+
+
+def codec_of(parts: IndexParts) -> tuple[tuple[Any, ...], FaissIndex]:
+    """What encodes and decodes: transforms, and the index behind them.
+
+    Of an index that re-ranks with whole descriptors it is the base index; of one that re-ranks with other codes
+    it is those.
+    """
+    faiss = import_faiss()
+    if parts.refine is not None:
+        refiner = faiss.downcast_index(parts.refine.refine_index)
+        if not isinstance(refiner, faiss.IndexFlat):
+            return (), refiner
+    return parts.transforms, parts.core

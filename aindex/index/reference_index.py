@@ -1,0 +1,362 @@
+"""The index of reference descriptors: rows with names, searched, saved to and opened from a folder."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+import aindex
+from aindex.errors import ExtractorError, FaissIndexError
+from aindex.index import devices
+from aindex.index import folder as folders
+from aindex.index.backend import FaissIndex, Ids, faiss_errors, import_faiss
+from aindex.index.description import Description, ExtractorIdentity, ExtractorLike
+from aindex.index.devices import Device
+from aindex.index.factory import Metric, get_nprobe, set_nprobe, train_quantiser
+from aindex.index.names import RowNames
+from aindex.index.quantiser import Quantiser
+from aindex.index.rows import Descriptors, aligned_blocks, as_rows, check_k, check_names
+from aindex.index.search import larger_is_closer, nearest, with_whole_ties
+
+
+class ReferenceIndex:
+    """A FAISS index whose rows have names; ids are positions.
+
+    Args:
+        index: a trained FAISS index.
+        idx_factory: the factory string it was made with.
+        metric: ``L2`` (squared Euclidean) or ``IP`` (inner product).
+        nprobe: coarse cells that a search visits.
+        extractor: what makes the descriptors; None if that is not known.
+        names: one name per row that the index has already.
+
+    Raises:
+        FaissIndexError: not trained, or names and rows do not match.
+        ExtractorError: the extractor's dimension is not the index's.
+    """
+
+    def __init__(
+        self,
+        index: FaissIndex,
+        *,
+        idx_factory: str,
+        metric: Metric = "L2",
+        nprobe: int = 1,
+        extractor: ExtractorLike | ExtractorIdentity | None = None,
+        names: RowNames | Sequence[str] = (),
+    ) -> None:
+        self.faiss_index = index
+        self.idx_factory = idx_factory
+        self.metric: Metric = metric
+        self.extractor = None if extractor is None else ExtractorIdentity.of(extractor)
+        self.quantiser = Quantiser(index)
+        self.calibration: dict[str, float | int | str] | None = None
+        self.cache_key: str | None = None
+        self._names = names if isinstance(names, RowNames) else RowNames()
+        if names is not self._names:
+            self._names.extend(names)
+        self._lock = threading.RLock()
+        self._origin: tuple[Path, folders.FolderState] | None = None
+        self._unsaved = True
+        self._fixed: str | None = None
+        self._device: tuple[Device, int] = ("cpu", 0)
+        self._gpu_copy: FaissIndex | None = None
+        set_nprobe(index, nprobe)
+        if len(self._names) != self.ntotal:
+            raise FaissIndexError(
+                f"{len(self._names)} names for {self.ntotal} rows: expected one name per row"
+            )
+        dim = getattr(extractor, "dim", self.dim)
+        if dim != self.dim:
+            raise ExtractorError(
+                f"extractor {getattr(extractor, 'name', '')!r} gives dimension {dim}, the index holds {self.dim}: take "
+                "the extractor that the index was made with"
+            )
+
+    @classmethod
+    def train(
+        cls,
+        descriptors: npt.NDArray[np.float32],
+        *,
+        idx_factory: str = "IVF4096,PQ8x8",
+        metric: Metric = "L2",
+        nprobe: int = 1,
+        seed: int = 0,
+        extractor: ExtractorLike | ExtractorIdentity | None = None,
+        device: Device = "cpu",
+    ) -> Self:
+        """An empty index with a quantiser trained on these descriptors.
+
+        Args:
+            descriptors: n×d, possibly a file mapped into memory; never those of the references.
+            idx_factory: FAISS's factory string.
+            metric: ``L2`` or ``IP``.
+            nprobe: coarse cells that a search visits.
+            seed: of the training.
+            extractor: what made the descriptors.
+            device: where the coarse cells are trained.
+
+        Raises:
+            FaissIndexError: the factory is not possible, or needs more descriptors.
+            DescriptorError: the descriptors are no finite matrix.
+        """
+        index = train_quantiser(descriptors, idx_factory, metric, seed=seed, device=device)
+        return cls(index, idx_factory=idx_factory, metric=metric, nprobe=nprobe, extractor=extractor)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        extractor: ExtractorLike | ExtractorIdentity | None = None,
+        *,
+        read_only: bool = False,
+        verify: bool = True,
+    ) -> Self:
+        """The index of a folder.
+
+        Args:
+            folder: what :meth:`save` wrote.
+            extractor: the one in use; another one than the index was made with is an error.
+            read_only: map the inverted lists into memory, shared between processes; adding is then an error.
+            verify: compare the files with their hashes, which reads them once more.
+
+        Raises:
+            FaissIndexError: no index, a damaged one, or one of a newer format.
+            ExtractorError: another extractor or input size.
+        """
+        folder = Path(folder)
+        state, index, names = folders.read_files(folder, verify=verify, mapped=read_only)
+        description = state.description
+        where = f"index {str(folder)!r}"
+        if extractor is not None and description.extractor is not None:
+            description.extractor.check(extractor, where)
+        rows = RowNames(names)
+        if len(rows) != description.rows:
+            raise FaissIndexError(
+                f"{where} has {len(rows)} names for {description.rows} rows: build it again"
+            )
+        opened = cls(
+            index,
+            idx_factory=description.idx_factory,
+            metric="L2" if description.metric == "L2" else "IP",
+            nprobe=description.nprobe,
+            extractor=extractor if description.extractor is None else description.extractor,
+            names=rows,
+        )
+        opened.calibration = description.calibration
+        opened.cache_key = description.cache_key
+        opened._origin = (folder, state)
+        opened._unsaved = False
+        if "lists" in description.files:
+            opened._fixed = "its inverted lists stay on the disk; add to it with extend_on_disk"
+        elif read_only:
+            opened._fixed = "it was opened read-only; open it with read_only=False"
+        return opened
+
+    @property
+    def names(self) -> RowNames:
+        """The rows' names, by id."""
+        return self._names
+
+    @property
+    def ntotal(self) -> int:
+        """Number of rows."""
+        return int(self.faiss_index.ntotal)
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return int(self.faiss_index.d)
+
+    @property
+    def nprobe(self) -> int:
+        """Coarse cells that a search visits."""
+        return get_nprobe(self.faiss_index)
+
+    @nprobe.setter
+    def nprobe(self, value: int) -> None:
+        set_nprobe(self.faiss_index, value)
+
+    @property
+    def larger_is_closer(self) -> bool:
+        """Whether searches return similarities (metric IP) rather than distances."""
+        return larger_is_closer(self.faiss_index)
+
+    def add(self, descriptors: Descriptors, names: Sequence[str]) -> Ids:
+        """Append rows, all or (after bad input) none.
+
+        Args:
+            descriptors: n×d; a file mapped into memory is read in blocks.
+            names: n names.
+
+        Returns:
+            The n new ids.
+
+        Raises:
+            DescriptorError: wrong dimension, NaN, or another number of names.
+            FaissIndexError: the index cannot be added to.
+        """
+        if self._fixed is not None:
+            raise FaissIndexError(f"the index cannot be added to: {self._fixed}")
+        rows = as_rows(descriptors, self.dim, "the descriptors to add")
+        check_names(names, len(rows))
+        first = self.ntotal
+        with self._lock:
+            self._unsaved = True
+            self._gpu_copy = None
+            for begin, end in aligned_blocks(first, len(rows), self.faiss_index):
+                with faiss_errors(
+                    "the descriptors cannot be added", "take another idx_factory, or fewer rows"
+                ):
+                    self.faiss_index.add(rows[begin:end])
+                self._names.extend(names[begin:end])
+        return np.arange(first, first + len(rows), dtype=np.int64)
+
+    def search(
+        self, descriptors: Descriptors, k: int, nprobe: int | None = None
+    ) -> tuple[npt.NDArray[np.float32], Ids]:
+        """The k nearest rows of each query, closest first, equally close ones by their id.
+
+        A query's result depends on the query and the rows alone (on the CPU), not on the other queries. Where the
+        visited cells hold fewer than k rows, the rest is id −1.
+
+        Args:
+            descriptors: queries nq×d.
+            k: neighbours per query.
+            nprobe: coarse cells to visit; None for the index's own number.
+
+        Returns:
+            Distances nq×k float32 and ids nq×k int64. Distances are squared Euclidean for L2, similarities
+            (larger is closer) for IP, and numbers of differing bits for LSH.
+
+        Raises:
+            FaissIndexError: k is larger than the index; nprobe is not possible.
+            DescriptorError: wrong dimension or NaN.
+        """
+        rows = as_rows(descriptors, self.dim, "the queries")
+        check_k(k, self.ntotal)
+        with self._lock, self._probing(nprobe):
+            if not len(rows):
+                return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+            copy = self._on_gpu()
+            if copy is None:
+                return nearest(self.faiss_index, rows, k)
+            if k > devices.GPU_MAX_K:
+                raise FaissIndexError(
+                    f"k {k} on a GPU: expected at most {devices.GPU_MAX_K}; search on the CPU"
+                )
+            limit = min(self.ntotal, devices.GPU_MAX_K)
+            return with_whole_ties(copy.search, rows, k, limit=limit, larger=self.larger_is_closer)
+
+    def use_device(self, device: Device, number: int = 0) -> None:
+        """Search on a GPU, or on the CPU again; an index without a GPU form stays on the CPU and says so.
+
+        Raises:
+            FaissIndexError: no faiss-gpu, or no such GPU.
+        """
+        if device == "gpu":
+            devices.check_gpu(number)
+        self._device = (device, number)
+        self._gpu_copy = None
+
+    def empty_copy(self) -> "ReferenceIndex":
+        """The same trained quantiser without rows."""
+        faiss = import_faiss()
+        index = faiss.clone_index(self.faiss_index)
+        index.reset()
+        return ReferenceIndex(
+            index,
+            idx_factory=self.idx_factory,
+            metric=self.metric,
+            nprobe=self.nprobe,
+            extractor=self.extractor,
+        )
+
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        """Write the index to a folder; a crash at any moment leaves the folder's old index or the new one.
+
+        Args:
+            folder: made if it is missing; otherwise empty, or the folder this index came from.
+            overwrite: replace another index that is there.
+
+        Raises:
+            OutputError: the folder cannot be written, holds other things or another index, or its index was
+                changed by another process in the meantime.
+        """
+        folder = Path(folder)
+        at_home = self._origin is not None and self._origin[0].absolute() == folder.absolute()
+        known = self._origin[1] if at_home and self._origin is not None else None
+        kept = known.description.files if known is not None and not self._unsaved else {}
+        if self._fixed is not None and not kept:
+            raise FaissIndexError(
+                f"the index cannot be written to another folder ({self._fixed}): copy the folder"
+            )
+        contents = {} if kept else self._contents()
+        state = folders.write_files(
+            folder,
+            self.describe(),
+            contents,
+            kept=kept,
+            expected=None if known is None else known.yaml_hash,
+            overwrite=overwrite,
+        )
+        self._origin = (folder, state)
+        self._unsaved = False
+
+    def describe(self) -> Description:
+        """What the folder's YAML says, apart from its files."""
+        return Description(
+            idx_factory=self.idx_factory,
+            metric=self.metric,
+            nprobe=self.nprobe,
+            dim=self.dim,
+            rows=self.ntotal,
+            extractor=self.extractor,
+            versions={"aindex": aindex.__version__, "faiss": str(import_faiss().__version__)},
+            calibration=self.calibration,
+            cache_key=self.cache_key,
+        )
+
+    def info(self) -> dict[str, Any]:
+        """The description as plain values, with the number of cells and the files' sizes in bytes."""
+        description = self.describe()
+        files = {} if self._origin is None or self._unsaved else self._origin[1].description.files
+        return {
+            **{key: value for key, value in vars(description).items() if key not in ("files", "extractor")},
+            "extractor": None if self.extractor is None else dict(vars(self.extractor)),
+            "cells": self.quantiser.cell_count,
+            "bytes": {role: file.size for role, file in files.items()},
+        }
+
+    def _contents(self) -> dict[str, folders.Write]:
+        return {
+            "index": folders.index_writer(self.faiss_index),
+            "names": folders.bytes_writer(self._names.to_bytes()),
+        }
+
+    @contextmanager
+    def _probing(self, nprobe: int | None) -> Iterator[None]:
+        usual = self.nprobe
+        if nprobe is not None:
+            set_nprobe(self.faiss_index, nprobe)
+        try:
+            yield
+        finally:
+            set_nprobe(self.faiss_index, usual)
+
+    def _on_gpu(self) -> FaissIndex | None:
+        device, number = self._device
+        if device == "cpu":
+            return None
+        if self._gpu_copy is None:
+            self._gpu_copy = devices.copy_to_gpu(self.faiss_index, number)
+            if self._gpu_copy is None:
+                self._device = ("cpu", 0)
+                return None
+        if self.quantiser.cell_count is not None:
+            devices.set_gpu_nprobe(self._gpu_copy, self.nprobe)
+        return self._gpu_copy

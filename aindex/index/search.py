@@ -1,0 +1,147 @@
+"""Nearest neighbours that depend on nothing but the query and the stored rows: not on batches, shards, threads."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from aindex.index.backend import (
+    FaissIndex,
+    Ids,
+    Rows,
+    faiss_errors,
+    import_faiss,
+    one_thread,
+    repeatable_kernels,
+)
+from aindex.index.structure import IndexParts, forward, take_apart
+
+RawSearch = Callable[[Rows, int], tuple[npt.NDArray[np.float32], Ids]]
+
+# These treat each query of a batch by itself once matrix products are off; others, which make the tables of a
+# batch by one matrix product, get one query at a time.
+_QUERY_BY_QUERY = {
+    "IndexFlat",
+    "IndexFlatL2",
+    "IndexFlatIP",
+    "IndexScalarQuantizer",
+    "IndexIVFFlat",
+    "IndexIVFPQ",
+    "IndexIVFScalarQuantizer",
+    "IndexHNSWFlat",
+    "IndexLSH",
+}
+
+
+def larger_is_closer(index: FaissIndex) -> bool:
+    """Whether the index returns similarities (metric IP) rather than distances."""
+    return bool(index.metric_type == import_faiss().METRIC_INNER_PRODUCT)
+
+
+def nearest(index: FaissIndex, queries: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
+    """The k nearest rows of a CPU index, closest first, equally close ones by their id.
+
+    Where fewer than k rows lie in the visited cells the rest is id −1 with FAISS's largest distance. Re-ranking
+    indexes and graphs choose their candidates by k, so among equally close rows at the end of the list theirs
+    are FAISS's choice.
+
+    Args:
+        index: any index with k rows or more.
+        queries: nq×d.
+        k: neighbours per query.
+
+    Returns:
+        Distances nq×k (LSH: numbers of bits) and ids nq×k.
+    """
+    parts = take_apart(index)
+    with (
+        repeatable_kernels(),
+        faiss_errors("the search failed", "search fewer queries or neighbours at a time"),
+    ):
+        if parts.chooses_by_k:
+            return by_distance_then_id(*_search(parts, queries, k), k, larger_is_closer(index))
+        return with_whole_ties(
+            lambda rows, count: _search(parts, rows, count),
+            queries,
+            k,
+            limit=int(index.ntotal),
+            larger=larger_is_closer(index),
+        )
+
+
+def with_whole_ties(
+    search: RawSearch, queries: Rows, k: int, *, limit: int, larger: bool
+) -> tuple[npt.NDArray[np.float32], Ids]:
+    """Search so deep that no row is cut off that lies as close as the k-th: only then can ids decide.
+
+    Args:
+        search: queries and a number of neighbours to distances and ids, closest first.
+        queries: nq×d.
+        k: neighbours per query.
+        limit: the most neighbours that can be asked for.
+        larger: whether larger distances are closer.
+    """
+    depth = min(k + 1, limit)
+    distances, ids = search(queries, depth)
+    found_distances, found_ids = by_distance_then_id(distances, ids, k, larger)
+    open_rows = np.flatnonzero(_cut_within_tie(distances, ids, k)) if depth > k else np.empty(0, np.int64)
+    while len(open_rows) and depth < limit:
+        depth = min(4 * depth, limit)
+        distances, ids = search(queries[open_rows], depth)
+        found_distances[open_rows], found_ids[open_rows] = by_distance_then_id(distances, ids, k, larger)
+        open_rows = open_rows[_cut_within_tie(distances, ids, k)]
+    return found_distances, found_ids
+
+
+def by_distance_then_id(
+    distances: npt.NDArray[np.float32], ids: Ids, k: int, larger: bool
+) -> tuple[npt.NDArray[np.float32], Ids]:
+    """The k closest of each row's candidates, ordered by distance, then id; absent ones (id −1) last."""
+    absent = ids < 0
+    closeness = np.where(absent, np.inf, -distances if larger else distances)
+    order = np.lexsort((ids, closeness), axis=-1)[:, :k]
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
+
+
+def _cut_within_tie(distances: npt.NDArray[np.float32], ids: Ids, k: int) -> npt.NDArray[np.bool_]:
+    result: npt.NDArray[np.bool_] = (ids[:, -1] >= 0) & (distances[:, -1] == distances[:, k - 1])
+    return result
+
+
+def _search(parts: IndexParts, queries: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
+    if parts.refine is not None:
+        return _one_by_one(parts.refine, queries, k)
+    rows = forward(parts.transforms, queries)
+    if _takes_batches(parts):
+        distances, ids = parts.inner.search(rows, k)
+        return distances, ids
+    return _one_by_one(parts.inner, rows, k)
+
+
+def _takes_batches(parts: IndexParts) -> bool:
+    faiss = import_faiss()
+    if type(parts.inner).__name__ not in _QUERY_BY_QUERY or getattr(parts.inner, "rotate_data", False):
+        return False
+    if parts.ivf is None:
+        return True
+    quantizer = faiss.downcast_index(parts.ivf.quantizer)
+    return isinstance(quantizer, (faiss.IndexFlat, faiss.IndexHNSWFlat))
+
+
+def _one_by_one(index: FaissIndex, queries: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
+    distances = np.empty((len(queries), k), np.float32)
+    ids = np.empty((len(queries), k), np.int64)
+
+    def treat(numbers: range) -> None:
+        with one_thread():
+            for i in numbers:
+                distances[i], ids[i] = (part[0] for part in index.search(queries[i : i + 1], k))
+
+    workers = min(import_faiss().omp_get_max_threads(), len(queries) // 8)
+    if workers < 2:
+        treat(range(len(queries)))
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(treat, [range(start, len(queries), workers) for start in range(workers)]))
+    return distances, ids

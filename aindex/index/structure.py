@@ -1,0 +1,126 @@
+"""What a FAISS index is made of: transforms, coarse cells, codes, graph, refinement."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aindex.errors import FaissIndexError
+from aindex.index.backend import FaissIndex, Rows, faiss_errors, import_faiss
+
+
+@dataclass(frozen=True)
+class IndexParts:
+    """An index taken apart, from the outside in. The parts live as long as ``root`` does.
+
+    Attributes:
+        root: the whole.
+        transforms: vector transforms (OPQ, PCA, …), in the order in which they are applied.
+        refine: the whole again if it re-ranks a base index's candidates (``…,RFlat``).
+        graph: the HNSW or NSG around the codes, if any.
+        inner: what remains without the transforms and the re-ranking: it searches transformed vectors.
+        core: what holds the codes.
+        ivf: the core if it has coarse cells.
+    """
+
+    root: FaissIndex
+    transforms: tuple[Any, ...]
+    refine: FaissIndex | None
+    graph: FaissIndex | None
+    inner: FaissIndex
+    core: FaissIndex
+    ivf: FaissIndex | None
+
+    @property
+    def kind(self) -> str:
+        """The FAISS class of the core."""
+        return type(self.core).__name__
+
+    @property
+    def chooses_by_k(self) -> bool:
+        """Whether what is found depends on how much is asked for: graphs, and indexes that re-rank candidates."""
+        faiss = import_faiss()
+        return self.refine is not None or self.graph is not None or isinstance(self.core, faiss.IndexIVFPQR)
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether the core keeps what it is given, unrounded."""
+        faiss = import_faiss()
+        return isinstance(self.core, (faiss.IndexFlat, faiss.IndexIVFFlat))
+
+
+def take_apart(index: FaissIndex) -> IndexParts:
+    """The parts of any index that ``index_factory`` makes.
+
+    Raises:
+        FaissIndexError: an index with ids of its own (rows are numbered by their position here), or one that
+            cannot search.
+    """
+    faiss = import_faiss()
+    current = faiss.downcast_index(index)
+    transforms: list[Any] = []
+    refine = graph = None
+    inner = current
+    while True:
+        if isinstance(current, (faiss.IndexIDMap, faiss.IndexIDMap2)):
+            raise FaissIndexError(
+                "an index with IDMap: expected rows numbered by their position; leave IDMap out of idx_factory"
+            )
+        if isinstance(current, faiss.IndexRefine):
+            refine, current = current, faiss.downcast_index(current.base_index)
+        elif isinstance(current, faiss.IndexPreTransform):
+            chain = current.chain
+            transforms += [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
+            current = faiss.downcast_index(current.index)
+        elif isinstance(current, (faiss.IndexHNSW, faiss.IndexNSG, faiss.IndexNNDescent)):
+            inner = graph = current
+            current = faiss.downcast_index(current.storage)
+        else:
+            break
+        if graph is None:
+            inner = current
+    if isinstance(current, faiss.Index2Layer):
+        raise FaissIndexError(
+            "a Residual index only encodes and cannot search: take IVF<cells>,PQ<bytes> with the same numbers"
+        )
+    ivf = current if isinstance(current, faiss.IndexIVF) else None
+    return IndexParts(index, tuple(transforms), refine, graph, inner, current, ivf)
+
+
+def forward(transforms: tuple[Any, ...], rows: Rows) -> Rows:
+    """Rows n×d_in through the transforms, one by one, so that a row's rounding is its own: n×d_out."""
+    if not transforms or not len(rows):
+        return rows
+    return np.concatenate([_forward_one(transforms, rows[i : i + 1]) for i in range(len(rows))])
+
+
+def backward(transforms: tuple[Any, ...], rows: Rows) -> Rows:
+    """Rows n×d_out back through the transforms, one by one: n×d_in.
+
+    Raises:
+        FaissIndexError: a transform has no way back (ITQ, whitening).
+    """
+    if not transforms or not len(rows):
+        return rows
+    with faiss_errors(
+        "this factory's transform cannot be undone",
+        "take target ori_ft, or a factory with OPQ or PCA instead of ITQ or PCAW",
+    ):
+        return np.concatenate([_backward_one(transforms, rows[i : i + 1]) for i in range(len(rows))])
+
+
+def is_lossless_chain(transforms: tuple[Any, ...]) -> bool:
+    """Whether nothing is lost on the way through the transforms (rotations, padding)."""
+    return all(transform.d_out >= transform.d_in for transform in transforms)
+
+
+def _forward_one(transforms: tuple[Any, ...], row: Rows) -> Rows:
+    for transform in transforms:
+        row = transform.apply(row)
+    return row
+
+
+def _backward_one(transforms: tuple[Any, ...], row: Rows) -> Rows:
+    for transform in reversed(transforms):
+        row = transform.reverse_transform(row)
+    return row
