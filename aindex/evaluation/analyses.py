@@ -181,24 +181,29 @@ def query_table(queries: pd.DataFrame) -> pd.DataFrame:
     return average_rows(known, attack_labels(known), measures)
 
 
-def code_distance_summary(images: pd.DataFrame, queries: pd.DataFrame) -> pd.DataFrame:
-    """Mean squared distance of descriptors to their codes: of originals, released images, edited copies.
+def code_distances(
+    images: pd.DataFrame | None, queries: pd.DataFrame | None
+) -> dict[str, "pd.Series[float]"]:
+    """Squared distances of descriptors to their codes, of what is known: `original`, `released`, `edited`.
 
-    Returns:
-        Columns `descriptors` (`original`, `released`, `edited`), `mean`, `std`, `count`. Edited copies are
-        those of every attack but `none`.
+    Edited copies are those of every attack but `none`.
     """
-    parts = {
-        "original": images["code_distance_original"],
-        "released": images["code_distance_released"],
-        "edited": queries["code_distance"][queries["attack"] != "none"],
-    }
-    return pd.DataFrame(
-        [
-            {"descriptors": name, "mean": v.mean(), "std": v.std(ddof=0), "count": int(v.notna().sum())}
-            for name, v in parts.items()
-        ]
-    )
+    parts: dict[str, pd.Series[float]] = {}
+    if images is not None:
+        parts["original"] = images["code_distance_original"]
+        parts["released"] = images["code_distance_released"]
+    if queries is not None:
+        parts["edited"] = queries["code_distance"][queries["attack"] != "none"]
+    return {name: values for name, values in parts.items() if values.notna().any()}
+
+
+def code_distance_summary(images: pd.DataFrame | None, queries: pd.DataFrame | None) -> pd.DataFrame:
+    """A row each for what `code_distances` knows: columns `descriptors`, `mean`, `std` (population), `count`."""
+    rows = [
+        {"descriptors": name, "mean": v.mean(), "std": v.std(ddof=0), "count": int(v.notna().sum())}
+        for name, v in code_distances(images, queries).items()
+    ]
+    return pd.DataFrame(rows, columns=["descriptors", "mean", "std", "count"])
 
 
 def search_table(search: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ class Number:
 
     Attributes:
         text: as shown.
-        key: `series|csv file|row|column`: what it was computed from.
+        key: `series|csv file|row|column`: what it was computed from; empty where there is nothing.
         share: its value where it lies between 0 and 1 and is worth a bar behind it.
     """
 
@@ -26,6 +26,7 @@ class Number:
 
 
 Cell = Number | str
+UNKNOWN = Number("–", "")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ _PASSIVE_COLOUR = "#9ca3af"
 # told apart by the colour-blind as well (after Okabe and Ito)
 _COLOURS = ("#0b62a8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4fbf", "#5b5b1f")
 # narrow enough that the letters stay readable at the width of a phone
-_WIDTH = 5.4
+_WIDTH = 4.5
 _MOST_POINTS = 800
 _FEWEST_PARAMS_OF_A_CURVE = 4
 
@@ -86,7 +87,7 @@ def bars_figure(
     axes = figure.add_subplot()
     draw_bars(axes, series, xlabel=xlabel, ceiling=ceiling, ceiling_label=ceiling_label)
     rows = len(axes.get_yticks())
-    figure.set_figheight(1.1 + rows * (0.12 + 0.13 * max(len(series), 1)))
+    figure.set_figheight(1.0 + rows * max(0.28, 0.1 + 0.11 * len(series)))
     _legend(figure, axes, columns=3)
     return figure
 
@@ -113,9 +114,10 @@ def draw_bars(
     if ceiling is not None and ceiling.notna().any():
         known = ceiling.reindex(attacks).to_numpy(dtype=float)
         axes.vlines(known, places - 0.42, places + 0.42, color=_INK, linewidth=1.4, label=ceiling_label)
-    axes.set_yticks(places, [_plain(attack).replace("_", " ") for attack in attacks])
+    axes.set_yticks(places, ["\n".join(wrap(_plain(attack).replace("_", " "), 18)) for attack in attacks])
     axes.set_ylim(places[-1] + 0.6, -0.6)
-    axes.set_xlim(0, 1)
+    # a hair beyond 1, or half of a tick at 1 would be cut off
+    axes.set_xlim(0, 1.004)
     axes.set_xlabel(xlabel, fontsize=9, color=_INK)
     _style(axes, grid="x")
 
@@ -165,7 +167,7 @@ def precision_recall_figure(
     Args:
         curves: per label and score.
     """
-    figure = _figure(_WIDTH, 3.9)
+    figure = _figure(_WIDTH, 3.6)
     axes = figure.add_subplot()
     draw_precision_recall(axes, curves)
     _legend(figure, axes, columns=2)
@@ -179,7 +181,7 @@ def draw_precision_recall(axes: "Axes", curves: Mapping[str, Mapping[Score, Prec
         for score, curve in curves[label].items():
             if not curve.recall.size:
                 continue
-            kept = np.unique(np.linspace(0, curve.recall.size - 1, _MOST_POINTS).round().astype(int))
+            kept = _points_to_draw(curve)
             line = "-" if score == "plain" else "--"
             name = f"{_plain(label)}, {score}"
             axes.plot(
@@ -197,6 +199,13 @@ def draw_precision_recall(axes: "Axes", curves: Mapping[str, Mapping[Score, Prec
     _style(axes, grid="both")
 
 
+def _points_to_draw(curve: PrecisionRecallCurve) -> npt.NDArray[np.int64]:
+    """The points where recall grows: the many false pairs between them would take the places of the few."""
+    grows = np.flatnonzero(np.diff(curve.recall, prepend=0) > 0)
+    grows = np.union1d(grows, [curve.recall.size - 1])
+    return grows[np.unique(np.linspace(0, grows.size - 1, _MOST_POINTS).round().astype(np.int64))]
+
+
 def histogram_figure(values: Mapping[str, npt.ArrayLike], *, xlabel: str) -> "Figure":
     """The distribution of one quantity, a filled outline per series, as shares of each series.
 
@@ -204,11 +213,11 @@ def histogram_figure(values: Mapping[str, npt.ArrayLike], *, xlabel: str) -> "Fi
         values: per label; what is not finite is left out.
         xlabel: the quantity and its unit.
     """
-    figure = _figure(_WIDTH, 2.3)
+    figure = _figure(_WIDTH, 2.1)
     axes = figure.add_subplot()
     finite = {label: _finite(series) for label, series in values.items()}
     together = np.concatenate([np.empty(0), *finite.values()])
-    bins = np.histogram_bin_edges(together, bins=40) if together.size else np.array([0.0, 1.0])
+    bins = _bins(together)
     for (label, series), colour in zip(finite.items(), colours(list(finite)).values(), strict=True):
         if series.size:
             share = np.full(series.size, 1 / series.size)
@@ -224,6 +233,17 @@ def histogram_figure(values: Mapping[str, npt.ArrayLike], *, xlabel: str) -> "Fi
     return figure
 
 
+def _bins(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Edges of about forty bins; around whole numbers where all values are whole, so that no bin is empty."""
+    if not values.size:
+        return np.array([0.0, 1.0])
+    if np.array_equal(values, values.round()):
+        low, high = values.min(), values.max()
+        step = max(1.0, np.ceil((high - low + 1) / 40))
+        return np.arange(low, high + step + 0.5, step) - 0.5
+    return np.histogram_bin_edges(values, bins=40)
+
+
 def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     return array[np.isfinite(array)]
@@ -234,7 +254,7 @@ def comparison_figure(
 ) -> "Figure":
     """R@1 per attack beside the precision-recall curves (those only where there are any), for a paper."""
     attacks = max((len(values) for values in recall.values()), default=1)
-    height = max(4.2, 1.1 + attacks * (0.12 + 0.13 * len(recall)))
+    height = max(4.2, 1.1 + attacks * max(0.28, 0.1 + 0.11 * len(recall)))
     figure = _figure(11.0 if curves else 6.0, height)
     left = figure.add_subplot(1, 2 if curves else 1, 1)
     draw_bars(left, recall, xlabel="R@1")

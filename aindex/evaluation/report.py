@@ -28,6 +28,11 @@ _TILES = (
     ("linf", "L∞, grey levels"),
     ("activation_seconds", "activation, seconds per image"),
 )
+_CARDS_TEXT = (
+    "Each image before and after activation, the change amplified around grey, the map of where a change is least "
+    "visible (bright), and edited copies of the released image with the place of the original among the answers."
+)
+_PASSIVE_TEXT = " Passive is the same edit of the original image."
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,7 @@ def write_report(run_folder: Path | str, *, examples: int = 12) -> Path:
         series=series,
         tiles=tiles(series),
         cards=cards,
-        cards_text="Each image before and after activation, the change ten times amplified around grey, the map "
-        "of where a change is least visible, and edited copies with the place of the original among the answers.",
+        cards_text=_CARDS_TEXT + (_PASSIVE_TEXT if PASSIVE in series and len(series) > 1 else ""),
         configs=[("config.yaml", run.config)] if run.config else [],
     )
     return write_html(html, run.folder / REPORT_FILE)
@@ -206,7 +210,8 @@ def render(
         kind=kind,
         style=style,
         tiles=tiles,
-        sections=[*shown, numbers_section(series)],
+        sections=shown,
+        numbers=numbers_section(series),
         cards=cards,
         cards_text=cards_text,
         configs=configs,

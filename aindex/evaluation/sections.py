@@ -5,8 +5,24 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 
 from aindex.evaluation import figures
-from aindex.evaluation.analyses import code_distance_summary, image_summary, query_table, worst_images
-from aindex.evaluation.blocks import AttackColumn, Cell, Chart, Number, Section, Table, attack_table, number
+from aindex.evaluation.analyses import (
+    code_distance_summary,
+    code_distances,
+    image_summary,
+    query_table,
+    worst_images,
+)
+from aindex.evaluation.blocks import (
+    UNKNOWN,
+    AttackColumn,
+    Cell,
+    Chart,
+    Number,
+    Section,
+    Table,
+    attack_table,
+    number,
+)
 from aindex.evaluation.copy_detection import (
     PrecisionRecallCurve,
     Score,
@@ -192,22 +208,16 @@ def index_section(series: Series) -> Section:
 def _add_code_distances(section: Section, series: Series) -> None:
     rows: list[list[Cell]] = []
     values: dict[str, pd.Series[float]] = {}
-    for label, results in series.items():
-        if results.images is None or results.queries is None:
-            continue
-        for row in code_distance_summary(results.images, results.queries).to_dict("records"):
-            if row["count"]:
-                key = f"{label}|code_distance|{row['descriptors']}|"
-                numbers = [number(row["mean"], 4, key + "mean"), number(row["std"], 4, key + "std")]
-                rows.append([_named(str(row["descriptors"]), label, series), *numbers])
-        edited = results.queries["code_distance"][results.queries["attack"] != "none"]
-        for name, column in (
-            ("original", results.images["code_distance_original"]),
-            ("released", results.images["code_distance_released"]),
-            ("edited", edited),
-        ):
-            if column.notna().any():
-                values[_named(name, label, series)] = column
+    known = {label: code_distances(r.images, r.queries) for label, r in series.items()}
+    for label, distances in known.items():
+        summary = code_distance_summary(series[label].images, series[label].queries)
+        for row in summary.to_dict("records"):
+            part = str(row["descriptors"])
+            several = sum(part in other for other in known.values()) > 1
+            name = f"{part}, {label}" if several else part
+            key = f"{label}|code_distance|{part}|"
+            rows.append([name, number(row["mean"], 4, key + "mean"), number(row["std"], 4, key + "std")])
+            values[name] = distances[part]
     if rows:
         source = (
             "images_df.csv: code_distance_original, code_distance_released; queries_df.csv: code_distance"
@@ -228,7 +238,8 @@ def _add_search_times(section: Section, series: Series) -> None:
             probes = "–" if pd.isna(row["nprobe"]) else f"{row['nprobe']:g}"
             time = number(row["ms_per_query"], 3, f"{label}|search_df.csv|{position}|ms_per_query")
             count = number(row["queries"], 0, f"{label}|search_df.csv|{position}|queries")
-            rows.append([f"{label}, {probes}" if several else probes, f"{row['k']:g}", time, count])
+            k = number(row["k"], 0, f"{label}|search_df.csv|{position}|k")
+            rows.append([f"{label}, {probes}" if several else probes, k, time, count])
     if rows:
         header = ["nprobe", "k", "ms per query", "queries"]
         source = "search_df.csv: nprobe, k, ms_per_query, queries"
@@ -242,11 +253,11 @@ def numbers_section(series: Series) -> Section:
     for key in dict.fromkeys(key for found in known.values() for key in found):
         cells: list[Cell] = []
         for label, found in known.items():
-            cells.append(Number(found[key].text, f"{label}|measure|{key}|value") if key in found else "–")
+            cells.append(Number(found[key].text, f"{label}|measure|{key}|value") if key in found else UNKNOWN)
         any_of = next(found[key] for found in known.values() if key in found)
         rows.append([any_of.label, *cells, any_of.source])
     table = Table(["measure", *known, "csv columns"], rows, "")
-    return Section("All numbers", "Each with the columns it is computed from.", tables=[table])
+    return Section("All numbers", "Each with the csv columns it is computed from.", tables=[table])
 
 
 ALL_SECTIONS: Sequence[Callable[[Series], Section]] = (

@@ -109,8 +109,6 @@ def _images(results: Results) -> Iterator[Measure]:
 
 
 def _code_distances(results: Results) -> Iterator[Measure]:
-    if results.images is None or results.queries is None:
-        return
     for row in code_distance_summary(results.images, results.queries).to_dict("records"):
         which = row["descriptors"]
         source = (

@@ -1,0 +1,160 @@
+"""Finished runs side by side: tables as Markdown, LaTeX and csv, one figure, one page."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from aindex.data.atomic import replace_when_done
+from aindex.errors import ConfigError, OutputError
+from aindex.evaluation.examples import Example, read_examples
+from aindex.evaluation.figures import comparison_figure, figure_bytes
+from aindex.evaluation.report import PASSIVE, Card, picture, render, write_html
+from aindex.evaluation.retrieval import retrieval_table
+from aindex.evaluation.run_folder import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run, write_csv
+from aindex.evaluation.sections import curves_of
+from aindex.evaluation.summary import measures
+from aindex.evaluation.text_tables import attack_tables, latex, markdown, measure_table
+
+MARKDOWN_FILE = "compare.md"
+LATEX_FILE = "compare.tex"
+NUMBERS_FILE = "compare.csv"
+FIGURE_FILES = ("curves.png", "curves.pdf")
+_OWN_FILES = (MARKDOWN_FILE, LATEX_FILE, NUMBERS_FILE, *FIGURE_FILES, REPORT_FILE)
+
+
+def compare(
+    runs: Sequence[Path | str], output: Path | str, *, overwrite: bool = False, examples: int = 12
+) -> Path:
+    """Set finished runs side by side.
+
+    Writes `compare.md`, `compare.tex`, `compare.csv` (every number: series, table, row, column, value),
+    `curves.png` and `.pdf`, and `report.html`. Passive results that several runs share are shown once.
+
+    Args:
+        runs: folders of finished runs.
+        output: a folder, made where it is missing.
+        overwrite: replace an earlier comparison there.
+        examples: how many example images, that all runs with examples share, to show.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ConfigError: no run is given.
+        DataError: a folder is not one of a finished run.
+        OutputError: an earlier comparison lies there, or a file cannot be written.
+    """
+    output = Path(output)
+    if not runs:
+        raise ConfigError("0 runs to compare: expected at least one folder of a finished run")
+    present = [name for name in _OWN_FILES if (output / name).exists()]
+    if present and not overwrite:
+        raise OutputError(f"{output}: {present[0]} lies there already; give another folder or set overwrite")
+    read = _labelled([read_run(folder) for folder in runs])
+    series = comparison_series(read)
+    tables = [*attack_tables(series), measure_table(series)]
+    _write(output / MARKDOWN_FILE, "\n".join(markdown(table) for table in tables))
+    _write(output / LATEX_FILE, "\n".join(latex(table) for table in tables))
+    write_csv(comparison_numbers(series), output / NUMBERS_FILE)
+    recall = {label: retrieval_table(r.retrieval).set_index("attack")["r@1"] for label, r in series.items()}
+    for name, kind in zip(FIGURE_FILES, ("png", "pdf"), strict=True):
+        # a figure is made for each file, as saving one changes its layout
+        content = figure_bytes(
+            comparison_figure(recall, curves_of(series)), "png" if kind == "png" else "pdf"
+        )
+        with replace_when_done(output / name) as temporary:
+            temporary.write_bytes(content)
+    html = render(
+        title=" · ".join(read),
+        kind=f"comparison of {len(read)} runs" if len(read) > 1 else "one run",
+        series=series,
+        cards=_cards(read, examples),
+        cards_text="The released image of each run and its change, amplified around grey.",
+        configs=[(label, run.config) for label, run in read.items() if run.config],
+    )
+    return write_html(html, output / REPORT_FILE)
+
+
+def _write(path: Path, text: str) -> None:
+    with replace_when_done(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
+    """Runs by the names of their folders; by parent and name where names meet, numbered where those do."""
+    short = Counter(run.label for run in runs)
+    labelled: dict[str, Run] = {}
+    for run in runs:
+        label = run.label if short[run.label] == 1 else f"{run.folder.resolve().parent.name}/{run.label}"
+        unique, number = label, 2
+        while unique in labelled:
+            unique, number = f"{label} ({number})", number + 1
+        labelled[unique] = run
+    return labelled
+
+
+def comparison_series(runs: Mapping[str, Run]) -> dict[str, Results]:
+    """The results to compare: passive ones, each once, then those of the runs."""
+    passive: dict[str, Results] = {}
+    for label, run in runs.items():
+        if run.passive is not None and not any(
+            _same(run.passive.retrieval, known.retrieval) for known in passive.values()
+        ):
+            passive[f"{label} {PASSIVE}"] = run.passive
+    if len(passive) == 1 and PASSIVE not in runs:
+        passive = {PASSIVE: next(iter(passive.values()))}
+    return {**passive, **{label: run.results for label, run in runs.items()}}
+
+
+def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether the same copies got the same ranks, whatever the order of the rows."""
+    columns = ["image_index", "attack", "attack_param", "rank"]
+    a, b = (rows[columns].sort_values(columns[:3]).reset_index(drop=True) for rows in (one, other))
+    return a.equals(b)
+
+
+def comparison_numbers(series: Mapping[str, Results]) -> pd.DataFrame:
+    """Every number of a comparison: columns `series`, `table`, `row`, `column`, `value`."""
+    numbers = []
+    for label, results in series.items():
+        for row in retrieval_table(results.retrieval).to_dict("records"):
+            for column in ("images", "r@1", "r@10", "r@100", "ap"):
+                numbers.append((label, "retrieval", row["attack"], column, float(row[column])))
+        for measure in measures(results):
+            numbers.append((label, "measures", measure.key, "value", measure.value))
+    return pd.DataFrame(numbers, columns=["series", "table", "row", "column", "value"])
+
+
+def _cards(runs: Mapping[str, Run], count: int) -> list[Card]:
+    """Example images that every run with examples has, with each run's released picture and its change."""
+    stored: dict[str, dict[str, Example]] = {}
+    for label, run in runs.items():
+        examples = {example.name: example for example in read_examples(run.folder / ASSETS_FOLDER)}
+        if examples:
+            stored[label] = examples
+    if not stored:
+        return []
+    first = next(iter(stored.values()))
+    shared = [name for name in first if all(name in examples for examples in stored.values())]
+    return [
+        Card(
+            name,
+            [
+                picture(first[name].original, "original"),
+                *(
+                    shown
+                    for label, examples in stored.items()
+                    for shown in (
+                        picture(examples[name].released, label),
+                        picture(
+                            examples[name].difference,
+                            f"{label}, difference × {examples[name].amplification:g}",
+                        ),
+                    )
+                ),
+            ],
+        )
+        for name in shared[: max(count, 0)]
+    ]
