@@ -102,16 +102,24 @@ def write_descriptors(path: Path, descriptors: Matrix) -> None:
             f"{str(path)!r} ends in {path.suffix!r}: expected {', '.join(DESCRIPTOR_EXTENSIONS)}"
         )
     with replace_when_done(path) as temporary:
-        if path.suffix == ".npy":
-            np.save(temporary, descriptors, allow_pickle=False)
-            return
-        tensor = torch.from_numpy(np.ascontiguousarray(descriptors))
-        if path.suffix == ".safetensors":
-            save_file({"descriptors": tensor}, temporary)
-            return
-        # Through a file object, because torch.save writes a path's name into the file.
-        with open(temporary, "wb") as file:
-            torch.save(tensor, file)
+        try:
+            _write(temporary, descriptors)
+        except (RuntimeError, SafetensorError) as error:
+            # What torch and safetensors make of an OSError.
+            raise OSError(f"the disk may be full ({one_line(error)})") from error
+
+
+def _write(path: Path, descriptors: Matrix) -> None:
+    if path.suffix == ".npy":
+        np.save(path, descriptors, allow_pickle=False)
+        return
+    tensor = torch.from_numpy(np.ascontiguousarray(descriptors))
+    if path.suffix == ".safetensors":
+        save_file({"descriptors": tensor}, path)
+        return
+    # Through a file object, because torch.save writes a path's name into the file.
+    with open(path, "wb") as file:
+        torch.save(tensor, file)
 
 
 def iterate_chunks(descriptors: Matrix, rows: int) -> Iterator[Matrix]:
