@@ -52,11 +52,12 @@ def list_images(source: Path) -> list[Path]:
         DataError: the source is missing, unreadable or holds no picture.
     """
     source = Path(source)
-    if source.is_dir():
-        paths = sorted(_walk(source), key=lambda path: path.relative_to(source).as_posix())
+    if os.path.isdir(source):
+        # All begin with the folder's own path, so this is the order of what follows it.
+        paths = [Path(path) for path in sorted(_walk(source))]
     elif source.suffix.lower() in IMAGE_EXTENSIONS and os.path.lexists(source):
         paths = [source]
-    elif source.is_file():
+    elif os.path.isfile(source):
         paths = [source.parent / name for name in read_names(source)]
     else:
         raise DataError(
@@ -68,7 +69,7 @@ def list_images(source: Path) -> list[Path]:
     return paths
 
 
-def _walk(folder: Path) -> Iterable[Path]:
+def _walk(folder: Path) -> Iterable[str]:
     def fail(error: OSError) -> None:
         raise DataError(f"folder {str(error.filename)!r} cannot be listed: {error.strerror}") from error
 
@@ -86,18 +87,18 @@ def _walk(folder: Path) -> Iterable[Path]:
         folders[:] = inside
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
-                yield Path(parent, name)
+                yield os.path.join(parent, name)
 
 
 def image_names(paths: Sequence[Path], root: Path) -> list[str]:
     """The pictures' names: POSIX paths relative to ``root``, absolute for pictures outside of it."""
-    root = Path(root)
-    return [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in paths]
+    prefix = "" if Path(root) == Path() else f"{Path(root).as_posix().rstrip('/')}/"
+    return [Path(path).as_posix().removeprefix(prefix) for path in paths]
 
 
 def names_root(source: Path) -> Path:
     """The folder that the names of ``list_images(source)`` are relative to."""
-    return Path(source) if Path(source).is_dir() else Path(source).parent
+    return Path(source) if os.path.isdir(source) else Path(source).parent
 
 
 def read_names(path: Path) -> list[str]:

@@ -135,10 +135,6 @@ def describe(
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
     )
-    if device.type == "cuda" and isinstance(extractor.module, torch.jit.ScriptModule):
-        # The first calls of a script module run before it is optimised, and may round differently.
-        for _ in range(3):
-            run(torch.zeros(slots, 3, extractor.input_size, extractor.input_size, device=device))
     done = len(images) - sum(map(len, batches))
     with tqdm(
         total=len(images), initial=done, desc="extract", unit="img", disable=not settings.progress
@@ -166,7 +162,7 @@ def _described(batch: range, rows: Matrix, reasons: dict[int, str], images: Sequ
 
 
 def _require_folder(root: Path | None, reasons: dict[int, str]) -> None:
-    if reasons and root is not None and not root.is_dir():
+    if reasons and root is not None and not os.path.isdir(root):
         raise DataError(
             f"folder {str(root)!r} vanished while its pictures were read: bring it back, run again"
         )

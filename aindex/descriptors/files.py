@@ -1,5 +1,6 @@
 """Descriptor matrices in files: .pth, .pt, .npy, .safetensors, mapped into memory rather than read."""
 
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ def read_descriptors(path: Path, *, dim: int | None = None) -> Matrix:
         DescriptorError: no such file, other content, not n×d floats, no rows, NaN or infinite values.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DescriptorError(f"descriptor file {str(path)!r} does not exist: give one made by extract")
     readers = {".npy": _read_npy, ".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
     if path.suffix not in readers:

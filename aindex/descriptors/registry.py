@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,7 @@ def _from_file(
     name: str, resize_size: int | None, sha256: str | None, device: torch.device | str
 ) -> Extractor:
     path = WEIGHTS_DIR / f"{name}.safetensors" if name == DEFAULT_EXTRACTOR else Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         close = difflib.get_close_matches(name, extractor_names(), n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ExtractorError(

@@ -144,10 +144,10 @@ def descriptors_for(
     """
     if isinstance(source, str | Path):
         source = Path(source)
-        if (source / FEATURES).is_file():
+        if os.path.isfile(source / FEATURES):
             return read_extraction(source, extractor=extractor)
         if source.suffix in DESCRIPTOR_EXTENSIONS:
-            if source.name == FEATURES and (source.parent / NAMES).is_file():
+            if source.name == FEATURES and os.path.isfile(source.parent / NAMES):
                 return read_extraction(source.parent, extractor=extractor)
             return read_descriptors(source, dim=extractor.dim), None
     images, root = _resolve(source, None)

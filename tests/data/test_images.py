@@ -279,6 +279,26 @@ def test_list_file_that_is_none(content, tmp_path):
         list_images(tmp_path / "list.txt")
 
 
+def test_names_are_relative_to_the_root_where_they_lie_below_it(tmp_path, monkeypatch, make_pictures):
+    make_pictures("p/a", 1)
+    monkeypatch.chdir(tmp_path)
+    for root in (Path("p"), Path("./p/"), tmp_path / "p"):
+        assert image_names(list_images(root), root) == ["a/P000000.png"]
+    assert image_names(list_images(Path(".")), Path(".")) == ["p/a/P000000.png"]
+    assert image_names([Path("/x/p/1.png"), Path("/xp/2.png")], Path("/x")) == ["p/1.png", "/xp/2.png"]
+    assert image_names([Path("/x/1.png")], Path("/")) == ["x/1.png"]
+
+
+def test_folder_without_permission(make_pictures, tmp_path):
+    make_pictures("p/a", 1)
+    (tmp_path / "p" / "a").chmod(0)
+    tmp_path.chmod(0o755)
+    with without_privileges(), pytest.raises(DataError, match=r"cannot be listed|does not exist"):
+        list_images(tmp_path / "p")
+    with pytest.raises(DataError, match="does not exist"):
+        list_images(Path("x" * 5000))
+
+
 def test_missing_and_empty_folder(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         list_images(tmp_path / "absent")
