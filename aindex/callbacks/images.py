@@ -1,0 +1,135 @@
+"""Writes the released images while activation goes on, and leaves out what an interrupted run finished."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+
+from aindex import distributed
+from aindex.activation.outcome import Released
+from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER
+from aindex.data.datamodule import ImageData
+from aindex.data.parts import PartFiles
+from aindex.data.release_writer import ReleaseRecord, ReleaseWriter, finished_batches, release_records
+from aindex.errors import ConfigError, DataError
+from aindex.evaluation.analyses import image_rows
+from aindex.evaluation.run_folder import IMAGES_FILE, write_csv
+
+
+class WriteImages(Callback):
+    """Writes each activated image to ``imgs/`` of the run's folder, under its own name.
+
+    Args:
+        save_imgs: keep the released images after the run; false removes them once they are evaluated.
+        compress_level: zlib level of the PNG files, 0 (large, fast) to 9; the pixels are the same.
+    """
+
+    def __init__(self, save_imgs: bool = True, compress_level: int = 1) -> None:
+        if not 0 <= compress_level <= 9:
+            raise ConfigError(f"images.compress_level {compress_level}: expected 0 to 9")
+        self.save_imgs = save_imgs
+        self.compress_level = compress_level
+        self._writer: ReleaseWriter | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find what an interrupted run has finished."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._folder = Path(trainer.default_root_dir) / IMAGES_FOLDER
+        progress = self._folder.parent / PROGRESS_FOLDER
+        self._parts = PartFiles(progress, "images", rank=distributed.rank())
+        data = _data_of(trainer)
+        data.batches_done = distributed.on_rank_zero(lambda: finished_batches(self._parts, self._folder))
+        self._writer = ReleaseWriter(self._folder, self._parts, compress_level=self.compress_level)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Hand a batch to the writing threads."""
+        if not outputs or self._writer is None:
+            return
+        released: list[Released] = outputs["released"]
+        number = released[0].position // _data_of(trainer).batch_size
+        self._writer.submit(
+            number, [one.pixels.numpy() for one in released], [_record(one) for one in released]
+        )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have all released images of all ranks on disk before they are evaluated."""
+        if self._writer is not None:
+            self.finish(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same where nothing is evaluated; and remove what is not to be kept."""
+        if self._writer is None:
+            return
+        if not trainer.enable_validation:
+            self.finish(trainer)
+        if not self.save_imgs and trainer.is_global_zero:
+            shutil.rmtree(self._folder)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Flush, and list the released images in ``images_df.csv``.
+
+        Raises:
+            DataError: fewer or more images were released than given.
+        """
+        assert self._writer is not None
+        distributed.everywhere(self._writer.flush)
+        names = [image.name for image in _data_of(trainer).images]
+        distributed.on_rank_zero(lambda: self._list_images(names))
+
+    def _list_images(self, names: list[str]) -> None:
+        table = pd.DataFrame(release_records(self._parts))
+        if list(table.get("name", [])) != names:
+            raise DataError(
+                f"{len(table)} images were released of {len(names)} given: expected each exactly once; remove "
+                f"{str(self._parts.folder)!r} and run again"
+            )
+        rows = image_rows(
+            image_index=table["image_index"],
+            names=names,
+            psnr_db=table["psnr_db"],
+            ssim=np.full(len(table), np.nan),
+            linf=table["linf_grey_levels"],
+            activation_seconds=table["seconds"],
+        )
+        columns = ["file", "loss", "feature_loss", "image_loss"]
+        write_csv(rows.assign(**{name: table[name] for name in columns}), self._folder.parent / IMAGES_FILE)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop the threads."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop the threads."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def figures(self) -> pd.DataFrame | None:
+        """One row per released image (`ReleaseRecord`), or None where none were released in this run."""
+        return pd.DataFrame(release_records(self._parts)) if hasattr(self, "_parts") else None
+
+
+def _record(released: Released) -> ReleaseRecord:
+    return ReleaseRecord(
+        image_index=released.image.index_id,
+        name=released.image.name,
+        file=released.image.released,
+        psnr_db=released.psnr_db,
+        linf_grey_levels=released.linf_grey_levels,
+        loss=released.loss,
+        feature_loss=released.feature_loss,
+        image_loss=released.image_loss,
+        seconds=released.seconds,
+    )
+
+
+def _data_of(trainer: Trainer) -> ImageData:
+    data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+    return data

@@ -1,0 +1,184 @@
+"""The run's folder: claimed by one configuration, continued by the same one, never overwritten unasked."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml  # type: ignore[import-untyped]
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from aindex import distributed
+from aindex.data.atomic import replace_when_done
+from aindex.errors import ConfigError, OutputError
+from aindex.evaluation.run_folder import (
+    ASSETS_FOLDER,
+    CONFIG_FILE,
+    COPY_DETECTION_FILE,
+    IMAGES_FILE,
+    QUERIES_FILE,
+    REPORT_FILE,
+    RETRIEVAL_FILE,
+    SEARCH_FILE,
+    passive_file,
+)
+
+SUMMARY_FILE = "summary.json"
+IMAGES_FOLDER = "imgs"
+SKIPPED_FILE = "skipped.csv"
+INDEX_FOLDER = "index"
+ORIGINALS_FOLDER = "originals"
+PROGRESS_FOLDER = "progress"
+TENSORBOARD_FOLDER = "tensorboard"
+_TABLES = (RETRIEVAL_FILE, COPY_DETECTION_FILE, IMAGES_FILE, QUERIES_FILE, SEARCH_FILE)
+_OWN = (
+    CONFIG_FILE,
+    SUMMARY_FILE,
+    *_TABLES,
+    *map(passive_file, _TABLES),
+    SKIPPED_FILE,
+    REPORT_FILE,
+    ASSETS_FOLDER,
+    IMAGES_FOLDER,
+    INDEX_FOLDER,
+    ORIGINALS_FOLDER,
+    PROGRESS_FOLDER,
+    TENSORBOARD_FOLDER,
+)
+_HEADER = "# Configuration of an aindex run; the same command continues it.\n"
+
+# What may differ when a run is continued: where and how fast it works, never what comes out.
+_TRAINER_KEYS_THAT_DECIDE = ("precision", "limit_val_batches")
+_FREE = ("output_dir", "overwrite", "config", "data.num_workers", "index.idx_dir")
+
+
+def decisive(configuration: dict[str, Any]) -> dict[str, Any]:
+    """The options that decide a run's results, flat, dotted names."""
+    flat = dict(_flat(configuration))
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in _FREE
+        and (not key.startswith("trainer.") or key.split(".")[1] in _TRAINER_KEYS_THAT_DECIDE)
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """``key: old → new`` for every option in which two configurations would give other results."""
+    before, after = decisive(old), decisive(new)
+    return [
+        f"{key}: {before.get(key)} → {after.get(key)}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+
+
+def claim(folder: Path, configuration: dict[str, Any], *, overwrite: bool) -> Literal["new", "continued"]:
+    """Make the folder this run's, or find that an interrupted run of the same configuration can go on in it.
+
+    Raises:
+        OutputError: it holds a finished run, or files of something else, or cannot be written.
+        ConfigError: it holds an interrupted run of another configuration.
+    """
+    way_out = "choose another --output_dir, or pass --overwrite true to replace it"
+    try:
+        present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        stored = folder / CONFIG_FILE
+        is_run = stored.is_file() and stored.read_text(encoding="utf-8").startswith(_HEADER)
+        if present and not is_run:
+            raise OutputError(
+                f"output_dir {str(folder)!r} holds files of something else ({present[0]!r}): expected an empty "
+                "or new folder; choose another --output_dir"
+            )
+        if is_run and overwrite:
+            _remove_results(folder)
+            is_run = False
+        if not is_run:
+            with replace_when_done(stored) as temporary:
+                text = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
+                temporary.write_text(_HEADER + text, encoding="utf-8")
+            return "new"
+        if (folder / SUMMARY_FILE).exists():
+            raise OutputError(f"output_dir {str(folder)!r} holds a finished run: {way_out}")
+        changed = differences(yaml.safe_load(stored.read_text(encoding="utf-8")), configuration)
+    except (OSError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its config.yaml is damaged"
+        raise OutputError(f"output_dir {str(folder)!r} cannot be used: {reason}; {way_out}") from error
+    if changed:
+        raise ConfigError(
+            f"output_dir {str(folder)!r} holds an interrupted run of another configuration ({'; '.join(changed)}): "
+            f"give its options again to continue it, or {way_out}"
+        )
+    return "continued"
+
+
+def _remove_results(folder: Path) -> None:
+    """Remove what a run writes, and nothing else; first the mark of a finished run, last that of a run."""
+    for name in (SUMMARY_FILE, *reversed(_OWN)):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+class RunFolder(Callback):
+    """Claims the trainer's ``default_root_dir`` before anything is written there.
+
+    Args:
+        configuration: the resolved options, of things YAML can hold.
+        overwrite: replace a run that is there.
+        tensorboard: log there, below the folder. A logger that the trainer has from the start makes its files
+            before anybody could look whether the folder is free.
+    """
+
+    def __init__(
+        self, configuration: dict[str, Any], *, overwrite: bool = False, tensorboard: bool = False
+    ) -> None:
+        self.configuration = configuration
+        self.overwrite = overwrite
+        self.tensorboard = tensorboard
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what would leave images out; claim the folder on rank 0."""
+        _refuse_partial_runs(trainer)
+        folder = Path(trainer.default_root_dir)
+        state = distributed.on_rank_zero(lambda: claim(folder, self.configuration, overwrite=self.overwrite))
+        if self.tensorboard:
+            trainer.loggers = [TensorBoardLogger(folder, name="", version=TENSORBOARD_FOLDER)]
+        if state == "continued" and trainer.is_global_zero:
+            print(f"continuing the interrupted run in {folder}")
+
+
+def _refuse_partial_runs(trainer: Trainer) -> None:
+    """Lightning's own ways to see only some of the data would end in results about other images than named."""
+    limits = {
+        "max_epochs": (trainer.max_epochs, (1,)),
+        "limit_train_batches": (trainer.limit_train_batches, (1.0,)),
+        "limit_val_batches": (trainer.limit_val_batches, (1.0, 0, 0.0)),
+        "overfit_batches": (trainer.overfit_batches, (0, 0.0)),  # type: ignore[attr-defined]
+        "max_steps": (trainer.max_steps, (-1,)),
+        "fast_dev_run": (trainer.fast_dev_run, (False,)),  # type: ignore[attr-defined]
+    }
+    for name, (value, allowed) in limits.items():
+        if value not in allowed:
+            raise ConfigError(
+                f"trainer.{name} {value}: expected {' or '.join(map(str, dict.fromkeys(allowed)))}; to treat fewer "
+                "images list them in a text file and give it as data.data_dir"
+            )
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write the run's figures; their presence marks the run as finished."""
+    with replace_when_done(folder / SUMMARY_FILE) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,81 @@
+"""`aindex extract`: descriptors of a folder or list of images."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from aindex.commands.parsing import run_function
+from aindex.descriptors.inference import best_precision
+from aindex.descriptors.registry import load_extractor
+from aindex.descriptors.stored import extract_to_folder
+from aindex.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def main(args: list[str]) -> None:
+    """Parse and run."""
+    run_function(extract_images, args, prog="aindex extract")
+
+
+def extract_images(
+    data_dir: str,
+    output_dir: str,
+    extractor: str = "aindex_small",
+    resize_size: int | None = None,
+    sha256: str | None = None,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    device: str = "auto",
+    precision: Precision = "auto",
+    progress: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Describe images: fts.pth (a float tensor n×d) and filenames.txt (one per row, the same order).
+
+    Killed and started again the same command goes on. Images that cannot be read are left out of both files and
+    listed in skipped.csv.
+
+    Args:
+        data_dir: images: a folder (with its subfolders) or a text file with one path per line.
+        output_dir: where the files go.
+        extractor: a name (aindex_small, sscd_disc_mixup, sscd_disc_advanced, sscd_disc_large, dino_r50, dino_vits,
+            isc_dt1, torchvision/<model>, timm/<model>) or the path of a TorchScript or .safetensors file.
+        resize_size: side of the extractor's square input, pixels; default: the extractor's own.
+        sha256: checksum that the extractor's file must have, hexadecimal.
+        batch_size: images per call of the extractor.
+        num_workers: processes that decode images; 0 decodes in the main process.
+        device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
+        precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
+        progress: show a bar.
+        overwrite: replace descriptors that are in output_dir.
+    """
+    place = _device(device)
+    result = extract_to_folder(
+        Path(data_dir).expanduser(),
+        load_extractor(extractor, resize_size=resize_size, sha256=sha256, device=place),
+        Path(output_dir),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=place,
+        precision=best_precision(place) if precision == "auto" else precision,
+        progress=progress,
+        overwrite=overwrite,
+    )
+    count, dim = result.descriptors.shape
+    print(f"{output_dir}: {count} descriptors of dimension {dim}")
+    if result.skipped.count:
+        print(result.skipped.summary())
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r}: expected auto, cpu, cuda or cuda:<number>") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r}: there is no GPU that torch can use; expected cpu or auto")
+    return device

@@ -1,0 +1,76 @@
+"""Argument parsers whose errors are one line and name what is allowed."""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+from pytorch_lightning.cli import LightningArgumentParser
+
+from aindex.commands.shipped import resolve_config_arguments, shipped_configs
+
+CONFIG_HELP = (
+    "YAML file with options; what stands later on the command line overrules it. A file that comes with aindex is "
+    "found by its name, for example configs/demo.yaml."
+)
+
+
+class OneLineErrors(ArgumentParser):
+    """A parser that answers a wrong option or value with one line: the fault, and what is allowed."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line, exit with code 2."""
+        line = " ".join(message.split())
+        print(f"aindex: error: {line}{self._allowed(line)}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _allowed(self, message: str) -> str:
+        """What could have been meant: options of the same group, shipped configurations, short names."""
+        if "config" in message and "does not exist" in message:
+            return f"; files that come with aindex: {', '.join(shipped_configs())}"
+        unknown = re.search(r"unrecognized arguments: --?([\w.]+)|Option '([\w.]+)' is not accepted", message)
+        if unknown is None:
+            return ""
+        name = unknown.group(1) or unknown.group(2)
+        options = [dest for dest in self.option_names() if dest != "help"]
+        group, dot, _ = name.rpartition(".")
+        siblings = [option for option in options if option.rpartition(".")[0] == group]
+        if dot and not siblings:
+            siblings = sorted({option.split(".")[0] + ".*" for option in options})
+        close = difflib.get_close_matches(name, options, n=1)
+        hint = f" (did you mean --{close[0]}?)" if close else ""
+        return f"{hint}: expected one of {', '.join('--' + option for option in siblings)}"
+
+    def option_names(self) -> list[str]:
+        """The long options, without dashes."""
+        return [
+            string.removeprefix("--")
+            for action in self._actions
+            for string in action.option_strings
+            if string.startswith("--")
+        ]
+
+
+class PipelineParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser with those errors."""
+
+
+def run_function(
+    function: Callable[..., Any], args: list[str], *, prog: str, description: str | None = None
+) -> Any:
+    """Call a typed function with options made from its signature and docstring.
+
+    Args:
+        function: keyword parameters with annotations; their docstring entries become the help texts.
+        args: the command line.
+        prog: how the command is called.
+        description: what `--help` says first; default: the docstring's first line.
+    """
+    summary = (function.__doc__ or "").strip().split("\n")[0]
+    parser = OneLineErrors(prog=prog, description=description or summary)
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help=CONFIG_HELP)
+    parser.add_function_arguments(function, as_positional=False)
+    options = parser.instantiate(parser.parse_args(resolve_config_arguments(args)))
+    return function(**{name: value for name, value in options.items() if name != "config"})

@@ -1,0 +1,178 @@
+"""`aindex fit` and `aindex evaluate`: the Lightning pipeline and its options."""
+
+import logging
+from typing import Any
+
+import timm.optim  # noqa: F401  # so that its classes are found by short names
+import torch
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ProgressBar as Bar
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+
+from aindex.activation.module import PRECISIONS, ActivationModule
+from aindex.callbacks.curves import LogCurves, LogPictures
+from aindex.callbacks.images import WriteImages
+from aindex.callbacks.index import BuildIndex
+from aindex.callbacks.progress import ProgressBar
+from aindex.callbacks.report import Report
+from aindex.callbacks.retrieval import EvaluateRetrieval
+from aindex.callbacks.run_folder import RunFolder
+from aindex.commands.parsing import CONFIG_HELP, PipelineParser
+from aindex.commands.shipped import resolve_config_arguments
+from aindex.data.datamodule import ImageData
+from aindex.descriptors.inference import best_precision
+from aindex.distributed import STRATEGY_NAME, IndependentDDP, register_strategy
+from aindex.errors import ConfigError
+
+_TRAINER_DEFAULTS = {
+    "max_epochs": 1,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 100,
+}
+_OPTION_HELP = {
+    "trainer.precision": (
+        "Arithmetic of the extractor: bf16-mixed or 32-true. Default: bf16-mixed where the hardware has bf16, which is "
+        "faster at the same quality, else 32-true."
+    ),
+    "trainer.strategy": (
+        f"With several devices: {STRATEGY_NAME}, each process treats its own images (chosen by itself)."
+    ),
+    "trainer.log_every_n_steps": (
+        "Statistics of a batch's images are computed and logged where it holds such a gradient step (default: 100)."
+    ),
+}
+
+
+class ActivationTrainer(Trainer):
+    """Lightning's trainer with an `evaluate` that prints no table of its own."""
+
+    def evaluate(self, model: ActivationModule, datamodule: ImageData) -> None:
+        """Evaluate images that exist, without activating."""
+        self.validate(model, datamodule=datamodule, verbose=False)
+
+
+class PipelineCLI(LightningCLI):
+    """Options in Lightning's groups, and those of index, images and retrieval beside them."""
+
+    def __init__(self, command: str, args: list[str]) -> None:
+        super().__init__(
+            ActivationModule,
+            ImageData,
+            trainer_class=ActivationTrainer,
+            trainer_defaults=dict(_TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            save_config_callback=None,
+            parser_class=PipelineParser,
+            parser_kwargs={"prog": f"aindex {command}"},
+            args=resolve_config_arguments(args),
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's parser without the versions that it would write into configuration files."""
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help=CONFIG_HELP)
+        return parser
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed: a number, so that a run can be repeated."""
+        parser.add_argument(
+            "--seed_everything",
+            type=int,
+            default=0,
+            help="Seed of all random numbers, 0 or more (default: 0).",
+        )
+        parser.add_argument(
+            "--output_dir",
+            type=str,
+            default=f"runs/{parser.prog.split()[-1]}",
+            help="Folder of the run: configuration, tables, images, logs. An interrupted run in it is continued.",
+        )
+        parser.add_argument(
+            "--overwrite",
+            type=bool,
+            default=False,
+            help="Replace a run that is in output_dir (default: false).",
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The callbacks' groups, and what is given once for several of them."""
+        parser.add_lightning_class_args(BuildIndex, "index")
+        parser.add_lightning_class_args(WriteImages, "images")
+        parser.add_lightning_class_args(EvaluateRetrieval, "retrieval")
+        parser.link_arguments("output_dir", "trainer.default_root_dir")
+        for group in ("model", "retrieval", "index"):
+            parser.link_arguments("seed_everything", f"{group}.seed")
+        for action in parser._actions:
+            action.help = _OPTION_HELP.get(action.dest, action.help)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse without Lightning's warning about arguments that are given from within Python."""
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the precision, so that the stored configuration says it."""
+        if self.config.seed_everything < 0:
+            raise ConfigError(f"seed_everything {self.config.seed_everything}: expected 0 or more")
+        trainer = self.config.trainer
+        if trainer.precision is None:
+            on_gpu = torch.cuda.is_available() and trainer.accelerator in ("auto", "gpu", "cuda")
+            best = best_precision("cuda" if on_gpu else "cpu")
+            trainer.precision = next(name for name, precision in PRECISIONS.items() if precision == best)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with the run folder's callback first and the report last."""
+        settings = {**self.config_init.trainer.as_dict(), **kwargs}
+        given = settings["callbacks"] or []
+        given = given if isinstance(given, list) else [given]
+        if settings["enable_progress_bar"] is not False and not any(isinstance(one, Bar) for one in given):
+            given = [*given, ProgressBar()]
+        configuration = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=True, format="yaml"))
+        tensorboard = settings["logger"] in (None, True)
+        settings["logger"] = False if tensorboard else settings["logger"]
+        first = RunFolder(configuration, overwrite=self.config_init.overwrite, tensorboard=tensorboard)
+        own = [self.config_init[key] for key in self.parser.callback_keys]
+        settings["callbacks"] = [
+            first,
+            *given,
+            *own,
+            LogCurves(),
+            LogPictures(),
+            Report(),
+        ]
+        try:
+            trainer = ActivationTrainer(**settings)
+            if isinstance(trainer.strategy, DDPStrategy) and not isinstance(trainer.strategy, IndependentDDP):
+                trainer = ActivationTrainer(**{**settings, "strategy": STRATEGY_NAME})
+        except (MisconfigurationException, ValueError) as error:
+            raise ConfigError(f"trainer: {error}") from error
+        return trainer
+
+
+def fit(args: list[str]) -> None:
+    """Activate, release, evaluate."""
+    cli = _prepare("fit", args)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+
+
+def evaluate(args: list[str]) -> None:
+    """Evaluate images that exist."""
+    cli = _prepare("evaluate", args)
+    assert isinstance(cli.trainer, ActivationTrainer)
+    cli.trainer.evaluate(cli.model, cli.datamodule)
+
+
+def _prepare(command: str, args: list[str]) -> PipelineCLI:
+    register_strategy()
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return PipelineCLI(command, args)

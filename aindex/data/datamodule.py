@@ -1,0 +1,176 @@
+"""The images to activate, and their edited copies to evaluate, as Lightning's data module."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from aindex import distributed
+from aindex.data.demo import DEMO_SOURCE, demo_folder, demo_images
+from aindex.data.images import image_names, list_images, names_root, read_image
+from aindex.data.released import SourceImage
+from aindex.errors import AindexError, ConfigError, DataError
+
+_MOST_WORKERS = 8
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded image on its way to be activated.
+
+    Attributes:
+        position: its number in the list of images, counted from 0.
+        pixels: 3×H×W uint8.
+    """
+
+    position: int
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error of a loader process: raised where people see one line, not another process's traceback."""
+
+    error: AindexError
+
+
+class Pictures(Dataset[Picture | Failure]):
+    """Decodes the images at their own sizes."""
+
+    def __init__(self, images: list[SourceImage]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, position: int) -> Picture | Failure:
+        try:
+            pixels = np.array(read_image(self.images[position].path))
+        except AindexError as error:
+            return Failure(error)
+        return Picture(position, torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A data set to validate on: its items' batches are dealt over the ranks.
+
+    Attributes:
+        dataset: yields whatever the callback that made it understands, or a Failure.
+        done: numbers of batches that need not be computed again.
+    """
+
+    dataset: Dataset[Any]
+    done: set[int] = field(default_factory=set)
+
+
+class ImageData(LightningDataModule):
+    """The images to activate or to evaluate.
+
+    Args:
+        data_dir: images to activate: a folder (with its subfolders), a text file with one path per line, or
+            `skimage` for the pictures inside scikit-image.
+        batch_size: images activated together. More is faster and takes more memory; results stay the same
+            but for the kernels' rounding.
+        batch_size_eval: images whose edited copies are described together in an evaluation.
+        num_workers: processes that decode and edit; default: one per core, 8 at most. 0 works in the main
+            process.
+        query_nonmatch_dir: images that are not in the index, folder or list, for the copy detection
+            evaluation; without it there is none.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        batch_size: int = 16,
+        batch_size_eval: int = 4,
+        num_workers: int | None = None,
+        query_nonmatch_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("batch_size_eval", batch_size_eval)):
+            if value < 1:
+                raise ConfigError(f"data.{name} {value}: expected 1 or more")
+        if num_workers is not None and num_workers < 0:
+            raise ConfigError(f"data.num_workers {num_workers}: expected 0 or more")
+        self.data_dir = data_dir
+        self.batch_size = batch_size
+        self.batch_size_eval = batch_size_eval
+        self.num_workers = (
+            min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if num_workers is None else num_workers
+        )
+        self.query_nonmatch_dir = query_nonmatch_dir
+        self.images: list[SourceImage] = []
+        self.evaluations: list[Evaluation] = []
+        self.batches_done: set[int] = set()
+
+    @property
+    def root(self) -> Path:
+        """The folder that the images' names are relative to."""
+        return demo_folder() if self.data_dir == DEMO_SOURCE else names_root(Path(self.data_dir).expanduser())
+
+    def listed(self) -> tuple[list[Path], list[str]]:
+        """Paths and names of the images given, whether or not they can be read.
+
+        Raises:
+            DataError: none there, or one is listed twice.
+        """
+        demo = self.data_dir == DEMO_SOURCE
+        paths = demo_images() if demo else list_images(Path(self.data_dir).expanduser())
+        names = image_names(paths, self.root)
+        name, times = Counter(names).most_common(1)[0]
+        if times > 1:
+            raise DataError(f"{self.data_dir!r} lists {name!r} {times} times: give every image once")
+        return paths, names
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The images in whole batches, this rank's share."""
+        return self._loader(Pictures(self.images), self.batch_size, self.batches_done)
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """One loader per evaluation; pictures are opened only when their turn comes."""
+        return [self._loader(one.dataset, self.batch_size_eval, one.done) for one in self.evaluations]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave the batch to the module, which knows what of it belongs on the device."""
+        return batch
+
+    def _loader(self, dataset: Dataset[Any], batch_size: int, done: set[int]) -> DataLoader[Any]:
+        sampler = distributed.DealtBatches(
+            len(dataset),  # type: ignore[arg-type]
+            batch_size,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            done=done,
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=list,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def succeeded(batch: list[Any]) -> list[Any]:
+    """The items of a batch.
+
+    Raises:
+        AindexError: what went wrong in the process that made one of them.
+    """
+    for item in batch:
+        if isinstance(item, Failure):
+            raise item.error
+    return batch

@@ -1,0 +1,85 @@
+"""What is finished, batch by batch, in append-only files, one per process: a killed run goes on from there."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aindex.errors import OutputError
+
+
+class PartFiles:
+    """Records of finished batches below a folder, found again whatever the number of processes.
+
+    A record is one JSON line, written at once; a line that a kill cut short is not counted. Files hold what
+    was appended, memory holds only where it is.
+
+    Args:
+        folder: where the files are; all ranks must see it.
+        name: of this series of records.
+        rank: of the process that appends.
+    """
+
+    def __init__(self, folder: Path, name: str, *, rank: int = 0) -> None:
+        self.folder, self.name = folder, name
+        self._own = folder / f"{name}.rank{rank}.jsonl"
+
+    def files(self) -> list[Path]:
+        """All ranks' files, in the order of their names."""
+        return sorted(self.folder.glob(f"{self.name}.rank*.jsonl"))
+
+    def append(self, batch: int, record: dict[str, Any]) -> None:
+        """Note a batch as finished.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        line = json.dumps({"batch": batch, **record}, ensure_ascii=False) + "\n"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self._own, "a+b") as file:
+                # a line that a kill cut short must not swallow this one
+                if file.tell() > 0:
+                    file.seek(-1, 2)
+                    line = line if file.read(1) == b"\n" else "\n" + line
+                file.write(line.encode())
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {str(self._own)!r}: {error.strerror}; make room or give a writable output_dir, "
+                "then run again: what is finished stays"
+            ) from error
+
+    def offsets(self) -> dict[int, tuple[Path, int]]:
+        """Per finished batch the file and the place of its (first) record."""
+        found: dict[int, tuple[Path, int]] = {}
+        for path in self.files():
+            with open(path, "rb") as file:
+                start = 0
+                for line in file:
+                    record = _parsed(line)
+                    if record is not None:
+                        found.setdefault(int(record["batch"]), (path, start))
+                    start += len(line)
+        return found
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records in the order of their batches, each batch once, one in memory at a time."""
+        for _, (path, start) in sorted(self.offsets().items()):
+            with open(path, "rb") as file:
+                file.seek(start)
+                record = _parsed(file.readline())
+            assert record is not None
+            yield record
+
+    def remove(self) -> None:
+        """Delete all ranks' files."""
+        for path in self.files():
+            path.unlink()
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "batch" in record and line.endswith(b"\n") else None

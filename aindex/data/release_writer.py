@@ -1,0 +1,119 @@
+"""Writes released images as PNG files in the background, and notes batch by batch what is on disk."""
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from aindex.data.atomic import replace_when_done
+from aindex.data.parts import PartFiles
+
+_PENDING_BATCHES = 4
+"""Batches that may wait for the disk; more would let memory grow where the disk is slow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseRecord:
+    """One line about one released image.
+
+    Attributes:
+        image_index: its row in the index.
+        name: its name.
+        file: its released file, relative to the folder of released images.
+        psnr_db: of the released pixels against the original's.
+        linf_grey_levels: largest change of a channel value.
+        loss: at the last iteration.
+        feature_loss: at the last iteration.
+        image_loss: at the last iteration.
+        seconds: its share of its batch's time.
+    """
+
+    image_index: int
+    name: str
+    file: str
+    psnr_db: float
+    linf_grey_levels: float
+    loss: float
+    feature_loss: float
+    image_loss: float
+    seconds: float
+
+
+class ReleaseWriter:
+    """A few threads that encode; their work hides behind the activation of the next batches.
+
+    Args:
+        folder: of the released images.
+        parts: where finished batches are noted, once all their files have their final names.
+        compress_level: zlib level of the PNG files, 0 to 9; pixels are the same at all.
+        threads: number of encoders.
+    """
+
+    def __init__(self, folder: Path, parts: PartFiles, *, compress_level: int = 1, threads: int = 2) -> None:
+        self._folder, self._parts, self._level = folder, parts, compress_level
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="png")
+        self._pending: deque[tuple[int, list[ReleaseRecord], list[Future[None]]]] = deque()
+
+    def submit(
+        self, batch: int, images: Sequence[npt.NDArray[np.uint8]], records: Sequence[ReleaseRecord]
+    ) -> None:
+        """Take a batch over; H×W×3 uint8 per image.
+
+        Raises:
+            OutputError: an earlier batch could not be written.
+        """
+        futures = [
+            self._pool.submit(write_png, self._folder / record.file, pixels, self._level)
+            for record, pixels in zip(records, images, strict=True)
+        ]
+        self._pending.append((batch, list(records), futures))
+        self._settle(leave=_PENDING_BATCHES)
+
+    def flush(self) -> None:
+        """Wait until everything is on disk and noted.
+
+        Raises:
+            OutputError: a batch could not be written.
+        """
+        self._settle(leave=0)
+
+    def close(self) -> None:
+        """Drop what has not begun, wait for what has; nothing more is noted."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _settle(self, *, leave: int) -> None:
+        while self._pending and (len(self._pending) > leave or all(f.done() for f in self._pending[0][2])):
+            batch, records, futures = self._pending.popleft()
+            for future in futures:
+                future.result()
+            self._parts.append(batch, {"images": [asdict(record) for record in records]})
+
+
+def write_png(path: Path, pixels: npt.NDArray[np.uint8], compress_level: int = 1) -> None:
+    """Write H×W×3 uint8 as a PNG file that appears whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replace_when_done(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=compress_level)
+
+
+def finished_batches(parts: PartFiles, folder: Path) -> set[int]:
+    """Batches whose images are noted and still there."""
+    return {
+        int(record["batch"])
+        for record in parts.records()
+        if all((folder / image["file"]).is_file() for image in record["images"])
+    }
+
+
+def release_records(parts: PartFiles) -> list[dict[str, Any]]:
+    """All finished images, as `ReleaseRecord` dictionaries, in the order of the list of images."""
+    return [image for record in parts.records() for image in record["images"]]

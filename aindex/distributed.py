@@ -1,0 +1,146 @@
+"""Several processes: the strategy under which each treats its own images, who treats what, and the gathers."""
+
+from collections.abc import Callable, Collection, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from torch.utils.data import Sampler
+
+from aindex.errors import AindexError
+
+STRATEGY_NAME = "ddp_independent"
+# Rank 0 may build an index for hours while the others wait at a gather; a rank that dies is noticed by the
+# launcher, not by this limit.
+_PATIENCE = timedelta(days=2)
+
+T = TypeVar("T")
+
+
+class IndependentDDP(DDPStrategy):
+    """Processes that share a process group but no gradient: every rank optimises δ of its own images.
+
+    Lightning's own ``ddp`` refuses a module without trainable parameters, and would average what must differ.
+    """
+
+    strategy_name = STRATEGY_NAME
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("timeout", _PATIENCE)
+        super().__init__(*args, **kwargs)
+
+    def configure_ddp(self) -> None:
+        """Leave the module unwrapped."""
+
+
+def register_strategy() -> None:
+    """Make ``--trainer.strategy ddp_independent`` known; safe to call again."""
+    if STRATEGY_NAME not in StrategyRegistry:
+        StrategyRegistry.register(
+            STRATEGY_NAME,
+            IndependentDDP,
+            description="every process treats its own images; no gradients are shared",
+        )
+
+
+class DealtBatches(Sampler[list[int]]):
+    """Whole batches of consecutive positions, dealt to the ranks like cards.
+
+    Every rank gets the same number of batches, empty ones at the end where there are not enough, because
+    Lightning hangs where counts differ; and at least one, because it skips the validation of a run without
+    training batches. What is in a batch depends neither on the number of ranks nor on what is done already.
+
+    Args:
+        count: number of positions.
+        batch_size: positions per batch; the last one may hold fewer.
+        rank: which share to give.
+        world_size: number of shares.
+        done: numbers of batches to leave out.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        done: Collection[int] = (),
+    ) -> None:
+        numbers = [number for number in range(-(-count // batch_size)) if number not in set(done)]
+        self._batches = [
+            list(range(number * batch_size, min(count, (number + 1) * batch_size)))
+            for number in numbers[rank::world_size]
+        ]
+        self._rounds = max(1, -(-len(numbers) // world_size))
+
+    def __len__(self) -> int:
+        return self._rounds
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self._batches
+        yield from ([] for _ in range(self._rounds - len(self._batches)))
+
+
+def rank() -> int:
+    """This process's number, 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def on_rank_zero(work: Callable[[], T]) -> T:
+    """Run on rank 0 and give its result to all; an error for people is raised on all.
+
+    Args:
+        work: must return something that pickles, and use no collective call.
+    """
+    if world_size() == 1:
+        return work()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome = [work(), None]
+        except AindexError as error:
+            outcome = [None, error]
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result
+
+
+def everywhere(work: Callable[[], T]) -> T:
+    """Run on every rank; an error for people on any of them is raised on all, instead of a hang."""
+    if world_size() == 1:
+        return work()
+    result, error = None, None
+    try:
+        result = work()
+    except AindexError as caught:
+        error = caught
+    errors: list[AindexError | None] = [None] * world_size()
+    dist.all_gather_object(errors, error)
+    for other in errors:
+        if other is not None:
+            raise other
+    return result  # type: ignore[return-value]
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's value, in the order of ranks, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,6 @@
+"""The command line from a checkout: ``python cli.py …`` is the same program as ``aindex …``."""
+
+from aindex.cli import main
+
+if __name__ == "__main__":
+    main()
