@@ -75,29 +75,46 @@ def number(value: float, decimals: int, key: str, *, bar: bool = False) -> Numbe
 
 @dataclass(frozen=True)
 class AttackColumn:
-    """A column of a table per attack: where its values are and how they look."""
+    """A column of a table per attack.
+
+    Attributes:
+        group: the heading it shares with its neighbours.
+        series: its own heading.
+        values: by the attack's label.
+        file: the csv file they are computed from.
+        column: what they are called in keys.
+        source: the csv column, where it has another name.
+        decimals: how many to show.
+        bar: whether to draw the values as bars.
+    """
 
     group: str
-    name: str
+    series: str
     values: "pd.Series[float]"
-    key: str
+    file: str
+    column: str
+    source: str = ""
     decimals: int = 3
     bar: bool = False
 
+    def cell(self, attack: str) -> Number:
+        """The value of an attack."""
+        key = f"{self.series}|{self.file}|{attack}|{self.column}"
+        return number(float(self.values.get(attack, np.nan)), self.decimals, key, bar=self.bar)
 
-def attack_table(columns: Sequence[AttackColumn], *, source: str, title: str = "") -> Table:
+
+def attack_table(columns: Sequence[AttackColumn]) -> Table:
     """A row per attack, averages last; neighbouring columns of one group under a common heading."""
     labels = list(dict.fromkeys(attack for column in columns for attack in column.values.index))
     averages = [label for label in labels if label in (AVERAGE, AVERAGE_WITHOUT_SCREENSHOT)]
     rows: list[list[Cell]] = []
     for label in [label for label in labels if label not in averages] + averages:
-        cells = [
-            number(float(c.values.get(label, np.nan)), c.decimals, c.key.format(row=label), bar=c.bar)
-            for c in columns
-        ]
-        rows.append([label.replace("_", " "), *cells])
+        rows.append([label.replace("_", " "), *(column.cell(label) for column in columns)])
     groups: list[tuple[str, int]] = []
+    sources: dict[str, dict[str, None]] = {}
     for column in columns:
         same = groups and groups[-1][0] == column.group
         groups[-1:] = [(column.group, groups[-1][1] + 1)] if same else [*groups[-1:], (column.group, 1)]
-    return Table(["attack", *(column.name for column in columns)], rows, source, title, groups)
+        sources.setdefault(column.file, {})[column.source or column.column] = None
+    source = "; ".join(f"{file}: {', '.join(names)}" for file, names in sources.items())
+    return Table(["attack", *(column.series for column in columns)], rows, source, groups=groups)

@@ -3,25 +3,27 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import ConfigError, OutputError
 from aindex.evaluation.examples import Example, read_examples
-from aindex.evaluation.figures import comparison_figure, figure_bytes
+from aindex.evaluation.figures import comparison_figure, curve_families, figure_bytes, recall_curves_figure
 from aindex.evaluation.report import PASSIVE, Card, picture, render, write_html
 from aindex.evaluation.retrieval import retrieval_table
 from aindex.evaluation.run_folder import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run, write_csv
-from aindex.evaluation.sections import curves_of
+from aindex.evaluation.sections import bars_of, curves_of
 from aindex.evaluation.summary import measures
 from aindex.evaluation.text_tables import attack_tables, latex, markdown, measure_table
 
 MARKDOWN_FILE = "compare.md"
 LATEX_FILE = "compare.tex"
 NUMBERS_FILE = "compare.csv"
-FIGURE_FILES = ("curves.png", "curves.pdf")
-_OWN_FILES = (MARKDOWN_FILE, LATEX_FILE, NUMBERS_FILE, *FIGURE_FILES, REPORT_FILE)
+CURVES = "curves"
+RECALL_CURVES = "recall_curves"
+_OWN_FILES = (MARKDOWN_FILE, LATEX_FILE, NUMBERS_FILE, f"{CURVES}.png", REPORT_FILE)
 
 
 def compare(
@@ -30,7 +32,8 @@ def compare(
     """Set finished runs side by side.
 
     Writes `compare.md`, `compare.tex`, `compare.csv` (every number: series, table, row, column, value),
-    `curves.png` and `.pdf`, and `report.html`. Passive results that several runs share are shown once.
+    `curves.png` and `.pdf` (with `recall_curves` beside them where attacks ran with many parameters), and
+    `report.html`. Passive results that several runs share are shown once.
 
     Args:
         runs: folders of finished runs.
@@ -58,12 +61,7 @@ def compare(
     _write(output / MARKDOWN_FILE, "\n".join(markdown(table) for table in tables))
     _write(output / LATEX_FILE, "\n".join(latex(table) for table in tables))
     write_csv(comparison_numbers(series), output / NUMBERS_FILE)
-    recall = {label: retrieval_table(r.retrieval).set_index("attack")["r@1"] for label, r in series.items()}
-    for name, kind in zip(FIGURE_FILES, ("png", "pdf"), strict=True):
-        # a figure is made for each file, as saving one changes its layout
-        content = figure_bytes(
-            comparison_figure(recall, curves_of(series)), "png" if kind == "png" else "pdf"
-        )
+    for name, content in _figures(series).items():
         with replace_when_done(output / name) as temporary:
             temporary.write_bytes(content)
     html = render(
@@ -75,6 +73,19 @@ def compare(
         configs=[(label, run.config) for label, run in read.items() if run.config],
     )
     return write_html(html, output / REPORT_FILE)
+
+
+def _figures(series: Mapping[str, Results]) -> dict[str, bytes]:
+    """The contents of the figure files; a figure per file, as saving one changes its layout."""
+    kinds: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
+    files = {
+        f"{CURVES}.{kind}": figure_bytes(comparison_figure(bars_of(series), curves_of(series)), kind)
+        for kind in kinds
+    }
+    if any(curve_families(results.retrieval) for results in series.values()):
+        rows = {label: results.retrieval for label, results in series.items()}
+        files |= {f"{RECALL_CURVES}.{kind}": figure_bytes(recall_curves_figure(rows), kind) for kind in kinds}
+    return files
 
 
 def _write(path: Path, text: str) -> None:

@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 PASSIVE = "passive"
 _INK = "#1f2937"
 _PALE = "#d1d5db"
-_PASSIVE_COLOUR = "#9ca3af"
+_GREYS = ("#9ca3af", "#6b7280", "#c3c8d0", "#4b5563")
 # told apart by the colour-blind as well (after Okabe and Ito)
 _COLOURS = ("#0b62a8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4fbf", "#5b5b1f")
 # narrow enough that the letters stay readable at the width of a phone
 _WIDTH = 4.5
 _MOST_POINTS = 800
+_LONGEST_LABEL = 36
 _FEWEST_PARAMS_OF_A_CURVE = 4
 
 
 def colours(labels: Sequence[str]) -> dict[str, str]:
-    """A colour per series; grey for the passive ones."""
-    bright = iter(_COLOURS * len(labels))
-    return {label: _PASSIVE_COLOUR if label.endswith(PASSIVE) else next(bright) for label in labels}
+    """A colour per series; greys for the passive ones."""
+    bright, grey = iter(_COLOURS * len(labels)), iter(_GREYS * len(labels))
+    return {label: next(grey if label.endswith(PASSIVE) else bright) for label in labels}
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -41,9 +42,10 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _plain(text: object) -> str:
-    """Text that matplotlib does not take for a formula."""
-    return str(text).replace("$", r"\$")
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for a formula, in its middle shortened if it is very long."""
+    short = text if len(text) <= _LONGEST_LABEL else f"{text[:20]}…{text[-15:]}"
+    return short.replace("$", r"\$")
 
 
 def _style(axes: "Axes", *, grid: Literal["x", "y", "both"]) -> None:
@@ -54,18 +56,19 @@ def _style(axes: "Axes", *, grid: Literal["x", "y", "both"]) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(figure: "Figure", axes: "Axes", columns: int) -> None:
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """How many columns of a legend fit into a width in inches, up to three."""
+    longest = max(map(len, labels), default=1)
+    return max(1, min(3, int(width / (0.55 + 0.073 * longest))))
+
+
+def _legend(figure: "Figure", axes: "Axes") -> None:
+    """A legend above everything."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(
-            handles,
-            labels,
-            loc="outside upper left",
-            ncols=columns,
-            frameon=False,
-            fontsize=9,
-            labelcolor=_INK,
-        )
+        columns = _legend_columns(labels, figure.get_figwidth())
+        style: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": _INK, "columnspacing": 1.4}
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, **style)
 
 
 def bars_figure(
@@ -88,7 +91,7 @@ def bars_figure(
     draw_bars(axes, series, xlabel=xlabel, ceiling=ceiling, ceiling_label=ceiling_label)
     rows = len(axes.get_yticks())
     figure.set_figheight(1.0 + rows * max(0.28, 0.1 + 0.11 * len(series)))
-    _legend(figure, axes, columns=3)
+    _legend(figure, axes)
     return figure
 
 
@@ -122,12 +125,8 @@ def draw_bars(
     _style(axes, grid="x")
 
 
-def has_curves(retrieval: pd.DataFrame) -> bool:
-    """Whether an attack was run with enough parameters to draw R@1 against the parameter."""
-    return bool(_families(retrieval))
-
-
-def _families(retrieval: pd.DataFrame) -> list[str]:
+def curve_families(retrieval: pd.DataFrame) -> list[str]:
+    """The attacks that were run with enough parameters to draw R@1 against the parameter."""
     numeric = pd.to_numeric(retrieval["attack_param"], errors="coerce")
     counts = numeric.groupby(retrieval["attack"].to_numpy(), sort=False).nunique()
     return [str(name) for name in counts.index[counts >= _FEWEST_PARAMS_OF_A_CURVE]]
@@ -139,7 +138,7 @@ def recall_curves_figure(retrievals: Mapping[str, pd.DataFrame]) -> "Figure":
     Args:
         retrievals: rows of `retr_df.csv` per label.
     """
-    families = list(dict.fromkeys(f for rows in retrievals.values() for f in _families(rows)))
+    families = list(dict.fromkeys(f for rows in retrievals.values() for f in curve_families(rows)))
     lines = -(-len(families) // 2)
     figure = _figure(_WIDTH, 0.5 + 1.75 * max(lines, 1))
     palette = colours(list(retrievals))
@@ -155,7 +154,7 @@ def recall_curves_figure(retrievals: Mapping[str, pd.DataFrame]) -> "Figure":
         axes.set_ylim(-0.03, 1.03)
         _style(axes, grid="both")
     if axes is not None:
-        _legend(figure, axes, columns=3)
+        _legend(figure, axes)
     return figure
 
 
@@ -170,7 +169,7 @@ def precision_recall_figure(
     figure = _figure(_WIDTH, 3.6)
     axes = figure.add_subplot()
     draw_precision_recall(axes, curves)
-    _legend(figure, axes, columns=2)
+    _legend(figure, axes)
     return figure
 
 
@@ -229,7 +228,7 @@ def histogram_figure(values: Mapping[str, npt.ArrayLike], *, xlabel: str) -> "Fi
     axes.set_ylabel("share", fontsize=9, color=_INK)
     _style(axes, grid="y")
     if len(finite) > 1:
-        _legend(figure, axes, columns=3)
+        _legend(figure, axes)
     return figure
 
 
@@ -255,14 +254,15 @@ def comparison_figure(
     """R@1 per attack beside the precision-recall curves (those only where there are any), for a paper."""
     attacks = max((len(values) for values in recall.values()), default=1)
     height = max(4.2, 1.1 + attacks * max(0.28, 0.1 + 0.11 * len(recall)))
-    figure = _figure(11.0 if curves else 6.0, height)
-    left = figure.add_subplot(1, 2 if curves else 1, 1)
-    draw_bars(left, recall, xlabel="R@1")
-    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
+    figure = _figure(11.0 if curves else 5.5, height)
+    panels = [figure.add_subplot(1, 2 if curves else 1, 1)]
+    draw_bars(panels[0], recall, xlabel="R@1")
     if curves:
-        right = figure.add_subplot(1, 2, 2)
-        draw_precision_recall(right, curves)
-        right.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
+        panels.append(figure.add_subplot(1, 2, 2))
+        draw_precision_recall(panels[1], curves)
+    for panel in panels:
+        columns = _legend_columns(panel.get_legend_handles_labels()[1], 4.5)
+        panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9)
     return figure
 
 

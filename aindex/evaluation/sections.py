@@ -1,6 +1,7 @@
 """The parts of a report as tables and charts, over any number of named results."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -30,49 +31,65 @@ from aindex.evaluation.copy_detection import (
     pairs_of_rows,
     precision_recall_curve,
 )
-from aindex.evaluation.retrieval import retrieval_table
-from aindex.evaluation.run_folder import Results
+from aindex.evaluation.retrieval import attack_labels, retrieval_table
+from aindex.evaluation.run_folder import QUERIES_FILE, Results
 from aindex.evaluation.summary import measures
 
 Series = Mapping[str, Results]
+_MOST_SERIES_OF_ONE_TABLE = 2
 
 
 def retrieval_section(series: Series) -> Section:
     """R@1 per attack as a chart and with the other measures as tables."""
-    tables = {
-        label: retrieval_table(results.retrieval).set_index("attack") for label, results in series.items()
-    }
-    recall = {label: table["r@1"] for label, table in tables.items()}
-    ceilings = {label: known["exhaustive_r@1"] for label, known in _query_tables(series).items()}
-    ceilings = {label: values for label, values in ceilings.items() if values.notna().any()}
-    last = next(reversed(ceilings.values()), None)
-    columns = [
-        AttackColumn(
-            name, label, table[measure], f"{label}|retr_df.csv|{{row}}|{measure}", bar=measure == "r@1"
-        )
-        for measure, name in (("r@1", "R@1"), ("r@10", "R@10"), ("r@100", "R@100"), ("ap", "AP"))
-        for label, table in tables.items()
-    ]
-    exhaustive = [
-        AttackColumn("R@1, exhaustive", label, values, f"{label}|queries_df.csv|{{row}}|exhaustive_r@1")
-        for label, values in ceilings.items()
-    ]
-    source = "retr_df.csv: r@1, r@10, r@100, ap" + ("; queries_df.csv: exhaustive_rank" if exhaustive else "")
     section = Section(
         "Retrieval",
         "Share of edited copies whose original is the first answer of the index (R@1), among the first ten or "
         "hundred, and the mean of 1/(rank+1) (AP). Exhaustive is what a search without any approximation "
         "reaches on the same copies.",
     )
-    chart = figures.bars_figure(recall, xlabel="R@1", ceiling=last)
+    tables = {label: retrieval_table(r.retrieval).set_index("attack") for label, r in series.items()}
+    columns = [
+        AttackColumn(name, label, table[measure], RETRIEVAL_FILE, measure, bar=measure == "r@1")
+        for measure, name in (("r@1", "R@1"), ("r@10", "R@10"), ("r@100", "R@100"), ("ap", "AP"))
+        for label, table in tables.items()
+    ]
+    exhaustive = [
+        AttackColumn("R@1, exhaustive", label, values, QUERIES_FILE, "exhaustive_r@1", "exhaustive_rank")
+        for label, table in _query_tables(series).items()
+        if (values := table["exhaustive_r@1"]).notna().any()
+    ]
+    # whose ceiling a tick shows is clear for one run only
+    ceiling = exhaustive[-1].values if exhaustive and len(series) <= _MOST_SERIES_OF_ONE_TABLE else None
+    chart = figures.bars_figure(bars_of(series), xlabel="R@1", ceiling=ceiling)
     section.charts.append(Chart(figures.svg_data_uri(chart), "R@1 per attack"))
-    if any(figures.has_curves(results.retrieval) for results in series.values()):
+    if any(figures.curve_families(results.retrieval) for results in series.values()):
         curves = figures.recall_curves_figure({label: results.retrieval for label, results in series.items()})
         section.charts.append(Chart(figures.svg_data_uri(curves), "R@1 against the attack's parameter"))
-    section.tables.append(
-        attack_table([*columns[: len(tables)], *exhaustive, *columns[len(tables) :]], source=source)
-    )
+    ordered = [*columns[: len(tables)], *exhaustive, *columns[len(tables) :]]
+    section.tables.extend(_attack_tables(ordered))
     return section
+
+
+def _attack_tables(columns: Sequence[AttackColumn]) -> list[Table]:
+    """One table, or one per group of columns where more than two series would make it too wide."""
+    groups = list(dict.fromkeys(column.group for column in columns))
+    if len(columns) <= _MOST_SERIES_OF_ONE_TABLE * len(groups):
+        return [attack_table(columns)]
+    return [attack_table([column for column in columns if column.group == group]) for group in groups]
+
+
+def without_curves(values: "pd.Series[Any]", retrieval: pd.DataFrame) -> "pd.Series[Any]":
+    """Values per attack without the attacks that are drawn against their parameter."""
+    drawn = retrieval["attack"].isin(figures.curve_families(retrieval))
+    return values.drop(labels=attack_labels(retrieval[drawn]).unique(), errors="ignore")
+
+
+def bars_of(series: Series) -> dict[str, "pd.Series[Any]"]:
+    """R@1 per attack of each series, for bars."""
+    return {
+        label: without_curves(retrieval_table(r.retrieval).set_index("attack")["r@1"], r.retrieval)
+        for label, r in series.items()
+    }
 
 
 def curves_of(series: Series) -> dict[str, dict[Score, PrecisionRecallCurve]]:
@@ -183,7 +200,7 @@ def index_section(series: Series) -> Section:
     tables = _query_tables(series)
     columns = [
         AttackColumn(
-            group, label, table[name], f"{label}|queries_df.csv|{{row}}|{name}", decimals, name == "same_cell"
+            group, label, table[name], QUERIES_FILE, name, decimals=decimals, bar=name == "same_cell"
         )
         for name, group, decimals in (
             ("same_cell", "share in the same cell", 3),
@@ -193,13 +210,12 @@ def index_section(series: Series) -> Section:
         for label, table in tables.items()
         if table[name].notna().any()
     ]
-    cells = {column.name: column.values for column in columns if column.bar}
+    cells = {c.series: without_curves(c.values, series[c.series].retrieval) for c in columns if c.bar}
     if cells:
         chart = figures.bars_figure(cells, xlabel="share of copies in their original's cell")
         section.charts.append(Chart(figures.svg_data_uri(chart), "Copies in their original's coarse cell"))
     if columns:
-        source = "queries_df.csv: " + ", ".join(dict.fromkeys(c.key.split("|")[-1] for c in columns))
-        section.tables.append(attack_table(columns, source=source))
+        section.tables.extend(_attack_tables(columns))
     _add_code_distances(section, series)
     _add_search_times(section, series)
     return section
