@@ -1,0 +1,189 @@
+"""Indexes over folders of pictures or descriptor files: made new, and added to."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from aindex.collection.equipment import describing, index_folder, open_equipment
+from aindex.collection.sources import Source, describe
+from aindex.data.images import SkippedImages
+from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extractor import Extractor
+from aindex.descriptors.registry import DEFAULT_EXTRACTOR, load_extractor
+from aindex.errors import ConfigError, DataError
+from aindex.index.backend import Ids
+from aindex.index.factory import Metric
+from aindex.index.folder import read_state
+from aindex.index.reference_index import ReferenceIndex
+
+DEFAULT_FACTORY = "IVF4096,PQ8x8"
+
+Duplicates = Literal["error", "skip", "add"]
+
+
+class Indexed(NamedTuple):
+    """An index with new rows: their ids, and the pictures that could not be read."""
+
+    index: ReferenceIndex
+    ids: Ids
+    skipped: SkippedImages
+
+
+def build_index(
+    output: Path | str,
+    *,
+    train: Source | None = None,
+    references: Source | None = None,
+    like: Path | str | None = None,
+    idx_factory: str | None = None,
+    quant: Metric = "L2",
+    nprobe: int | None = None,
+    extractor: Extractor | Path | str | None = None,
+    resize_size: int | None = None,
+    names: Path | str | None = None,
+    seed: int = 0,
+    settings: ExtractionSettings | None = None,
+    overwrite: bool = False,
+) -> Indexed:
+    """Make an index folder: quantiser trained on `train` (or taken from `like`), rows of `references`.
+
+    Descriptors of pictures are kept beside the folder until it is whole, so that a killed build goes on.
+
+    Args:
+        output: the folder; new or empty.
+        train: training pictures or descriptors, never the references.
+        references: pictures or descriptors that become rows; None for an index without rows.
+        like: an index whose trained quantiser is taken instead of training one.
+        idx_factory: FAISS's factory string; default `IVF4096,PQ8x8`.
+        quant: L2 or IP.
+        nprobe: coarse cells that a search visits; default 1, or that of `like`.
+        extractor: one in use, a name or a path; default `aindex_small`, or the one of `like`.
+        resize_size: side of the extractor's input, pixels; default the extractor's own.
+        names: names of the rows of a descriptor file, one per line.
+        seed: of the training.
+        settings: device, precision and batch size.
+        overwrite: replace an index that is in the folder.
+
+    Raises:
+        AindexError: a source, the extractor, the factory or the folder is not possible.
+    """
+    output, settings = Path(output).expanduser(), settings or describing()
+    _check_options(train, like, idx_factory, quant)
+    work = work_folder(output)
+    if like is not None:
+        index, used, _ = open_equipment(
+            like, extractor, resize_size=resize_size, settings=settings, read_only=False
+        )
+        index = index.empty_copy()
+    else:
+        assert train is not None
+        used = _loaded(extractor, resize_size, settings)
+        index = ReferenceIndex.train(
+            describe(train, used, work / "train", settings).descriptors,
+            idx_factory=DEFAULT_FACTORY if idx_factory is None else idx_factory,
+            metric=quant,
+            seed=seed,
+            extractor=used,
+        )
+    if nprobe is not None:
+        index.nprobe = nprobe
+    ids, skipped = np.empty(0, np.int64), SkippedImages()
+    if references is not None:
+        descriptors, rows, skipped = describe(references, used, work / "references", settings, names=names)
+        ids = index.add(descriptors, rows)
+    index.save(output, overwrite=overwrite)
+    shutil.rmtree(work, ignore_errors=True)
+    return Indexed(index, ids, skipped)
+
+
+def add_to_index(
+    index: Path | str,
+    references: Source,
+    *,
+    extractor: Extractor | Path | str | None = None,
+    resize_size: int | None = None,
+    names: Path | str | None = None,
+    prefix: str = "",
+    duplicates: Duplicates = "error",
+    settings: ExtractionSettings | None = None,
+) -> Indexed:
+    """Append rows to an index folder; a crash leaves the old index or the new one.
+
+    Args:
+        index: the folder.
+        references: pictures or descriptors that become rows.
+        extractor: default the one that the index names.
+        resize_size: side of the extractor's input, pixels; default the index's.
+        names: names of the rows of a descriptor file, one per line.
+        prefix: put before the new names, to tell folders apart whose pictures have the same names.
+        duplicates: what to do about names that the index has: `error`, `skip` them, or `add` them again.
+        settings: device, precision and batch size.
+
+    Raises:
+        AindexError: no such index, another extractor, no pictures, or a name that is there already.
+    """
+    folder, settings = Path(index).expanduser(), settings or describing()
+    opened, used, _ = open_equipment(
+        folder, extractor, resize_size=resize_size, settings=settings, read_only=False
+    )
+    work = work_folder(folder)
+    rows = describe(references, used, work / "references", settings, names=names)
+    new_names = [prefix + name for name in rows.names]
+    kept = _new_rows(new_names, opened, duplicates)
+    ids = opened.add(rows.descriptors[kept], [new_names[row] for row in kept])
+    opened.save(folder)
+    shutil.rmtree(work, ignore_errors=True)
+    return Indexed(opened, ids, rows.skipped)
+
+
+def work_folder(folder: Path) -> Path:
+    """Where descriptors are kept until `folder` holds what they are for."""
+    absolute = folder.absolute()
+    return absolute.with_name(f".{absolute.name}.work")
+
+
+def _check_options(
+    train: Source | None, like: Path | str | None, idx_factory: str | None, quant: Metric
+) -> None:
+    if (train is None) == (like is None):
+        raise ConfigError(
+            "an index needs either train, pictures or descriptors to train its quantiser on, or like, an index whose "
+            "quantiser it takes (shipped is the one that comes with aindex): give one of them"
+        )
+    if like is None:
+        return
+    stored = read_state(index_folder(like)).description
+    for name, wanted, found in (
+        ("idx_factory", idx_factory, stored.idx_factory),
+        ("quant", quant, stored.metric),
+    ):
+        if wanted not in (None, "L2", found):
+            raise ConfigError(
+                f"{name} {wanted!r}, but the index to be like has {found!r}: leave {name} out, or train"
+            )
+
+
+def _loaded(
+    extractor: Extractor | Path | str | None, resize_size: int | None, settings: ExtractionSettings
+) -> Extractor:
+    if isinstance(extractor, Extractor):
+        return extractor
+    device = settings.device or "cpu"
+    return load_extractor(extractor or DEFAULT_EXTRACTOR, resize_size=resize_size, device=device)
+
+
+def _new_rows(names: Sequence[str], index: ReferenceIndex, duplicates: Duplicates) -> list[int]:
+    if duplicates == "add":
+        return list(range(len(names)))
+    wanted = set(names)
+    there = {name: row for row, name in enumerate(index.names) if name in wanted}
+    if there and duplicates == "error":
+        name, row = next(iter(there.items()))
+        raise DataError(
+            f"{len(there)} of the {len(names)} names are in the index already, {name!r} as row {row}: give a prefix "
+            "for other pictures of the same names, or say duplicates skip or add"
+        )
+    return [row for row, name in enumerate(names) if name not in there]

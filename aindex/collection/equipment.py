@@ -1,0 +1,147 @@
+"""What the work on a collection needs: an index, the extractor it was made with, a device and a precision."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+import aindex.index
+from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extractor import Extractor
+from aindex.descriptors.inference import best_precision
+from aindex.descriptors.registry import load_extractor
+from aindex.errors import ConfigError, ExtractorError
+from aindex.index.reference_index import ReferenceIndex
+
+SHIPPED = "shipped"
+"""Name of the index that comes with aindex."""
+
+Arithmetic = Literal["auto", "fp32", "bf16"]
+
+
+class Equipment(NamedTuple):
+    """An index and the extractor that describes pictures for it, on its device."""
+
+    index: ReferenceIndex
+    extractor: Extractor
+    settings: ExtractionSettings
+
+
+def index_folder(name: Path | str) -> Path:
+    """The folder of an index: a path, or `shipped` for the one that comes with aindex."""
+    if str(name) == SHIPPED and not Path(SHIPPED).exists():
+        return Path(aindex.index.__file__).parent / SHIPPED
+    return Path(name).expanduser()
+
+
+def open_equipment(
+    index: ReferenceIndex | Path | str,
+    extractor: Extractor | Path | str | None = None,
+    *,
+    resize_size: int | None = None,
+    settings: ExtractionSettings | None = None,
+    read_only: bool = True,
+) -> Equipment:
+    """An index with its extractor.
+
+    Args:
+        index: an open index, a folder, or `shipped`.
+        extractor: one in use, a name or a path; None takes the one that the index names.
+        resize_size: side of the extractor's input, pixels; None takes the index's.
+        settings: device, precision and batch size; None for `describing()`.
+        read_only: open a folder for searching alone, shared with other processes.
+
+    Raises:
+        FaissIndexError: no index there, or a damaged one.
+        ExtractorError: the extractor cannot be loaded, or the index was made with another one or input size.
+    """
+    settings = settings or describing()
+    opened = (
+        index
+        if isinstance(index, ReferenceIndex)
+        else ReferenceIndex.open(index_folder(index), read_only=read_only)
+    )
+    loaded = _extractor_of(opened, extractor, resize_size, settings)
+    if opened.extractor is not None:
+        where = "the index" if isinstance(index, ReferenceIndex) else f"index {str(index)!r}"
+        opened.extractor.check(loaded, where)
+    if loaded.dim != opened.dim:
+        raise ExtractorError(
+            f"extractor {loaded.name!r} gives dimension {loaded.dim}, the index holds {opened.dim}: take the extractor "
+            "that the index was made with"
+        )
+    return Equipment(opened, loaded, settings)
+
+
+def _extractor_of(
+    index: ReferenceIndex,
+    extractor: Extractor | Path | str | None,
+    resize_size: int | None,
+    settings: ExtractionSettings,
+) -> Extractor:
+    if isinstance(extractor, Extractor):
+        return extractor
+    stored = index.extractor
+    if extractor is None and stored is None:
+        raise ConfigError("the index does not say which extractor made it: give extractor")
+    size = resize_size if stored is None or resize_size is not None else stored.input_size
+    device = settings.device or "cpu"
+    try:
+        return load_extractor(
+            stored.name if extractor is None and stored is not None else str(extractor),
+            resize_size=size,
+            device=device,
+        )
+    except ExtractorError as error:
+        if extractor is not None:
+            raise
+        raise ExtractorError(
+            f"the extractor that the index names cannot be loaded, give extractor: {error}"
+        ) from error
+
+
+def describing(
+    *,
+    device: str = "auto",
+    precision: Arithmetic = "auto",
+    batch_size: int = 16,
+    num_workers: int = 2,
+    progress: bool = True,
+) -> ExtractionSettings:
+    """Settings with a device and a precision in place of `auto`.
+
+    Args:
+        device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
+        precision: auto takes bf16 where the hardware has it.
+        batch_size: images per call of the extractor.
+        num_workers: processes that decode images; 0 decodes in this one.
+        progress: show bars.
+
+    Raises:
+        ConfigError: no such device, a batch without images.
+    """
+    place = choose_device(device)
+    if batch_size < 1 or num_workers < 0:
+        raise ConfigError(
+            f"batch_size {batch_size}, num_workers {num_workers}: expected at least 1 and 0; leave them out for the "
+            "defaults"
+        )
+    arithmetic = best_precision(place) if precision == "auto" else precision
+    return ExtractionSettings(batch_size, num_workers, place, arithmetic, progress)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; `auto` is the GPU where there is one.
+
+    Raises:
+        ConfigError: no device of this name here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r}: expected auto, cpu, cuda or cuda:<number>") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r}: there is no GPU that torch can use; expected cpu or auto")
+    return device

@@ -1,0 +1,65 @@
+"""Descriptors of whatever a user names: pictures, a folder that `extract` made, or a descriptor file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aindex.data.images import SkippedImages, read_names
+from aindex.descriptors.extract import Extraction, ExtractionSettings
+from aindex.descriptors.extractor import Extractor
+from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS
+from aindex.descriptors.stored import FEATURES, SKIPPED, descriptors_for, extract_to_folder
+from aindex.errors import ConfigError, DataError
+
+Source = Path | str | Sequence[Path]
+"""A folder or list of pictures, the pictures themselves, a folder that `extract` made, or a descriptor file."""
+
+
+def describe(
+    source: Source,
+    extractor: Extractor,
+    work: Path,
+    settings: ExtractionSettings,
+    *,
+    names: Path | str | None = None,
+) -> Extraction:
+    """Descriptors, names of their rows, and unreadable pictures.
+
+    Pictures are extracted into a folder that survives a kill; if it holds another extraction, that one is dropped.
+
+    Args:
+        source: what to describe.
+        extractor: what describes it, or made it.
+        work: folder for the extraction.
+        settings: device, precision and batch size.
+        names: file with one name per row; default the pictures' paths relative to their folder, `<file>#<row>` for
+            the rows of a descriptor file.
+
+    Raises:
+        AindexError: nothing there, nothing readable, another extractor, other numbers of names and rows.
+    """
+    path = Path(source).expanduser() if isinstance(source, str | Path) else None
+    if path is not None and ((path / FEATURES).is_file() or path.suffix in DESCRIPTOR_EXTENSIONS):
+        descriptors, found = descriptors_for(path, extractor, work)
+        found = found or [f"{path.name}#{row}" for row in range(len(descriptors))]
+        extraction = Extraction(descriptors, found, SkippedImages.read(path / SKIPPED))
+    else:
+        extraction = _extract(source if path is None else path, extractor, work, settings)
+    if names is None:
+        return extraction
+    given = read_names(Path(names).expanduser())
+    if len(given) != len(extraction.names):
+        raise DataError(
+            f"{str(names)!r} holds {len(given)} names for {len(extraction.names)} descriptors: expected one per row"
+        )
+    return extraction._replace(names=given)
+
+
+def _extract(
+    source: Path | str | Sequence[Path], extractor: Extractor, work: Path, settings: ExtractionSettings
+) -> Extraction:
+    pictures = Path(source) if isinstance(source, str) else source
+    try:
+        return extract_to_folder(pictures, extractor, work, **settings._asdict())
+    except ConfigError:
+        # What an interrupted run of other options left: it is this program's own, and of no use.
+        return extract_to_folder(pictures, extractor, work, **settings._asdict(), overwrite=True)

@@ -1,0 +1,169 @@
+"""`aindex index build|add|info`: indexes as folders."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+import yaml  # type: ignore[import-untyped]
+
+from aindex.collection.building import Duplicates, Indexed, add_to_index, build_index
+from aindex.collection.equipment import Arithmetic, describing, index_folder
+from aindex.commands.parsing import run_function
+from aindex.errors import ConfigError
+from aindex.index.factory import Metric
+from aindex.index.reference_index import ReferenceIndex
+
+
+def main(args: list[str]) -> None:
+    """Run `build`, `add` or `info`."""
+    actions: dict[str, Callable[..., Any]] = {"build": build, "add": add, "info": info}
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: aindex index build|add|info [options]\n")
+        for name, action in actions.items():
+            print(f"  {name.ljust(5)}  {(action.__doc__ or '').splitlines()[0]}")
+        print("\naindex index build --help lists the options of build.")
+        return
+    if args[0] not in actions:
+        raise ConfigError(f"aindex index {args[0]!r}: expected one of {', '.join(actions)}")
+    run_function(actions[args[0]], args[1:], prog=f"aindex index {args[0]}")
+
+
+def build(
+    output: str,
+    train: str | None = None,
+    references: str | None = None,
+    like: str | None = None,
+    idx_factory: str | None = None,
+    quant: Metric = "L2",
+    nprobe: int | None = None,
+    extractor: str | None = None,
+    resize_size: int | None = None,
+    names: str | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    device: str = "auto",
+    precision: Arithmetic = "auto",
+    progress: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Make an index folder over pictures or descriptors.
+
+    Killed and started again the same command goes on. Pictures that cannot be read get no row and are counted.
+
+    Args:
+        output: the folder to make.
+        train: what the quantiser is trained on, never the references: a folder of pictures, a list file (a path per
+            line), a folder that `aindex extract` made, or a descriptor file (.pth, .pt, .npy, .safetensors).
+        references: what becomes rows, in the same forms; left out, the index has none.
+        like: an index folder whose trained quantiser is taken, instead of train; `shipped` is the one that comes with
+            aindex.
+        idx_factory: FAISS's factory string (default: IVF4096,PQ8x8; with like: its own).
+        quant: metric: L2 (squared Euclidean distance) or IP (inner product).
+        nprobe: coarse cells visited per search (default: 1; with like: its own).
+        extractor: name or path, see `aindex extract --help` (default: aindex_small; with like: its own).
+        resize_size: side of the extractor's square input, pixels (default: the extractor's own).
+        names: names of the rows where references is a descriptor file: a text file with one per line.
+        seed: of the training.
+        batch_size: images per call of the extractor.
+        num_workers: processes that decode images; 0 decodes in the main process.
+        device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
+        precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
+        progress: show a bar.
+        overwrite: replace an index that is in output.
+    """
+    result = build_index(
+        output,
+        train=train,
+        references=references,
+        like=like,
+        idx_factory=idx_factory,
+        quant=quant,
+        nprobe=nprobe,
+        extractor=extractor,
+        resize_size=resize_size,
+        names=names,
+        seed=seed,
+        settings=describing(
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            progress=progress,
+        ),
+        overwrite=overwrite,
+    )
+    _report(output, result)
+
+
+def add(
+    index: str,
+    references: str,
+    extractor: str | None = None,
+    resize_size: int | None = None,
+    names: str | None = None,
+    prefix: str = "",
+    duplicates: Duplicates = "error",
+    batch_size: int = 32,
+    num_workers: int = 2,
+    device: str = "auto",
+    precision: Arithmetic = "auto",
+    progress: bool = True,
+) -> None:
+    """Append pictures or descriptors to an index folder.
+
+    A crash leaves the old index or the new one. Pictures that cannot be read get no row and are counted.
+
+    Args:
+        index: the folder.
+        references: what becomes rows: a folder of pictures, a list file, a folder that `aindex extract` made, or a
+            descriptor file.
+        extractor: name or path (default: the one that the index names).
+        resize_size: side of the extractor's square input, pixels (default: the index's).
+        names: names of the rows where references is a descriptor file: a text file with one per line.
+        prefix: put before the new names, for folders whose pictures have the same names.
+        duplicates: names that the index has already: `error`, `skip` them, or `add` them again.
+        batch_size: images per call of the extractor.
+        num_workers: processes that decode images; 0 decodes in the main process.
+        device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
+        precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
+        progress: show a bar.
+    """
+    result = add_to_index(
+        index,
+        references,
+        extractor=extractor,
+        resize_size=resize_size,
+        names=names,
+        prefix=prefix,
+        duplicates=duplicates,
+        settings=describing(
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            progress=progress,
+        ),
+    )
+    _report(index, result)
+
+
+def info(index: str = "shipped", format: Literal["yaml", "json"] = "yaml") -> None:
+    """Say what an index folder holds.
+
+    Args:
+        index: the folder; `shipped` is the one that comes with aindex.
+        format: of the output.
+    """
+    content = ReferenceIndex.open(index_folder(index), read_only=True).info()
+    if format == "json":
+        print(json.dumps(content))
+    else:
+        print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
+
+
+def _report(folder: str, result: Indexed) -> None:
+    added = f"{len(result.ids)} rows added" if len(result.ids) else "no rows added"
+    print(f"{folder}: {added}, {result.index.ntotal} rows in all ({result.index.idx_factory})")
+    if result.skipped.count:
+        print(result.skipped.summary())
