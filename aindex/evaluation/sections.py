@@ -32,7 +32,7 @@ from aindex.evaluation.copy_detection import (
     precision_recall_curve,
 )
 from aindex.evaluation.retrieval import attack_labels, retrieval_table
-from aindex.evaluation.run_folder import QUERIES_FILE, Results
+from aindex.evaluation.run_folder import QUERIES_FILE, RETRIEVAL_FILE, Results
 from aindex.evaluation.summary import measures
 
 Series = Mapping[str, Results]
