@@ -23,8 +23,10 @@ from aindex.index.description import Description, StoredFile
 YAML_NAME = "index.yaml"
 ENDINGS = {"index": ".faiss", "names": ".txt", "lists": ".ivfdata"}
 _OURS = re.compile(
-    r"(?:index|names|lists)\.[0-9a-f]{12}\.(?:faiss|txt|ivfdata)|\.(?:index|names)\.[0-9a-f]+\.partial.*"
+    r"(?:index|names|lists)\.[0-9a-f]{12}\.(?:faiss|txt|ivfdata)"
+    r"|\.(?:index|names)\.[0-9a-f]+\.partial.*"
 )
+_WORK = re.compile(r"\.building-[0-9a-f]+")
 # A writer may replace the files between a reader's look at the YAML and its opening of them.
 _ATTEMPTS = 5
 
@@ -101,7 +103,8 @@ def write_files(
     description: Description,
     contents: Mapping[str, Write],
     *,
-    kept: Mapping[str, StoredFile],
+    kept: Mapping[str, StoredFile] | None = None,
+    ready: Mapping[str, Path] | None = None,
     expected: str | None,
     overwrite: bool = False,
 ) -> FolderState:
@@ -112,6 +115,7 @@ def write_files(
         description: without its files.
         contents: by role, what writes the content to a function that takes bytes.
         kept: by role, files that are there already.
+        ready: by role, finished files on the same disk that are moved into the folder under their names.
         expected: hash of the YAML that this index was read from or written with; None: the folder is new.
         overwrite: whether to replace whatever index is there.
 
@@ -121,9 +125,14 @@ def write_files(
     with _output_errors(folder), _locked(folder):
         if not overwrite:
             _check_unchanged(folder, expected)
-        files = dict(kept)
+        files = dict(kept or {})
         for role, write in contents.items():
             files[role] = _write_file(folder, role, write)
+        for role, path in (ready or {}).items():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            files[role] = StoredFile(path.name, path.stat().st_size, None)
+            os.replace(path, folder / path.name)
         complete = replace(description, files=files)
         _sync_folder(folder)
         with replace_when_done(folder / YAML_NAME) as temporary:
@@ -157,11 +166,16 @@ def _read_index(folder: Path, description: Description, *, verify: bool, mapped:
     path = _file(folder, description, "index", verify=verify)
     faiss = import_faiss()
     flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0
-    if "lists" in description.files:
-        _file(folder, description, "lists", verify=verify)
-        flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
+    lists = _file(folder, description, "lists", verify=verify) if "lists" in description.files else None
+    if lists is not None:
+        flags = faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_READ_ONLY
     with faiss_errors(f"{str(path)!r} is no index that FAISS {faiss.__version__} reads", "build it again"):
         index = faiss.read_index(str(path), flags)
+        if lists is not None:
+            # FAISS's own way to find the lists beside a moved index prints a line at every opening.
+            on_disk = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)
+            on_disk.filename = str(lists)
+            on_disk.do_mmap()
     if (index.d, index.ntotal) != (description.dim, description.rows) or not index.is_trained:
         raise FaissIndexError(
             f"{str(path)!r} holds {index.ntotal} rows of dimension {index.d}, its {YAML_NAME} says {description.rows} "
@@ -227,7 +241,9 @@ def _check_unchanged(folder: Path, expected: str | None) -> None:
     found = yaml_hash(folder)
     if found == expected:
         others = [
-            name for name in sorted(os.listdir(folder)) if not _OURS.fullmatch(name) and name != YAML_NAME
+            name
+            for name in sorted(os.listdir(folder))
+            if not (_OURS.fullmatch(name) or _WORK.fullmatch(name) or name == YAML_NAME)
         ]
         if expected is None and others:
             raise OutputError(

@@ -21,6 +21,7 @@ from aindex.index.names import RowNames
 from aindex.index.quantiser import Quantiser
 from aindex.index.rows import Descriptors, aligned_blocks, as_rows, check_k, check_names
 from aindex.index.search import larger_is_closer, nearest, with_whole_ties
+from aindex.index.structure import empty_clone
 
 
 class ReferenceIndex:
@@ -265,9 +266,8 @@ class ReferenceIndex:
 
     def empty_copy(self) -> "ReferenceIndex":
         """The same trained quantiser without rows."""
-        faiss = import_faiss()
-        index = faiss.clone_index(self.faiss_index)
-        index.reset()
+        with self._lock:
+            index = empty_clone(self.faiss_index)
         return ReferenceIndex(
             index,
             idx_factory=self.idx_factory,

@@ -87,6 +87,30 @@ def take_apart(index: FaissIndex) -> IndexParts:
     return IndexParts(index, tuple(transforms), refine, graph, inner, current, ivf)
 
 
+def empty_clone(index: FaissIndex) -> FaissIndex:
+    """The same trained index without rows; the rows are not copied on the way where FAISS allows it."""
+    faiss = import_faiss()
+    ivf = take_apart(index).ivf
+    if ivf is None or type(faiss.downcast_InvertedLists(ivf.invlists)) not in (
+        faiss.ArrayInvertedLists,
+        faiss.OnDiskInvertedLists,
+    ):
+        clone = faiss.clone_index(index)
+        clone.reset()
+        return clone
+    lists, owned, rows = ivf.invlists, ivf.own_invlists, index.ntotal
+    nothing = faiss.ArrayInvertedLists(ivf.nlist, ivf.code_size)
+    ivf.own_invlists = False
+    ivf.replace_invlists(nothing, False)
+    try:
+        clone = faiss.clone_index(index)
+    finally:
+        ivf.replace_invlists(lists, owned)
+    clone.reset()
+    assert index.ntotal == rows
+    return clone
+
+
 def forward(transforms: tuple[Any, ...], rows: Rows) -> Rows:
     """Rows n×d_in through the transforms, one by one, so that a row's rounding is its own: n×d_out."""
     if not transforms or not len(rows):

@@ -1,0 +1,229 @@
+"""Inverted lists that stay on the disk: for indexes larger than memory."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from aindex.errors import FaissIndexError, OutputError
+from aindex.index import folder as folders
+from aindex.index.backend import FaissIndex, faiss_errors, import_faiss
+from aindex.index.description import ExtractorIdentity, ExtractorLike
+from aindex.index.names import RowNames
+from aindex.index.reference_index import ReferenceIndex
+from aindex.index.rows import Descriptors, aligned_blocks, as_rows, check_names
+from aindex.index.structure import take_apart
+
+Batches = Iterable[tuple[Descriptors, Sequence[str]]]
+
+PART_ROWS = 1_000_000
+_WORK = ".building-"
+# Others keep their codes in a form that cannot be mapped, or more beside them.
+_FIT = {"IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer", "IndexIVFResidualQuantizer"}
+
+
+def build_on_disk(
+    trained: ReferenceIndex,
+    batches: Batches,
+    folder: Path | str,
+    *,
+    part_rows: int = PART_ROWS,
+    overwrite: bool = False,
+) -> ReferenceIndex:
+    """An index folder whose inverted lists are never in memory as a whole, neither now nor when it is searched.
+
+    Args:
+        trained: a trained, empty index with coarse cells.
+        batches: descriptors n×d (files mapped into memory are read in blocks) with n names, in the order of ids.
+        folder: as for :meth:`ReferenceIndex.save`.
+        part_rows: rows that are in memory at a time, as codes.
+        overwrite: replace another index that is there.
+
+    Returns:
+        The index, opened from the folder.
+
+    Raises:
+        FaissIndexError: the factory has no such form.
+        DescriptorError: wrong dimension, NaN, or another number of names.
+        OutputError: the folder cannot be written, lacks room, or holds other things.
+    """
+    if trained.ntotal:
+        raise FaissIndexError(f"{trained.ntotal} rows in the trained index: expected an empty one")
+    if take_apart(trained.faiss_index).kind not in _FIT or trained.faiss_index.is_trained is False:
+        raise FaissIndexError(
+            f"idx_factory {trained.idx_factory!r} cannot keep its inverted lists on the disk: take IVF<cells>,PQ…, "
+            "IVF<cells>,SQ… or IVF<cells>,Flat"
+        )
+    return _build(
+        trained, None, batches, Path(folder), part_rows=part_rows, expected=None, overwrite=overwrite
+    )
+
+
+def extend_on_disk(
+    folder: Path | str,
+    batches: Batches,
+    extractor: ExtractorLike | ExtractorIdentity | None = None,
+    *,
+    part_rows: int = PART_ROWS,
+) -> ReferenceIndex:
+    """Append rows to a folder that :func:`build_on_disk` wrote; needs room for the old lists and the new ones.
+
+    Raises:
+        FaissIndexError, ExtractorError: the folder holds no such index.
+        DescriptorError, OutputError: as :func:`build_on_disk`.
+    """
+    base = ReferenceIndex.open(folder, extractor, verify=False)
+    state = folders.read_state(Path(folder))
+    if "lists" not in state.description.files:
+        raise FaissIndexError(
+            f"index {str(folder)!r} has no lists on the disk: add to it with ReferenceIndex.add"
+        )
+    return _build(
+        base.empty_copy(),
+        base,
+        batches,
+        Path(folder),
+        part_rows=part_rows,
+        expected=state.yaml_hash,
+        overwrite=False,
+    )
+
+
+def _build(
+    trained: ReferenceIndex,
+    base: ReferenceIndex | None,
+    batches: Batches,
+    folder: Path,
+    *,
+    part_rows: int,
+    expected: str | None,
+    overwrite: bool,
+) -> ReferenceIndex:
+    names = RowNames(b"" if base is None else base.names.to_bytes())
+    with _work_folder(folder) as work:
+        parts = [] if base is None else [base.faiss_index]
+        faiss = import_faiss()
+        for path in _write_parts(trained, batches, names, work, part_rows):
+            parts.append(faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY))
+        lists = _merge(trained.faiss_index, parts, work)
+        if base is not None:
+            trained.calibration = base.calibration
+        folders.write_files(
+            folder,
+            trained.describe(),
+            {
+                "index": folders.index_writer(trained.faiss_index),
+                "names": folders.bytes_writer(names.to_bytes()),
+            },
+            ready={"lists": lists},
+            expected=expected,
+            overwrite=overwrite,
+        )
+    return ReferenceIndex.open(folder, verify=False)
+
+
+def _write_parts(
+    trained: ReferenceIndex, batches: Batches, names: RowNames, work: Path, part_rows: int
+) -> Iterator[Path]:
+    """Encode the rows, under their final ids, and write a file whenever there are ``part_rows``."""
+    faiss = import_faiss()
+    part, number = faiss.clone_index(trained.faiss_index), 0
+    for descriptors, batch_names in batches:
+        check_names(batch_names, len(descriptors))
+        for begin, end in aligned_blocks(len(names), len(descriptors), part):
+            rows = as_rows(descriptors[begin:end], trained.dim, f"the descriptors to add, from row {begin}")
+            # FAISS's merge can also shift ids, but shifts by a wrong number from the third part on (1.15.1).
+            part.add_with_ids(rows, np.arange(len(names), len(names) + len(rows), dtype=np.int64))
+            names.extend(batch_names[begin:end])
+            if part.ntotal >= part_rows:
+                yield _write_part(part, work / f"{number}.faiss")
+                part, number = faiss.clone_index(trained.faiss_index), number + 1
+    if part.ntotal:
+        yield _write_part(part, work / f"{number}.faiss")
+
+
+def _write_part(part: FaissIndex, path: Path) -> Path:
+    with open(path, "wb") as file:
+        folders.index_writer(part)(file.write)
+    return path
+
+
+def _merge(target: FaissIndex, parts: Sequence[FaissIndex], work: Path) -> Path:
+    """Put the rows of all parts into one file of lists, and the empty target on top of it."""
+    faiss = import_faiss()
+    ivf = faiss.extract_index_ivf(target)
+    rows = sum(part.ntotal for part in parts)
+    needed = rows * (ivf.code_size + 8)
+    free = shutil.disk_usage(work).free
+    # The lists are written through a memory map: running out of room would kill the process.
+    if needed > free:
+        raise OutputError(
+            f"{needed} bytes of inverted lists do not fit on the disk of {str(work.parent)!r} ({free} free)"
+        )
+    path = work / f"lists.{secrets.token_hex(6)}.ivfdata"
+    lists = faiss.OnDiskInvertedLists(ivf.nlist, ivf.code_size, str(path))
+    sources = faiss.InvertedListsPtrVector()
+    for part in parts:
+        sources.push_back(faiss.extract_index_ivf(part).invlists)
+    if rows:
+        with faiss_errors("the inverted lists cannot be merged", "make room, then run again"):
+            lists.merge_from_multiple(sources.data(), sources.size(), False)
+    target.ntotal = ivf.ntotal = rows
+    ivf.replace_invlists(lists, True)
+    # The index owns them now.
+    lists.this.disown()
+    return path
+
+
+@contextmanager
+def _work_folder(folder: Path) -> Iterator[Path]:
+    """A folder inside for what is not finished, on the same disk; those of builds that were killed are removed."""
+    new = not folder.exists()
+    work = folder / f"{_WORK}{secrets.token_hex(6)}"
+    lock = None
+    try:
+        work.mkdir(parents=True)
+        lock = _lock(work)
+        for other in folder.glob(f"{_WORK}*"):
+            if other != work:
+                _remove_abandoned(other)
+        yield work
+    except OSError as error:
+        raise OutputError(
+            f"the index cannot be written to {str(folder)!r}: {error.strerror or error}; make room or give a "
+            "writable folder, then run again"
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+        if new:
+            # Only an empty one can be removed: one in which nothing was finished.
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(folder: Path) -> int | None:
+    """A lock that ends with the process, as a file descriptor; None where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_abandoned(folder: Path) -> None:
+    lock = _lock(folder)
+    if lock is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)

@@ -1,0 +1,212 @@
+"""An index whose rows are spread over ranks: same neighbours as the whole index, ties included.
+
+Blocks of rows are dealt to the ranks in turn, so that a row's place follows from its id, whatever is added when.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aindex.errors import AindexError, FaissIndexError
+from aindex.index.backend import Ids, Rows
+from aindex.index.factory import set_nprobe
+from aindex.index.names import RowNames
+from aindex.index.quantiser import Quantiser
+from aindex.index.reference_index import ReferenceIndex
+from aindex.index.rows import BLOCK_ROWS, Descriptors, aligned_blocks, as_rows, check_k, check_names
+from aindex.index.search import by_distance_then_id
+from aindex.index.structure import take_apart
+
+Neighbours = tuple[npt.NDArray[np.float32], Ids]
+
+
+class Gather(Protocol):
+    """Every rank's value, in the order of ranks, on every rank."""
+
+    def __call__(self, value: Any) -> list[Any]: ...  # noqa: D102
+
+
+def rank_of_rows(ids: Ids, ranks: int) -> Ids:
+    """Which rank holds each row."""
+    return ids // BLOCK_ROWS % ranks
+
+
+def ids_of_rows(positions: Ids, rank: int, ranks: int) -> Ids:
+    """The ids of a rank's own rows, by their positions in its share; −1 stays −1."""
+    block = positions // BLOCK_ROWS * ranks + rank
+    return np.where(positions < 0, positions, block * BLOCK_ROWS + positions % BLOCK_ROWS)
+
+
+def merge_neighbours(parts: Sequence[Neighbours], k: int, *, larger_is_closer: bool) -> Neighbours:
+    """The k closest of several shards' neighbours, equally close ones by their id.
+
+    If each part holds its shard's own k closest in that order (or all its rows), this is what the whole index finds.
+
+    Args:
+        parts: distances and global ids, nq×k_i each; absent neighbours have id −1.
+        k: neighbours per query; the parts hold k or more together.
+        larger_is_closer: whether these are similarities rather than distances.
+    """
+    distances = np.concatenate([part[0] for part in parts], axis=1)
+    ids = np.concatenate([part[1] for part in parts], axis=1)
+    return by_distance_then_id(distances, ids, k, larger_is_closer)
+
+
+class ShardedIndex:
+    """One rank's share of an index, and the searches over all shares; :meth:`add` and :meth:`search` are collective.
+
+    Args:
+        trained: an empty, trained index, the same on every rank.
+        rank: this rank's number.
+        ranks: number of ranks.
+        gather: every rank's value on every rank; objects that pickle.
+
+    Raises:
+        FaissIndexError: an index that cannot be split without changing what is found.
+    """
+
+    def __init__(self, trained: ReferenceIndex, *, rank: int, ranks: int, gather: Gather) -> None:
+        parts = take_apart(trained.faiss_index)
+        if parts.chooses_by_k:
+            raise FaissIndexError(
+                f"a sharded {trained.idx_factory!r} would find other neighbours (graphs and re-ranking choose their "
+                "candidates by what a shard holds): take the placement replicated, or another idx_factory"
+            )
+        if trained.ntotal:
+            raise FaissIndexError(f"{trained.ntotal} rows in an index to be sharded: expected an empty one")
+        self._local = trained
+        self._rank, self._ranks, self._gather = rank, ranks, gather
+        self._rows = 0
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """The same on every rank."""
+        return self._local.quantiser
+
+    @property
+    def ntotal(self) -> int:
+        """Number of rows on all ranks."""
+        return self._rows
+
+    @property
+    def local_rows(self) -> int:
+        """Number of rows on this rank."""
+        return self._local.ntotal
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self._local.dim
+
+    @property
+    def nprobe(self) -> int:
+        """Coarse cells that a search visits."""
+        return self._local.nprobe
+
+    @property
+    def larger_is_closer(self) -> bool:
+        """Whether searches return similarities rather than distances."""
+        return self._local.larger_is_closer
+
+    def add(self, descriptors: Descriptors, names: Sequence[str]) -> Ids:
+        """Append rows: every rank gives the same, or the same file mapped into memory, and keeps its own blocks.
+
+        Returns:
+            The n new ids.
+
+        Raises:
+            DescriptorError, FaissIndexError: as :meth:`ReferenceIndex.add`, on every rank.
+        """
+        first = self._rows
+        with self._together() as errors:
+            try:
+                self._add_own(descriptors, names)
+            except AindexError as error:
+                errors.append(error)
+        self._rows += len(descriptors)
+        return np.arange(first, self._rows, dtype=np.int64)
+
+    def search(self, descriptors: Descriptors, k: int, nprobe: int | None = None) -> Neighbours:
+        """The k nearest rows of this rank's queries on all ranks, as the whole index would find them.
+
+        Every rank calls this, with the same k and nprobe and its own queries, perhaps none.
+
+        Raises:
+            DescriptorError, FaissIndexError: as :meth:`ReferenceIndex.search`, on every rank.
+        """
+        queries = np.empty((0, self.dim), np.float32)
+        with self._together() as errors:
+            try:
+                queries = as_rows(descriptors, self.dim, "the queries")
+                check_k(k, self.ntotal)
+            except AindexError as error:
+                errors.append(error)
+        everyones: list[Rows] = self._gather(queries)
+        with self._together() as errors:
+            found: Neighbours = (np.empty(0), np.empty(0))  # type: ignore[assignment]
+            try:
+                found = self._search_own(np.concatenate(everyones), k, nprobe)
+            except AindexError as error:
+                errors.append(error)
+        start = sum(len(part) for part in everyones[: self._rank])
+        own = slice(start, start + len(queries))
+        parts = [(distances[own], ids[own]) for distances, ids in self._gather(found)]
+        return merge_neighbours(parts, k, larger_is_closer=self.larger_is_closer)
+
+    def names_of(self, ids: Ids) -> list[str]:
+        """The names of some rows; collective, with ids of each rank's own choice."""
+        ids = np.asarray(ids, np.int64)
+        asked: list[Ids] = self._gather(ids)
+        answers: list[list[dict[int, str]]] = self._gather([self._own_names(part) for part in asked])
+        known = {key: name for answer in answers for key, name in answer[self._rank].items()}
+        return [known[int(i)] for i in ids]
+
+    def _add_own(self, descriptors: Descriptors, names: Sequence[str]) -> None:
+        check_names(names, len(descriptors))
+        blocks = [
+            block
+            for block in aligned_blocks(self._rows, len(descriptors), self._local.faiss_index)
+            if (self._rows + block[0]) // BLOCK_ROWS % self._ranks == self._rank
+        ]
+        for begin, end in blocks:
+            as_rows(descriptors[begin:end], self.dim, f"the descriptors to add, from row {begin}")
+        for begin, end in blocks:
+            self._local.add(descriptors[begin:end], names[begin:end])
+
+    def _search_own(self, queries: Rows, k: int, nprobe: int | None) -> Neighbours:
+        depth = min(k, self._local.ntotal)
+        if nprobe is not None:
+            # A rank without rows must reject what the others reject.
+            usual = self.nprobe
+            set_nprobe(self._local.faiss_index, nprobe)
+            set_nprobe(self._local.faiss_index, usual)
+        if depth == 0:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        distances, positions = self._local.search(queries, depth, nprobe)
+        return distances, ids_of_rows(positions, self._rank, self._ranks)
+
+    def _own_names(self, ids: Ids) -> dict[int, str]:
+        own = ids[(rank_of_rows(ids, self._ranks) == self._rank) & (ids >= 0) & (ids < self._rows)]
+        blocks = own // BLOCK_ROWS // self._ranks
+        names: RowNames = self._local.names
+        return {
+            int(i): names[int(block * BLOCK_ROWS + i % BLOCK_ROWS)]
+            for i, block in zip(own, blocks, strict=True)
+        }
+
+    @contextmanager
+    def _together(self) -> Iterator[list[AindexError]]:
+        """Raise on every rank what one of them met, instead of leaving the others at a gather."""
+        errors: list[AindexError] = []
+        yield errors
+        for error in self._gather(errors[0] if errors else None):
+            if error is not None:
+                raise error
+
+
+def alone(value: Any) -> list[Any]:
+    """The gather of a single rank."""
+    return [value]
