@@ -61,7 +61,9 @@ def train_main(args: ArgsType | Sequence[str] = None) -> None:
         raise OutputError(f"{output} holds a training run; give --resume true or another --output_dir")
     folder = output / "checkpoints"
     best = ModelCheckpoint(folder, filename="best", monitor="val/recall@1", mode="max")
-    latest = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    latest = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
     export = ExportExtractor(output / f"{cli.config.name}.safetensors", cli.config.name)
     trainer: Any = cli.trainer  # its callbacks are set by a helper that type checkers do not follow
     trainer.callbacks[:0] = [export, LearningRateMonitor()]

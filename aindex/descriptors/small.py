@@ -53,12 +53,29 @@ class GeM(nn.Module):
             return features.float().clamp(min=self.eps).pow(self.p).mean((2, 3)).pow(1 / self.p)
 
 
+class Standardise(nn.Module):
+    """Each picture to zero mean and unit deviation over all its pixels and channels.
+
+    Brightness and contrast then change little of what the network sees, and colours keep their relations.
+    """
+
+    def __init__(self, eps: float = 0.01) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, images: Tensor) -> Tensor:
+        """B×3×R×R → the same shape; a flat picture becomes zeros."""
+        variance, mean = torch.var_mean(images, dim=(1, 2, 3), keepdim=True, correction=0)
+        return (images - mean) * torch.rsqrt(variance + self.eps)
+
+
 class SmallExtractor(nn.Module):
     """Normalised images B×3×R×R → unit-norm descriptors B×dim."""
 
     def __init__(self, config: SmallConfig | None = None) -> None:
         super().__init__()
         self.config = config or SmallConfig()
+        self.standardise = Standardise()
         self.trunk = ResNet(
             BasicBlock,  # type: ignore[arg-type]  # timm annotates the instance, and wants the class
             self.config.layers,
@@ -74,7 +91,7 @@ class SmallExtractor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Descriptors (float32) of a batch."""
-        pooled = self.pool(self.trunk(images))  # B×C
+        pooled = self.pool(self.trunk(self.standardise(images)))  # B×C
         return F.normalize(self.head(pooled).float(), dim=1)  # B×dim
 
 

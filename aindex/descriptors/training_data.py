@@ -70,8 +70,8 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
 
     @property
     def input_size(self) -> int:
-        """Of three sizes, the first 55 % of the epochs take the first, the last 10 % the last; of two, 70 and 30 %."""
-        shares = {1: (1.0,), 2: (0.7, 1.0), 3: (0.55, 0.9, 1.0)}[len(self.sizes)]
+        """Of three sizes, the first 60 % of the epochs take the first, the last 8 % the last; of two, 70 and 30 %."""
+        shares = {1: (1.0,), 2: (0.7, 1.0), 3: (0.6, 0.92, 1.0)}[len(self.sizes)]
         progress = (self.epoch + 0.5) / self.epochs
         return next(size for size, share in zip(self.sizes, shares, strict=True) if progress <= share)
 

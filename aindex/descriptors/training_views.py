@@ -220,10 +220,10 @@ _GEOMETRY: dict[Edit, float] = {
     _banner: 0.14, _screen_frame: 0.07, _pad: 0.08,
 }  # fmt: skip
 _APPEARANCE: dict[Edit, float] = {
-    _enhance(ImageEnhance.Brightness, 0.25, 3): 0.18,
-    _enhance(ImageEnhance.Contrast, 0.25, 3): 0.18,
+    _enhance(ImageEnhance.Brightness, 0.25, 3): 0.2,
+    _enhance(ImageEnhance.Contrast, 0.25, 3): 0.17,
     _enhance(ImageEnhance.Color, 0.01, 5): 0.12,
-    _hue: 0.14,
+    _hue: 0.2,
     lambda image, rng: ImageOps.grayscale(image).convert("RGB"): 0.06,
     _blur: 0.1,
     _shrink: 0.06,
@@ -280,7 +280,7 @@ def strong_view(image: Image.Image, rng: Rng, backgrounds: Sequence[Image.Image]
     if rng.random() < 0.15:
         image = ImageOps.mirror(image)
     overlays: list[Edit] = [_overlay_emoji, _overlay_text]
-    steps: list[Edit] = [_pick(_APPEARANCE, rng) for _ in range(int(rng.choice(3, p=(0.35, 0.45, 0.2))))]
+    steps: list[Edit] = [_pick(_APPEARANCE, rng) for _ in range(int(rng.choice(3, p=(0.25, 0.45, 0.3))))]
     if rng.random() < 0.15:
         steps.append(overlays[int(rng.integers(2))])
     steps += [_pick(_GEOMETRY, rng) for _ in range(int(rng.choice(3, p=(0.2, 0.65, 0.15))))]

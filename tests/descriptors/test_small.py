@@ -46,3 +46,9 @@ def test_another_form_is_a_clear_error(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors", metadata={"format": "pt"})
     with pytest.raises(ExtractorError, match="has the format 'pt', expected 'aindex-small-1'"):
         load_small(tmp_path / "other.safetensors")
+
+
+def test_brightness_and_contrast_change_little(tiny):
+    images = torch.randn(2, 3, 48, 48)
+    torch.testing.assert_close(tiny(0.4 * images - 0.9), tiny(images), atol=0.05, rtol=0)
+    assert tiny(torch.full((1, 3, 48, 48), 0.3)).isfinite().all()

@@ -65,7 +65,9 @@ def test_the_exported_extractor_is_taken_by_path_and_the_best_checkpoint_kept(pi
             torch.testing.assert_close(value, best[f"model.{key}"], atol=1e-3, rtol=1e-3)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights_and_is_never_overwritten(pictures, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_to_the_same_weights_and_is_never_overwritten(
+    pictures, tmp_path, monkeypatch
+):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train_main(arguments(pictures, whole))
 
@@ -89,7 +91,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights_and_is_never_overwritten
 
 def test_views_are_the_same_whatever_the_worker(pictures):
     def batches(workers):
-        data = TrainingPictures(pictures, batch_size=4, input_sizes=(32,), validation_pictures=4, num_workers=workers)
+        data = TrainingPictures(
+            pictures, batch_size=4, input_sizes=(32,), validation_pictures=4, num_workers=workers
+        )
         data.setup("fit")
         return list(data.train_dataloader())
 
@@ -123,14 +127,16 @@ def test_input_sizes_grow_and_ranks_share_the_pictures():
         shares = [{index for index, _, _ in sampler} for sampler in samplers]
         assert [len(share) for share in shares] == [5, 5]
         assert not shares[0] & shares[1]
-    assert sizes == [96] * 11 + [128] * 7 + [160] * 2
+    assert sizes == [96] * 12 + [128] * 6 + [160] * 2
 
 
 def test_info_nce_by_hand():
     # two images, two views each; views of an image coincide, the images are orthogonal
     views = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
     expected = -math.log(math.exp(1 / 0.5) / (math.exp(1 / 0.5) + 2))
-    assert info_nce(views, torch.tensor([0, 1, 0, 1]), temperature=0.5).item() == pytest.approx(expected, abs=1e-6)
+    assert info_nce(views, torch.tensor([0, 1, 0, 1]), temperature=0.5).item() == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_koleo_by_hand():
