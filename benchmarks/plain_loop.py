@@ -62,8 +62,10 @@ def plain_loop(
         heatmaps = [torch.full_like(heat, float(heat.mean())) for heat in heatmaps]
     deltas = []
     for image, seed in zip(images, seeds, strict=True):
-        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
-        deltas.append((1e-6 * noise).to(device).requires_grad_())
+        # aindex draws the numbers column by column
+        shape = (image.shape[2], 3, image.shape[1])
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).permute(1, 2, 0)
+        deltas.append((1e-6 * noise).contiguous().to(device).requires_grad_())
     optimizer = torch.optim.Adam(deltas, lr=learning_rate)
 
     def change(i: int) -> Tensor:

@@ -74,10 +74,9 @@ def heatmap(image: Tensor, settings: ActivationSettings) -> Tensor:
     return settings.scaling * jnd
 
 
-def channel_gain(heat: Tensor, settings: ActivationSettings) -> Tensor:
-    """α ⊙ h: all that multiplies tanh(δ), as one map; 1×H×W → 3×H×W."""
-    scale = heat.new_tensor(CHANNEL_SCALE if settings.scale_channels else (1.0, 1.0, 1.0))
-    return heat * scale.view(3, 1, 1)
+def channel_scale(settings: ActivationSettings, device: torch.device) -> Tensor:
+    """α of R, G, B, or ones without `scale_channels`."""
+    return torch.tensor(CHANNEL_SCALE if settings.scale_channels else (1.0, 1.0, 1.0), device=device)
 
 
 def bounded(delta: Tensor, settings: ActivationSettings) -> Tensor:
@@ -93,4 +92,5 @@ def distortion(delta: Tensor, heat: Tensor, settings: ActivationSettings) -> Ten
         heat: 1×H×W, from heatmap().
         settings: uses use_tanh and scale_channels.
     """
-    return channel_gain(heat, settings) * bounded(delta, settings)
+    scale = channel_scale(settings, delta.device).view(3, 1, 1)
+    return heat * (scale * bounded(delta, settings))

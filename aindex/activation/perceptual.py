@@ -7,6 +7,14 @@ from torch import Tensor
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of R, G, B in luminance (ITU-R BT.601)."""
 
+_BACKGROUND_KERNEL = (
+    (1.0, 1.0, 1.0, 1.0, 1.0),
+    (1.0, 2.0, 2.0, 2.0, 1.0),
+    (1.0, 2.0, 0.0, 2.0, 1.0),
+    (1.0, 2.0, 2.0, 2.0, 1.0),
+    (1.0, 1.0, 1.0, 1.0, 1.0),
+)
+
 _SSIM_SIGMA = 1.5
 
 
@@ -21,37 +29,69 @@ def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
 
 
 def pad_by_reflection(plane: Tensor, pad: int) -> Tensor:
-    """Pad the last two axes by reflection; also for axes shorter than `pad`, down to one pixel.
+    """Pad both axes by reflection; also axes shorter than `pad`, down to one pixel.
 
     Args:
-        plane: …×H×W.
+        plane: H×W.
         pad: pixels added on each of the four sides.
     """
-    height, width = plane.shape[-2:]
+    height, width = plane.shape
+    if min(height, width) > pad:
+        return F.pad(plane.unsqueeze(0), (pad, pad, pad, pad), mode="reflect").squeeze(0)
     rows = _reflected(height, pad, plane.device)
     columns = _reflected(width, pad, plane.device)
-    return plane.index_select(-2, rows).index_select(-1, columns)
+    return plane.index_select(0, rows).index_select(1, columns)
 
 
 def _box_sum(plane: Tensor, size: int) -> Tensor:
     """Sums over size×size windows (valid ones only), as two passes along the axes."""
-    height, width = plane.shape[-2] - size + 1, plane.shape[-1] - size + 1
-    vertical = plane.narrow(-2, 0, height).clone()
-    for k in range(1, size):
-        vertical += plane.narrow(-2, k, height)
-    total = vertical.narrow(-1, 0, width).clone()
-    for k in range(1, size):
-        total += vertical.narrow(-1, k, width)
+    height, width = plane.shape[0] - size + 1, plane.shape[1] - size + 1
+    vertical = plane[:height] + plane[1 : height + 1]
+    for k in range(2, size):
+        vertical += plane[k : height + k]
+    total = vertical[:, :width] + vertical[:, 1 : width + 1]
+    for k in range(2, size):
+        total += vertical[:, k : width + k]
     return total
 
 
-def _gradient_magnitude(plane: Tensor) -> Tensor:
-    """Sobel magnitude, kernels ±1, ±2, ±1 not normalised; (H+2)×(W+2) → H×W."""
-    across = plane[..., 2:] - plane[..., :-2]
-    horizontal = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
-    down = plane[..., 2:, :] - plane[..., :-2, :]
-    vertical = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
-    return torch.hypot(horizontal, vertical)
+def _squared_gradient(plane: Tensor) -> Tensor:
+    """Squared Sobel magnitude, kernels ±1, ±2, ±1 not normalised; (H+2)×(W+2) → H×W."""
+    across = plane[:, 2:] - plane[:, :-2]
+    horizontal = across[:-2].add(across[1:-1], alpha=2).add_(across[2:])
+    down = plane[2:] - plane[:-2]
+    vertical = down[:, :-2].add(down[:, 1:-1], alpha=2).add_(down[:, 2:])
+    return horizontal.square_().addcmul_(vertical, vertical)
+
+
+def _dark_masking(background: Tensor) -> Tensor:
+    return 20 - 17 * torch.sqrt(background / 127 + 1e-3)
+
+
+def _bright_masking(background: Tensor) -> Tensor:
+    return 3 / 128 * (background - 127) + 3
+
+
+def _luminance_masking(background: Tensor, image: Tensor) -> Tensor:
+    """LA of a background H×W: the dark branch up to 127, the bright one above.
+
+    The larger branch is the right one but between 126.9 and 127, where they cross before they change over
+    with a jump. Pictures of 8 bits hit 127 exactly, so there the background is computed in float64: rounding
+    must not take sides.
+    """
+    masking = torch.maximum(_dark_masking(background), _bright_masking(background))
+    rows, columns = ((background - 126.95).abs_() < 0.06).nonzero(as_tuple=True)
+    if len(rows):
+        height, width = background.shape
+        window = torch.arange(5, device=image.device)
+        row_window = _reflected(height, 2, image.device)[rows[:, None] + window]  # n×5
+        column_window = _reflected(width, 2, image.device)[columns[:, None] + window]
+        pixels = image[:, row_window[:, :, None], column_window[:, None, :]].double()  # 3×n×5×5
+        luminance = 255 * sum(weight * plane for weight, plane in zip(LUMINANCE, pixels, strict=True))
+        exact = (luminance * luminance.new_tensor(_BACKGROUND_KERNEL)).sum((1, 2)) / 32
+        chosen = torch.where(exact <= 127, _dark_masking(exact), _bright_masking(exact))
+        masking[rows, columns] = chosen.float()
+    return masking
 
 
 @torch.no_grad()
@@ -68,21 +108,19 @@ def jnd_map(image: Tensor) -> Tensor:
     Returns:
         1×H×W float32, in units of the [0, 1] range; never below 5/255. No gradient flows through it.
     """
-    # masking jumps at bg = 127, which 8-bit pictures hit exactly: float64 keeps rounding from taking sides
-    red, green, blue = (255 * weight * plane.double() for weight, plane in zip(LUMINANCE, image, strict=True))
-    luminance = red + green + blue
+    image = image.float()
+    red, green, blue = (255 * weight for weight in LUMINANCE)
+    luminance = (red * image[0]).add_(image[1], alpha=green).add_(image[2], alpha=blue)
     padded = pad_by_reflection(luminance, 2)
     inner = padded[1:-1, 1:-1]
     # the 5×5 kernel (outer ring 1, inner ring 2, centre 0) is a 5×5 box plus a 3×3 box less twice the centre
-    background = (_box_sum(padded, 5) + _box_sum(inner, 3) - 2 * luminance) / 32
-    dark = 17 * (1 - torch.sqrt(background.clamp(min=0) / 127 + 1e-3)) + 3
-    bright = 3 / 128 * (background - 127) + 3
-    luminance_masking = torch.where(background <= 127, dark, bright)
-    gradient = _gradient_magnitude(inner.float())
-    contrast_masking = 0.117 * 16 * gradient**2.4 / (gradient**2 + 26**2)
-    overlap = torch.minimum(luminance_masking, contrast_masking)
-    jnd = luminance_masking + contrast_masking - 0.3 * overlap
-    return (jnd.clamp(min=5) / 255).float().unsqueeze(0)
+    background = _box_sum(padded, 5).add_(_box_sum(inner, 3)).sub_(luminance, alpha=2).div_(32)
+    masking = _luminance_masking(background.clamp_(min=0), image)
+    squared = _squared_gradient(inner)
+    contrast = squared.pow(1.2).mul_(0.117 * 16).div_(squared + 26**2)
+    overlap = torch.minimum(masking, contrast)
+    jnd = masking.add_(contrast).sub_(overlap, alpha=0.3)
+    return jnd.clamp_(min=5).div_(255).unsqueeze(0)
 
 
 def _unit_range(image: Tensor) -> Tensor:

@@ -1,10 +1,19 @@
-"""The extractor's resize as two small matrices, so that it and its gradient are matrix products."""
+"""The extractor's resize as sparse matrices applied by hand, with its transpose for the gradient.
+
+An antialiased bilinear resize is one small matrix per axis with a handful of weights in each row. Torch's own
+kernels for it, backward above all, cost about as much as a small extractor; weighted sums of whole rows do not.
+Rows are whole lines of memory if the axis to resize comes first, hence the layout W×C×H for full-size images:
+resizing W and transposing gives H×R×C, resizing H gives R×R×C, which is what channels-last convolutions read.
+"""
+
+from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize_matrix(length: int, size: int, device: torch.device | str = "cpu") -> Tensor:
+def resize_matrix(length: int, size: int) -> Tensor:
     """Weights of an antialiased bilinear resize along one axis, as `interpolate(antialias=True)` uses them.
 
     Output i averages the inputs around its centre with a triangle whose half width is one output pixel when
@@ -13,7 +22,6 @@ def resize_matrix(length: int, size: int, device: torch.device | str = "cpu") ->
     Args:
         length: pixels of the axis before.
         size: pixels after.
-        device: where the matrix is wanted.
 
     Returns:
         size×length float32, rows summing to 1.
@@ -23,28 +31,71 @@ def resize_matrix(length: int, size: int, device: torch.device | str = "cpu") ->
     position = torch.arange(length, dtype=torch.float64) + 0.5
     weights = 1 - (position - centre.unsqueeze(1)).abs() / max(scale, 1.0)
     weights = weights.clamp(min=0)
-    return (weights / weights.sum(dim=1, keepdim=True)).to(device, torch.float32)
+    return (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
+class RowMixer:
+    """A non-negative matrix applied to the rows of a table, N×D → M×D.
+
+    As weighted sums of rows on a CPU, where most weights are zero; as a matrix product elsewhere.
+    """
+
+    def __init__(self, matrix: Tensor, device: torch.device) -> None:
+        self._sparse = device.type == "cpu"
+        if self._sparse:
+            present = matrix > 0
+            self._source = present.nonzero()[:, 1].contiguous()
+            self._starts = F.pad(present.sum(dim=1).cumsum(0), (1, 0))[:-1]
+            self._weights = matrix[present]
+        else:
+            self._matrix = matrix.to(device)
+
+    def __call__(self, table: Tensor) -> Tensor:
+        """Mix the rows of a contiguous table."""
+        if not self._sparse:
+            return self._matrix @ table
+        return F.embedding_bag(
+            self._source, table, self._starts, mode="sum", per_sample_weights=self._weights
+        )
+
+
+@lru_cache(maxsize=64)
+def axis_mixers(length: int, size: int, device: torch.device) -> tuple[RowMixer, RowMixer]:
+    """The resize of one axis and its transpose; kept, since photographs share a few sizes."""
+    matrix = resize_matrix(length, size)
+    return RowMixer(matrix, device), RowMixer(matrix.T.contiguous(), device)
 
 
 class Resampler:
-    """Antialiased bilinear resize of H×W planes to R×R, and its transpose."""
+    """Resize of one image's planes, W×C×H → R×R×C, and its transpose.
 
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        size: int,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self._rows = resize_matrix(height, size, device).to(dtype)  # R×H
-        self._columns = resize_matrix(width, size, device).to(dtype)  # R×W
+    Args:
+        height: H.
+        width: W.
+        size: R.
+        device: of the planes.
+    """
+
+    def __init__(self, height: int, width: int, size: int, *, device: torch.device | str = "cpu") -> None:
+        device = torch.device(device)
+        self._height, self._width, self._size = height, width, size
+        self._down, self._down_transposed = axis_mixers(height, size, device)
+        self._across, self._across_transposed = axis_mixers(width, size, device)
 
     def forward(self, planes: Tensor) -> Tensor:
-        """C×H×W → C×R×R."""
-        return torch.matmul(torch.matmul(self._rows, planes), self._columns.T)
+        """W×C×H → R×R×C."""
+        columns = self._across(planes.view(self._width, -1))  # R×CH
+        columns = columns.view(-1, self._height).t().contiguous()  # H×RC
+        return self._down(columns).view(self._size, self._size, -1)
 
     def transpose(self, planes: Tensor) -> Tensor:
-        """C×R×R → C×H×W: carries a gradient back through forward()."""
-        return torch.matmul(self._rows.T, torch.matmul(planes, self._columns))
+        """R×R×C → W×C×H: carries a gradient back through forward()."""
+        rows = self._down_transposed(planes.view(self._size, -1))  # H×RC
+        rows = rows.t().contiguous().view(self._size, -1)  # R×CH
+        return self._across_transposed(rows).view(self._width, -1, self._height)
+
+
+def enlarge(values: Tensor, height: int, width: int) -> Tensor:
+    """R×R×C → C×H×W, bilinear, antialiased where an axis shrinks."""
+    planes = values.permute(2, 0, 1).unsqueeze(0)
+    return F.interpolate(planes, size=(height, width), mode="bilinear", antialias=True).squeeze(0)

@@ -1,12 +1,19 @@
 """The extractor in the form the activation loop wants: fast forward, fast backward to its input only."""
 
+import copy
 from collections.abc import Callable
+from itertools import chain
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+
+from aindex.descriptors.folding import fold_batch_norms, unscripted
 
 Precision = Literal["fp32", "bf16"]
+
+_CONVERTED = (torch.conv2d, torch.ops.aten.linear.default, torch.ops.aten.matmul.default)
+"""Calls of an unscripted graph that autocast runs in bf16."""
 
 
 class ExtractorLike(Protocol):
@@ -38,6 +45,7 @@ class FastExtractor:
         dim: d.
         device: where its weights lie.
         precision: of the arithmetic inside; descriptors come out float32.
+        input_dtype: in which it takes pixels without converting them; any other does too.
     """
 
     def __init__(
@@ -54,6 +62,7 @@ class FastExtractor:
         self.dim = dim
         self.device = device
         self.precision = precision
+        self.input_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
 
     def __call__(self, batch: Tensor) -> Tensor:
         """B×3×R×R, normalised → B×d float32."""
@@ -67,23 +76,63 @@ def fast_extractor(
     device: torch.device | str | None = None,
     precision: Precision | None = None,
 ) -> FastExtractor:
-    """Prepare an extractor once, before all loops.
+    """Prepare an extractor once, before all loops: norms folded, weights converted, channels last.
 
     Args:
-        extractor: a module with input_size and dim; returned as it is if prepared already.
+        extractor: an Extractor, or any frozen module with input_size and dim, which stays as it is; returned
+            as it is if prepared already.
         device: where to run; default: where the extractor's weights lie.
         precision: default best_precision(device).
     """
     if isinstance(extractor, FastExtractor):
         return extractor
-    if device is None:
-        parameters = extractor.parameters() if isinstance(extractor, nn.Module) else iter(())
-        device = next((p.device for p in parameters), torch.device("cpu"))
-    device = torch.device(device)
+    module = getattr(extractor, "module", extractor)
+    tensors = chain(module.parameters(), module.buffers()) if isinstance(module, nn.Module) else iter(())
+    device = torch.device(device or next((t.device for t in tensors), torch.device("cpu")))
+    precision = precision or best_precision(device)
     return FastExtractor(
-        extractor,
+        _prepared(module, device, precision) if isinstance(module, nn.Module) else module,
         input_size=extractor.input_size,
         dim=extractor.dim,
         device=device,
-        precision=precision or best_precision(device),
+        precision=precision,
     )
+
+
+def _prepared(module: nn.Module, device: torch.device, precision: Precision) -> Callable[[Tensor], Tensor]:
+    module = copy.deepcopy(module).to(device)
+    if isinstance(module, torch.jit.ScriptModule):
+        graph = unscripted(module)
+        if graph is None:
+            return _without_profiling(module)
+        module = graph
+    else:
+        module = fold_batch_norms(module)
+    if precision == "bf16":
+        _convert_weights(module)
+    module.requires_grad_(False)
+    return module.to(memory_format=torch.channels_last)
+
+
+def _convert_weights(module: nn.Module) -> None:
+    """Convert once what autocast would convert at every call; the rest keeps its precision."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            part.to(torch.bfloat16)
+    if not isinstance(module, fx.GraphModule):
+        return
+    for node in module.graph.nodes:
+        constants = [use for use in node.users if node.op == "get_attr"]
+        if constants and all(use.target in _CONVERTED for use in constants):
+            setattr(module, node.target, module.get_buffer(node.target).to(torch.bfloat16))
+
+
+def _without_profiling(script: torch.jit.ScriptModule) -> Callable[[Tensor], Tensor]:
+    """Run a script as it stands: what its executor would optimise on the way changes the rounding."""
+
+    def call(pixels: Tensor) -> Tensor:
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            descriptors: Tensor = script(pixels)
+        return descriptors
+
+    return call

@@ -9,7 +9,8 @@ from aindex.activation.resampling import Resampler, resize_matrix
 def test_equals_the_antialiased_resize_of_torch(size: tuple[int, int]) -> None:
     planes = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(planes[None], size=(32, 32), mode="bilinear", antialias=True)[0]
-    assert torch.allclose(Resampler(*size, 32).forward(planes), expected, atol=2e-6)
+    measured = Resampler(*size, 32).forward(planes.permute(2, 0, 1).contiguous())  # R×R×C
+    assert torch.allclose(measured.permute(2, 0, 1), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(40, 57), (200, 31), (1, 9)])
@@ -19,7 +20,8 @@ def test_transpose_is_the_gradient(size: tuple[int, int]) -> None:
     weight = torch.randn(3, 32, 32, generator=generator)
     resized = F.interpolate(planes[None], size=(32, 32), mode="bilinear", antialias=True)[0]
     (expected,) = torch.autograd.grad((resized * weight).sum(), planes)
-    assert torch.allclose(Resampler(*size, 32).transpose(weight), expected, atol=1e-5)
+    measured = Resampler(*size, 32).transpose(weight.permute(1, 2, 0).contiguous())  # W×C×H
+    assert torch.allclose(measured.permute(1, 2, 0), expected, atol=1e-5)
 
 
 def test_rows_are_averages() -> None:
