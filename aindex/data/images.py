@@ -9,7 +9,8 @@ import csv
 import json
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -149,6 +150,18 @@ def read_image(path: Path | str) -> Image.Image:
     Raises:
         ImageReadError: for whatever reason; the message is one line with path and reason.
     """
+    with open_image(path) as image:
+        image.load()
+        return upright(_to_rgb(image), image)
+
+
+@contextmanager
+def open_image(path: Path | str) -> Iterator[Image.Image]:
+    """The picture as it is stored, its header read and its size checked, its pixels not decoded yet.
+
+    Raises:
+        ImageReadError: for whatever reason, also in the body; the message is one line with path and reason.
+    """
     try:
         # A pipe or a device would block for ever instead of failing.
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -158,8 +171,7 @@ def read_image(path: Path | str) -> Image.Image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and width * height > limit:
                 raise ImageReadError(f"{width}×{height} pixels exceed PIL.Image.MAX_IMAGE_PIXELS = {limit}")
-            image.load()
-            return _upright(_to_rgb(image), image)
+            yield image
     # Decoders meet hostile bytes with exceptions of every type.
     except Exception as error:
         raise ImageReadError(f"cannot read picture {str(path)!r}: {one_line(error)}") from error
@@ -175,14 +187,15 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
+def upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
+    """Pixels decoded from ``source``, turned as its EXIF orientation says."""
     try:
         orientation = source.getexif().get(_EXIF_ORIENTATION, 1)
     # Broken metadata beside good pixels: there is no orientation to apply.
     except Exception:
-        return rgb
+        return pixels
     undo = _UNDO_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
-    return rgb if undo is None else rgb.transpose(undo)
+    return pixels if undo is None else pixels.transpose(undo)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
