@@ -84,7 +84,8 @@ def heatmap_picture(heatmap: npt.ArrayLike) -> Image.Image:
     """
     from matplotlib import colormaps
 
-    values = np.squeeze(np.asarray(heatmap, dtype=np.float32))
+    values = np.asarray(heatmap, dtype=np.float32)
+    values = values.reshape(values.shape[-2:])
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / (high - low) if high > low else np.full_like(values, 0.5)
     return Image.fromarray((colormaps["magma"](scaled)[..., :3] * 255).round().astype(np.uint8))

@@ -27,6 +27,7 @@ _COLOURS = ("#0b62a8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _WIDTH = 4.5
 _MOST_POINTS = 800
 _LONGEST_LABEL = 36
+_LEGEND_LINE = 0.19  # inches
 _FEWEST_PARAMS_OF_A_CURVE = 4
 
 
@@ -63,10 +64,11 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:
-    """A legend above everything."""
+    """A legend above everything, for which the figure grows."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = _legend_columns(labels, figure.get_figwidth())
+        figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * (-(-len(labels) // columns) - 1))
         style: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": _INK, "columnspacing": 1.4}
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, **style)
 
@@ -261,7 +263,10 @@ def comparison_figure(
         panels.append(figure.add_subplot(1, 2, 2))
         draw_precision_recall(panels[1], curves)
     for panel in panels:
-        columns = _legend_columns(panel.get_legend_handles_labels()[1], 4.5)
+        labels = panel.get_legend_handles_labels()[1]
+        columns = _legend_columns(labels, 4.5)
+        lines = -(-len(labels) // columns)
+        figure.set_figheight(max(figure.get_figheight(), height + _LEGEND_LINE * lines))
         panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9)
     return figure
 

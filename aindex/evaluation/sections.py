@@ -93,14 +93,17 @@ def bars_of(series: Series) -> dict[str, "pd.Series[Any]"]:
 
 
 def curves_of(series: Series) -> dict[str, dict[Score, PrecisionRecallCurve]]:
-    """The precision-recall curves of every result that has copy detection rows, per score."""
+    """The precision-recall curves of every result that has copy detection rows.
+
+    Of both scores; of more than two series only of the plain one, or nobody could tell the lines apart.
+    """
     curves: dict[str, dict[Score, PrecisionRecallCurve]] = {}
     for label, results in series.items():
         if results.copy_detection is not None:
             scores: list[Score] = copy_detection_table(results.copy_detection)["score"].tolist()
             curves[label] = {
                 score: precision_recall_curve(*pairs_of_rows(results.copy_detection, score=score))
-                for score in scores
+                for score in scores[: 1 if len(series) > _MOST_SERIES_OF_ONE_TABLE else None]
             }
     return curves
 
@@ -116,9 +119,9 @@ def copy_detection_section(series: Series) -> Section:
     if not curves:
         return section
     rows: list[list[Cell]] = []
-    for label in curves:
-        found = series[label].copy_detection
-        assert found is not None
+    for label, results in series.items():
+        if (found := results.copy_detection) is None:
+            continue
         for row in copy_detection_table(found).to_dict("records"):
             key = f"{label}|icd_df.csv|{row['score']}|"
             values = [number(row[name], 3, key + name) for name in ("uap", "recall_at_p90")]
@@ -223,7 +226,7 @@ def index_section(series: Series) -> Section:
 
 def _add_code_distances(section: Section, series: Series) -> None:
     rows: list[list[Cell]] = []
-    values: dict[str, pd.Series[float]] = {}
+    charts: dict[str, dict[str, pd.Series[float]]] = {}
     known = {label: code_distances(r.images, r.queries) for label, r in series.items()}
     for label, distances in known.items():
         summary = code_distance_summary(series[label].images, series[label].queries)
@@ -233,15 +236,19 @@ def _add_code_distances(section: Section, series: Series) -> None:
             name = f"{part}, {label}" if several else part
             key = f"{label}|code_distance|{part}|"
             rows.append([name, number(row["mean"], 4, key + "mean"), number(row["std"], 4, key + "std")])
-            values[name] = distances[part]
+            # all in one chart for one run; for several, a chart for each kind of image
+            chart = part if len(series) > _MOST_SERIES_OF_ONE_TABLE else "all"
+            charts.setdefault(chart, {})[label if chart == part else name] = distances[part]
     if rows:
         source = (
             "images_df.csv: code_distance_original, code_distance_released; queries_df.csv: code_distance"
         )
         header = ["images", "mean", "spread (σ)"]
         section.tables.append(Table(header, rows, source, "Squared distance of descriptors to their code"))
+    for part, values in charts.items():
         figure = figures.histogram_figure(values, xlabel="squared distance to the code")
-        section.charts.append(Chart(figures.svg_data_uri(figure), "Distribution of the distance to the code"))
+        caption = f"Distribution of the distance to the code, {part} images"
+        section.charts.append(Chart(figures.svg_data_uri(figure), caption))
 
 
 def _add_search_times(section: Section, series: Series) -> None:
