@@ -82,6 +82,9 @@ def train_quantiser(
     parts = take_apart(index)
     _check_row_count(parts, idx_factory, len(descriptors))
     sample = training_sample(descriptors, rows_wanted(parts), seed=seed)
+    if hasattr(parts.core, "do_polysemous_training"):
+        # It only renumbers the centroids, for a kind of search that is not used here, and takes longest of all.
+        parts.core.do_polysemous_training = False
     held = _seed_clusterings(parts, derive_seed(seed, "faiss") & 0x7FFFFFFF)
     with (
         faiss_errors(

@@ -83,6 +83,13 @@ def take_apart(index: FaissIndex) -> IndexParts:
         raise FaissIndexError(
             "a Residual index only encodes and cannot search: take IVF<cells>,PQ<bytes> with the same numbers"
         )
+    for transform in transforms:
+        if isinstance(transform, faiss.PCAMatrix) and transform.eigen_power != 0:
+            # FAISS 1.15.1 takes whitening for a rotation once the index was read from a file.
+            transform.is_orthonormal = False
+    if hasattr(current, "fine_quantizer"):
+        # FAISS 1.15.1 loses this pointer in reading an index and copies it in cloning one: decoding then crashes.
+        current.fine_quantizer = current.pq if hasattr(current, "pq") else current.aq
     ivf = current if isinstance(current, faiss.IndexIVF) else None
     return IndexParts(index, tuple(transforms), refine, graph, inner, current, ivf)
 
