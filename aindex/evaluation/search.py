@@ -15,8 +15,107 @@ SEARCH_COLUMNS = ("nprobe", "k", "ms_per_query", "queries")
 
 Array = npt.NDArray[Any]
 
+_QUERIES = 512
+"""Queries of one matrix product."""
 
-@torch.no_grad()
+
+class ExhaustiveSearch:
+    """Compares queries with every descriptor as it is: the ceiling of an approximate index.
+
+    Args:
+        references: matrices n_i×d whose rows, one matrix after the other, have the ids 0, 1, …; memory maps
+            are read in pieces.
+        metric: the index's.
+        device: where to multiply; a GPU keeps the references if they fill no more than half of what is free.
+        chunk_rows: references per step; memory is about 512 × chunk_rows × 4 bytes.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[Array],
+        *,
+        metric: Literal["L2", "IP"] = "L2",
+        device: str | torch.device = "cpu",
+        chunk_rows: int = 65_536,
+    ) -> None:
+        self._references = list(references)
+        self._starts = np.cumsum([0, *(len(matrix) for matrix in references)])
+        self._weight = 1.0 if metric == "L2" else 0.0
+        self._device = torch.device(device)
+        self._pieces: list[tuple[int, Array | torch.Tensor]] = [
+            (int(start) + row, matrix[row : row + chunk_rows])
+            for start, matrix in zip(self._starts, references, strict=False)
+            for row in range(0, len(matrix), chunk_rows)
+        ]
+        self._norms: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def ranks(self, queries: Array, true_ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Each true answer's rank, from 0. As in an exact search the smaller id wins a tie.
+
+        Args:
+            queries: nq×d descriptors of edited copies.
+            true_ids: nq ids.
+
+        Raises:
+            DataError: an id is not among the references.
+        """
+        ids = np.asarray(true_ids, dtype=np.int64)
+        if ids.size and not 0 <= ids.min() <= ids.max() < self._starts[-1]:
+            raise DataError(
+                f"true ids {ids.min()} to {ids.max()}: expected ids among the {self._starts[-1]} references"
+            )
+        self._prepare()
+        ranks = np.zeros(len(ids), dtype=np.int64)
+        for first in range(0, len(ids), _QUERIES):
+            part = slice(first, first + _QUERIES)
+            ranks[part] = self._ranks(self._matrix(queries[part]), ids[part])
+        return ranks
+
+    def _ranks(self, rows: torch.Tensor, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        true = torch.from_numpy(ids).to(self._device)
+        own = self._matrix(np.stack([self._row(i) for i in ids]))
+        limit = self._remoteness(own, self._norms_of(own), rows).diagonal()[:, None]
+        closer = torch.zeros(len(ids), dtype=torch.int64, device=self._device)
+        for (first, piece), norms in zip(self._pieces, self._norms, strict=True):
+            away = self._remoteness(self._matrix(piece), norms, rows)
+            candidate = torch.arange(away.shape[1], device=self._device) + first
+            is_closer = (away < limit) | ((away == limit) & (candidate < true[:, None]))
+            # the same vector in another matrix product may round differently: never closer than itself
+            is_closer &= candidate != true[:, None]
+            closer += is_closer.sum(1)
+        return closer.cpu().numpy()
+
+    def _row(self, i: int) -> Array:
+        number = int(np.searchsorted(self._starts, i, side="right")) - 1
+        row: Array = self._references[number][i - self._starts[number]]
+        return row
+
+    def _prepare(self) -> None:
+        """Squared norms once; the references to the GPU where there is room."""
+        if self._norms or not self._pieces:
+            return
+        if self._device.type == "cuda":
+            size = sum(matrix.nbytes for matrix in self._references)
+            if 2 * size < torch.cuda.mem_get_info(self._device)[0]:
+                self._pieces = [(first, self._matrix(piece)) for first, piece in self._pieces]
+        self._norms = [self._norms_of(self._matrix(piece)) for _, piece in self._pieces]
+
+    def _matrix(self, rows: Array | torch.Tensor) -> torch.Tensor:
+        if isinstance(rows, torch.Tensor):
+            return rows
+        # a file that is mapped read-only is copied piece by piece
+        return torch.from_numpy(np.require(rows, np.float32, ["C", "W"])).to(self._device)
+
+    @staticmethod
+    def _norms_of(matrix: torch.Tensor) -> torch.Tensor:
+        return matrix.square().sum(1)
+
+    def _remoteness(self, matrix: torch.Tensor, norms: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Squared distance without the query's own norm, which does not change the order; or −similarity."""
+        return torch.addmm(self._weight * norms, rows, matrix.T, alpha=-(1.0 + self._weight))
+
+
 def exhaustive_ranks(
     queries: Array,
     references: Sequence[Array],
@@ -26,56 +125,9 @@ def exhaustive_ranks(
     device: str | torch.device = "cpu",
     chunk_rows: int = 65_536,
 ) -> npt.NDArray[np.int64]:
-    """Each true answer's rank, from 0, if every query were compared with every descriptor as it is.
-
-    This is the ceiling of an approximate index. As in an exact search the smaller id wins a tie.
-
-    Args:
-        queries: nq×d descriptors of edited copies.
-        references: matrices n_i×d whose rows, one matrix after the other, have the ids 0, 1, …; memory maps
-            are read in pieces.
-        true_ids: nq ids.
-        metric: the index's.
-        device: where to multiply.
-        chunk_rows: references per step; memory is about 512 × chunk_rows × 4 bytes.
-
-    Raises:
-        DataError: an id is not among the references.
-    """
-    ids = np.asarray(true_ids, dtype=np.int64)
-    starts = np.cumsum([0, *(len(matrix) for matrix in references)])
-    if ids.size and not 0 <= ids.min() <= ids.max() < starts[-1]:
-        raise DataError(
-            f"true ids {ids.min()} to {ids.max()}: expected ids among the {starts[-1]} references"
-        )
-    weight = 1.0 if metric == "L2" else 0.0
-
-    def remoteness(block: Array, rows: torch.Tensor) -> torch.Tensor:
-        # squared distance without the query's own norm, which does not change the order; or −similarity
-        matrix = torch.from_numpy(np.array(block, dtype=np.float32)).to(device)
-        return torch.addmm(weight * matrix.square().sum(1), rows, matrix.T, alpha=-(1.0 + weight))
-
-    ranks = np.zeros(len(ids), dtype=np.int64)
-    for first in range(0, len(ids), 512):
-        part = slice(first, first + 512)
-        rows = torch.from_numpy(np.array(queries[part], dtype=np.float32)).to(device)
-        true = torch.from_numpy(ids[part]).to(device)
-        own = np.stack([references[m][i - starts[m]] for i, m in _located(ids[part], starts)])
-        limit = remoteness(own, rows).diagonal()[:, None]
-        for start, matrix in zip(starts, references, strict=False):
-            for row in range(0, len(matrix), chunk_rows):
-                away = remoteness(matrix[row : row + chunk_rows], rows)
-                candidate = torch.arange(away.shape[1], device=device) + int(start) + row
-                closer = (away < limit) | ((away == limit) & (candidate < true[:, None]))
-                # the same vector in another matrix product may round differently: never closer than itself
-                closer &= candidate != true[:, None]
-                ranks[part] += closer.sum(1).cpu().numpy()
-    return ranks
-
-
-def _located(ids: npt.NDArray[np.int64], starts: Array) -> list[tuple[int, int]]:
-    """Each id with the number of the matrix that holds its row."""
-    return [(int(i), int(np.searchsorted(starts, i, side="right")) - 1) for i in ids]
+    """Each true answer's rank if every query were compared with every descriptor (see `ExhaustiveSearch`)."""
+    search = ExhaustiveSearch(references, metric=metric, device=device, chunk_rows=chunk_rows)
+    return search.ranks(queries, true_ids)
 
 
 def time_search(

@@ -98,10 +98,20 @@ class Quantiser:
             DescriptorError: wrong dimension, NaN or infinite values.
         """
         rows = as_rows(descriptors, self.dim)
-        with one_thread(), repeatable_kernels():
-            difference = rows - self._decoded(rows)
-        squared: npt.NDArray[np.float32] = np.square(difference).sum(axis=1)
+        squared: npt.NDArray[np.float32] = np.square(rows - self.stored(rows)).sum(axis=1)
         return squared
+
+    def stored(self, descriptors: torch.Tensor | npt.NDArray[np.float32]) -> Rows:
+        """What the index stores for each descriptor, decoded: B×d float32.
+
+        The descriptor itself where whole ones are stored; of an index that re-ranks, the base index counts.
+
+        Raises:
+            FaissIndexError: the index cannot decode.
+            DescriptorError: wrong dimension, NaN or infinite values.
+        """
+        with one_thread(), repeatable_kernels():
+            return self._decoded(as_rows(descriptors, self.dim))
 
     def _targets(self, rows: Rows, target: Target) -> Rows:
         match target:
