@@ -47,16 +47,14 @@ def copy_to_gpu(index: FaissIndex, number: int = 0) -> FaissIndex | None:
     faiss = import_faiss()
     resources = faiss.StandardGpuResources()
     try:
-        copy = faiss.index_cpu_to_gpu(resources, number, index)
+        # The copy shares the resources, which so outlive this function.
+        return faiss.index_cpu_to_gpu(resources, number, index)
     except RuntimeError as error:
         _log.warning(
             "this factory does not run on FAISS's GPU side (%s): the search runs on the CPU",
             faiss_reason(error),
         )
         return None
-    # The copy uses the resources without owning them.
-    copy.aindex_resources = resources
-    return copy
 
 
 def set_gpu_nprobe(copy: FaissIndex, nprobe: int) -> None:

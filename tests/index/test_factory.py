@@ -55,7 +55,14 @@ def test_lsh_takes_l2_only() -> None:
 
 @pytest.mark.parametrize(
     ("idx_factory", "needed"),
-    [("Flat", 1), ("IVF8,Flat", 8), ("IVF8,PQ4x4", 16), ("PCA8,LSH", 8), ("OPQ4_8,PQ4x4", 256), ("RQ2x5", 32)],
+    [
+        ("Flat", 1),
+        ("IVF8,Flat", 8),
+        ("IVF8,PQ4x4", 16),
+        ("PCA8,LSH", 8),
+        ("OPQ4_8,PQ4x4", 256),
+        ("RQ2x5", 32),
+    ],
 )
 def test_needed_rows_are_what_faiss_needs(training_rows, idx_factory: str, needed: int) -> None:
     assert rows_needed(take_apart(make_index(16, idx_factory))) == needed

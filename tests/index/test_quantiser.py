@@ -75,7 +75,7 @@ def test_filled_and_empty_give_the_same(trained_index, query_rows) -> None:
 def test_where_nothing_is_quantised_there_is_no_target(trained_index, query_rows, idx_factory: str) -> None:
     quantiser = Quantiser(trained_index(idx_factory))
     assert quantiser.keeps_descriptors
-    with pytest.raises(FaissIndexError, match="keeps whole descriptors.*ori_ft"):
+    with pytest.raises(FaissIndexError, match=r"keeps whole descriptors.*ori_ft"):
         quantiser.targets(query_rows)
     with pytest.raises(FaissIndexError, match="without cells"):
         quantiser.targets(query_rows, "ivf_cluster")
@@ -145,7 +145,7 @@ def test_code_distance(trained_index, query_rows) -> None:
 @pytest.mark.parametrize("idx_factory", ["ITQ8,LSH", "PCAW8,PQ4x4"])
 def test_a_transform_without_way_back(trained_index, query_rows, idx_factory: str) -> None:
     quantiser = Quantiser(trained_index(idx_factory))
-    with pytest.raises(FaissIndexError, match="cannot be undone.*ori_ft"):
+    with pytest.raises(FaissIndexError, match=r"cannot be undone.*ori_ft"):
         quantiser.targets(query_rows)
 
 

@@ -26,7 +26,9 @@ Make = Callable[..., ReferenceIndex]
 
 def expected_neighbours(distances, k):
     """All rows by (distance, id), from FAISS's distances to every row."""
-    ids = np.lexsort((np.broadcast_to(np.arange(distances.shape[1]), distances.shape), distances), axis=-1)[:, :k]
+    ids = np.lexsort((np.broadcast_to(np.arange(distances.shape[1]), distances.shape), distances), axis=-1)[
+        :, :k
+    ]
     return np.take_along_axis(distances, ids, 1), ids
 
 
@@ -125,7 +127,7 @@ def test_bad_queries(filled_index: Make, query_rows) -> None:
     index = filled_index()
     broken = query_rows.copy()
     broken[4, 4] = np.nan
-    with pytest.raises(DescriptorError, match="queries.*row 4"):
+    with pytest.raises(DescriptorError, match=r"queries.*row 4"):
         index.search(broken, 3)
     with pytest.raises(DescriptorError, match="dimension 3, expected 16"):
         index.search(query_rows[:, :3], 3)
