@@ -33,6 +33,9 @@ COMMANDS = {
     "extract": Command("describe images, into fts.pth and filenames.txt", "aindex.commands.extract", "main"),
     "train": Command("train an extractor on a folder of images", "aindex.commands.train", "train_main"),
     "index": Command("build, add to and look into index folders", "aindex.commands.index", "main"),
+    "activate": Command(
+        "release pictures of your own, activated against an index", "aindex.commands.activate", "main"
+    ),
 }
 
 

@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -24,7 +25,8 @@ DEFAULT_FACTORY = "IVF4096,PQ8x8"
 Duplicates = Literal["error", "skip", "add"]
 
 
-class Indexed(NamedTuple):
+@dataclass(frozen=True)
+class Indexed:
     """An index with new rows: their ids, and the pictures that could not be read."""
 
     index: ReferenceIndex
@@ -74,10 +76,10 @@ def build_index(
     _check_options(train, like, idx_factory, quant)
     work = work_folder(output)
     if like is not None:
-        index, used, _ = open_equipment(
+        equipment = open_equipment(
             like, extractor, resize_size=resize_size, settings=settings, read_only=False
         )
-        index = index.empty_copy()
+        index, used = equipment.index.empty_copy(), equipment.extractor
     else:
         assert train is not None
         used = _loaded(extractor, resize_size, settings)
@@ -126,11 +128,9 @@ def add_to_index(
         AindexError: no such index, another extractor, no pictures, or a name that is there already.
     """
     folder, settings = Path(index).expanduser(), settings or describing()
-    opened, used, _ = open_equipment(
-        folder, extractor, resize_size=resize_size, settings=settings, read_only=False
-    )
-    work = work_folder(folder)
-    rows = describe(references, used, work / "references", settings, names=names)
+    equipment = open_equipment(folder, extractor, resize_size=resize_size, settings=settings, read_only=False)
+    opened, work = equipment.index, work_folder(folder)
+    rows = describe(references, equipment.extractor, work / "references", settings, names=names)
     new_names = [prefix + name for name in rows.names]
     kept = _new_rows(new_names, opened, duplicates)
     ids = opened.add(rows.descriptors[kept], [new_names[row] for row in kept])

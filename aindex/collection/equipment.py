@@ -1,7 +1,8 @@
 """What the work on a collection needs: an index, the extractor it was made with, a device and a precision."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
@@ -19,7 +20,8 @@ SHIPPED = "shipped"
 Arithmetic = Literal["auto", "fp32", "bf16"]
 
 
-class Equipment(NamedTuple):
+@dataclass(frozen=True)
+class Equipment:
     """An index and the extractor that describes pictures for it, on its device."""
 
     index: ReferenceIndex

@@ -43,7 +43,9 @@ def describe(
         found = found or [f"{path.name}#{row}" for row in range(len(descriptors))]
         extraction = Extraction(descriptors, found, SkippedImages.read(path / SKIPPED))
     else:
-        extraction = _extract(source if path is None else path, extractor, work, settings)
+        pictures = source if path is None else path
+        assert not isinstance(pictures, str)
+        extraction = describe_pictures(pictures, extractor, work, settings)
     if names is None:
         return extraction
     given = read_names(Path(names).expanduser())
@@ -54,12 +56,22 @@ def describe(
     return extraction._replace(names=given)
 
 
-def _extract(
-    source: Path | str | Sequence[Path], extractor: Extractor, work: Path, settings: ExtractionSettings
+def describe_pictures(
+    pictures: Path | Sequence[Path],
+    extractor: Extractor,
+    work: Path,
+    settings: ExtractionSettings,
+    *,
+    root: Path | None = None,
 ) -> Extraction:
-    pictures = Path(source) if isinstance(source, str) else source
+    """Descriptors of pictures, extracted into a folder that survives a kill; `root` is what names are relative to.
+
+    Raises:
+        DataError: nothing there, or nothing readable.
+    """
+    options = {**settings._asdict(), "root": root}
     try:
-        return extract_to_folder(pictures, extractor, work, **settings._asdict())
+        return extract_to_folder(pictures, extractor, work, **options)
     except ConfigError:
         # What an interrupted run of other options left: it is this program's own, and of no use.
-        return extract_to_folder(pictures, extractor, work, **settings._asdict(), overwrite=True)
+        return extract_to_folder(pictures, extractor, work, **options, overwrite=True)

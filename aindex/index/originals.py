@@ -48,7 +48,7 @@ def add_originals(index: ReferenceIndex, descriptors: Rows, names: Sequence[str]
     """
     ids = own_rows(index, descriptors, names)
     missing = np.flatnonzero(ids < 0)
-    new_names = [names[position] for position in missing]
+    new_names = [names[int(position)] for position in missing]
     taken = named_rows(index, new_names)
     if (taken >= 0).any():
         name = new_names[int(np.argmax(taken >= 0))]

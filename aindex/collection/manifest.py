@@ -1,0 +1,128 @@
+"""The manifest of a release: a table, a csv file, what a notebook shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from aindex.collection.pictures import form_notes
+from aindex.collection.planning import Listing, header_size, released_files, resolved_delta_size
+from aindex.collection.release import ReleaseSettings
+from aindex.data.atomic import replace_when_done
+from aindex.data.images import SkippedImages
+from aindex.errors import ImageReadError
+from aindex.index.originals import named_rows
+from aindex.index.reference_index import ReferenceIndex
+
+MANIFEST, SKIPPED = "manifest.csv", "skipped.csv"
+COLUMNS = (
+    "name", "file", "row", "psnr_db", "ssim", "linf_grey_levels", "distance_before", "distance_after", "scale",
+    "width", "height", "notes",
+)  # fmt: skip
+"""PSNR and SSIM of the saved file against the original, squared distances of its descriptor to the target."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """Released pictures.
+
+    Attributes:
+        folder: where they are.
+        table: one row per picture, the columns of the manifest; of a dry run what would be done.
+        skipped: pictures that were left out, with reasons.
+        dry_run: whether nothing was written.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    skipped: SkippedImages
+    dry_run: bool = False
+
+    def summary(self) -> str:
+        """One or two lines for people."""
+        if self.dry_run:
+            text = f"{self.folder}: {len(self.table)} pictures would be released"
+        elif self.table.empty:
+            text = f"{self.folder}: no picture released"
+        else:
+            psnr, before, after = (self.table[c] for c in ("psnr_db", "distance_before", "distance_after"))
+            text = (
+                f"{self.folder}: {len(self.table)} pictures released, PSNR {psnr.median():.1f} dB (least "
+                f"{psnr.min():.1f}), squared distance to the target {before.mean():.3f} → {after.mean():.3f}"
+            )
+        return text if not self.skipped.count else f"{text}\n{left_out(self.skipped)}"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        lines = "<br>".join(html.escape(line) for line in self.summary().split("\n"))
+        return f"<p>{lines}</p>{self.table.to_html(index=False, float_format='{:.4g}'.format, max_rows=20)}"
+
+
+def left_out(skipped: SkippedImages) -> str:
+    """One line: how many pictures were left out, and why the first one was."""
+    more = f", and {skipped.count - 1} more, see {SKIPPED}" if skipped.count > 1 else ""
+    return f"{skipped.count} picture(s) left out: {skipped.rows[0][1]}{more}"
+
+
+def manifest_table(
+    records: Mapping[str, Mapping[str, Any]], names: Sequence[str], rows: Mapping[str, int]
+) -> pd.DataFrame:
+    """One row per released picture, in the order of `names`; `row` is blank for pictures that the index has not."""
+    lines = []
+    for name in names:
+        if name in records:
+            row = rows.get(name, -1)
+            lines.append({**records[name], "row": row if row >= 0 else None})
+    table = pd.DataFrame(lines, columns=list(COLUMNS))
+    table["row"] = table["row"].astype("Int64")
+    return table
+
+
+def write_manifest(out: Path, table: pd.DataFrame, skipped: SkippedImages) -> None:
+    """Write `manifest.csv`, and `skipped.csv` if pictures were left out.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    with (
+        replace_when_done(out / MANIFEST) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        table.to_csv(file, index=False, float_format="%.6g")
+    if skipped.count:
+        skipped.write(out / SKIPPED)
+    else:
+        (out / SKIPPED).unlink(missing_ok=True)
+
+
+def planned_table(
+    out: Path, listing: Listing, how: ReleaseSettings, index: ReferenceIndex, row_names: Sequence[str]
+) -> Release:
+    """What a release would do, from the headers of the pictures alone."""
+    skipped, lines = SkippedImages(), []
+    rows = named_rows(index, row_names)
+    files = released_files(listing.names, how.format)
+    for name, path, file, row in zip(listing.names, listing.paths, files, rows.tolist(), strict=True):
+        try:
+            notes = form_notes(path)
+        except ImageReadError as error:
+            skipped.record(name, error)
+            continue
+        width, height = header_size(path)
+        lines.append(
+            {
+                "name": name,
+                "file": file,
+                "row": row if row >= 0 else None,
+                "width": width,
+                "height": height,
+                "delta_size": resolved_delta_size(how.delta_size, width * height),
+                "notes": "; ".join(notes),
+            }
+        )
+    table = pd.DataFrame(lines, columns=["name", "file", "row", "width", "height", "delta_size", "notes"])
+    table["row"] = table["row"].astype("Int64")
+    return Release(out, table, skipped, dry_run=True)

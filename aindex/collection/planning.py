@@ -1,0 +1,144 @@
+"""Which pictures a release treats, where each goes, and which ones together."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from aindex.activation.distortion import DeltaSize
+from aindex.collection.pictures import SUFFIXES, Format
+from aindex.collection.sources import Source
+from aindex.data.images import image_names, list_images, names_root, open_image
+from aindex.data.released import released_names
+from aindex.errors import DataError, ImageReadError, OutputError
+
+DeltaChoice = Literal["auto", "image", "input"]
+
+_LARGE_PIXELS = 1_000_000
+"""From this size on `auto` takes `input`: the cost at the image's own size grows, the gain does not."""
+_BATCH_PIXELS = 48_000_000
+"""Of the pictures in memory at once; some 40 bytes each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Pictures, their names, and the folder that the names are relative to."""
+
+    paths: list[Path]
+    names: list[str]
+    root: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One picture to release.
+
+    Attributes:
+        name: its name; its random numbers derive from it.
+        path: where it is read.
+        file: its released file, relative to the output folder.
+        position: among the described pictures.
+        state: size in bytes and time of change, in ns, of its file.
+        pixels: width times height, by its header.
+    """
+
+    name: str
+    path: Path
+    file: str
+    position: int
+    state: list[int]
+    pixels: int
+
+
+def list_source(source: Source) -> Listing:
+    """The pictures that a user names.
+
+    Raises:
+        DataError: nothing there, or two of the same name.
+    """
+    if isinstance(source, str | Path):
+        folder = Path(source).expanduser()
+        paths, root = list_images(folder), names_root(folder)
+    else:
+        paths = [Path(path) for path in source]
+        if not paths:
+            raise DataError("no pictures are given: expected at least one")
+        root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+        paths = [path.absolute() for path in paths]
+    names = image_names(paths, root)
+    if len(set(names)) < len(names):
+        twice = next(name for position, name in enumerate(names) if name in names[:position])
+        raise DataError(f"picture {twice!r} is listed twice in {str(source)[:80]!r}: list it once")
+    return Listing(paths=paths, names=names, root=root)
+
+
+def without_output(listing: Listing, out: Path) -> Listing:
+    """The listing without what an earlier release left in the output folder, should that lie among the pictures.
+
+    Raises:
+        OutputError: the output folder is the pictures' own.
+    """
+    inside, root = Path(os.path.realpath(out)), Path(os.path.realpath(listing.root))
+    if inside == root:
+        raise OutputError(
+            f"out {str(out)!r} is the folder of the pictures: give another folder, originals are never overwritten"
+        )
+    if not inside.is_relative_to(root):
+        return listing
+    kept = [not Path(os.path.realpath(path)).is_relative_to(inside) for path in listing.paths]
+    if not any(kept):
+        raise OutputError(f"all pictures lie in out {str(out)!r}: give another folder for the released ones")
+    return Listing(
+        paths=[path for path, keep in zip(listing.paths, kept, strict=True) if keep],
+        names=[name for name, keep in zip(listing.names, kept, strict=True) if keep],
+        root=listing.root,
+    )
+
+
+def released_files(names: Sequence[str], format: Format) -> list[str]:
+    """The released files of pictures, relative to the output folder, all different."""
+    return [file.removesuffix(".png") + SUFFIXES[format] for file in released_names(names)]
+
+
+def source_state(path: Path) -> list[int]:
+    """Size and time of change by which a replaced picture is noticed; empty where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """Width and height as stored; 0×0 where the header cannot be read, which reading will report."""
+    try:
+        with open_image(path) as image:
+            width, height = image.size
+            return width, height
+    except ImageReadError:
+        return 0, 0
+
+
+def resolved_delta_size(choice: DeltaChoice, pixels: int) -> DeltaSize:
+    """What `auto` means for a picture."""
+    if choice == "auto":
+        return "input" if pixels >= _LARGE_PIXELS else "image"
+    return choice
+
+
+def batches(
+    jobs: Sequence[Job], batch_size: int, delta_size: DeltaChoice
+) -> Iterator[tuple[DeltaSize, list[Job]]]:
+    """Jobs of the same kind together, at most `batch_size` and as many as memory bears."""
+    waiting: dict[DeltaSize, list[Job]] = {"image": [], "input": []}
+    for job in jobs:
+        kind = resolved_delta_size(delta_size, job.pixels)
+        group = waiting[kind]
+        if group and (len(group) == batch_size or sum(j.pixels for j in group) + job.pixels > _BATCH_PIXELS):
+            yield kind, group
+            waiting[kind] = group = []
+        group.append(job)
+    for kind, group in waiting.items():
+        if group:
+            yield kind, group

@@ -1,0 +1,215 @@
+"""One batch of pictures activated, and one picture cut to its budget, written and measured."""
+
+import errno
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from aindex.activation.distortion import ActivationSettings, DeltaSize
+from aindex.activation.optimizer import make_optimizer
+from aindex.activation.perceptual import linf_grey_levels, ssim
+from aindex.activation.problem import ActivationProblem
+from aindex.collection.budget import largest_scale
+from aindex.collection.pictures import (
+    Format,
+    OpenedPicture,
+    ReleaseError,
+    as_seen,
+    changed_colours,
+    decode,
+    encode,
+)
+from aindex.collection.planning import DeltaChoice, Job
+from aindex.data.atomic import replace_when_done
+from aindex.descriptors.inference import FastExtractor
+from aindex.descriptors.preprocess import normalise, resize
+from aindex.errors import ConfigError, OutputError
+from aindex.index.quantiser import Target
+from aindex.seeding import derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseSettings:
+    """All that decides the pixels of released pictures beside the index.
+
+    Attributes:
+        target: where descriptors are drawn.
+        iterations: gradient steps per picture.
+        scaling: strength of the change, in just-noticeable differences.
+        min_psnr: PSNR in dB that every released picture keeps; None for no budget.
+        delta_size: `image`, `input`, or `auto`: `input` from a megapixel on.
+        format: of the released files.
+        jpeg_quality: 1 to 100.
+        compress_level: of PNG, 0 to 9; pixels are the same at all.
+        seed: of the run.
+    """
+
+    target: Target = "pq_recons"
+    iterations: int = 10
+    scaling: float = 3.0
+    min_psnr: float | None = None
+    delta_size: DeltaChoice = "auto"
+    format: Format = "png"
+    jpeg_quality: int = 95
+    compress_level: int = 6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.min_psnr is not None and not 10 <= self.min_psnr <= 100:
+            raise ConfigError(
+                f"min_psnr {self.min_psnr}: expected 10 to 100 dB; 42 is hard to see, 38 is visible"
+            )
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ConfigError(f"jpeg_quality {self.jpeg_quality}: expected 1 to 100; the default is 95")
+        self.loop("image")
+
+    def loop(self, delta_size: DeltaSize) -> ActivationSettings:
+        """The loop's constants for pictures of one kind."""
+        return ActivationSettings(iterations=self.iterations, scaling=self.scaling, delta_size=delta_size)
+
+
+def batch_changes(
+    pictures: Sequence[OpenedPicture],
+    names: Sequence[str],
+    targets: Tensor,
+    extractor: FastExtractor,
+    settings: ReleaseSettings,
+    *,
+    delta_size: DeltaSize,
+    batch_size: int,
+) -> list[Tensor]:
+    """The change x' − x of each picture, normalised space, 3×H×W, on the CPU.
+
+    Args:
+        pictures: at most `batch_size`.
+        names: of the pictures; their random numbers derive from them.
+        targets: B×d.
+        extractor: prepared.
+        settings: of the release.
+        delta_size: where the change is optimised.
+        batch_size: rows of the extractor's batch, however few pictures there are.
+    """
+    problem = ActivationProblem(
+        [picture.seen.permute(2, 0, 1).contiguous().to(extractor.device) for picture in pictures],
+        targets.to(extractor.device),
+        extractor,
+        settings.loop(delta_size),
+        seeds=[derive_seed(settings.seed, name, "delta") for name in names],
+        batch_size=batch_size,
+    )
+    optimizer = make_optimizer(lambda parameters: Adam(parameters, lr=1.0), problem.parameters)
+    for _ in range(settings.iterations):
+        problem.loss_and_grad(with_image_loss=False)
+        optimizer.step()
+    return [change.cpu() for change in problem.changes()]
+
+
+def release(
+    picture: OpenedPicture, change: Tensor, job: Job, out: Path, settings: ReleaseSettings
+) -> tuple[dict[str, Any], Tensor]:
+    """Cut a change to the budget, write the picture, measure what was written.
+
+    Returns:
+        The picture's record, and its pixels as the file holds them, H×W×3 uint8.
+
+    Raises:
+        ReleaseError: this picture cannot be released so.
+        OutputError: nothing can be written.
+    """
+    if settings.min_psnr is None:
+        scale = 1.0
+    else:
+        found = largest_scale(
+            lambda s: _psnr(_scaled(picture, change, s, settings), picture), settings.min_psnr
+        )
+        if found is None:
+            raise ReleaseError(
+                f"{settings.format} alone brings {job.name!r} below min_psnr {settings.min_psnr} dB: raise "
+                "jpeg_quality, take format png, or lower min_psnr"
+            )
+        scale = found
+    colours = changed_colours(picture, change, scale)
+    content = _encoded(picture, colours, settings)
+    seen = decode(content)
+    _write(out / job.file, content)
+    height, width, _ = seen.shape
+    record = {
+        "name": job.name,
+        "file": job.file,
+        "bytes": len(content),
+        "source": job.state,
+        "psnr_db": _psnr(seen, picture),
+        "ssim": float(ssim(picture.seen.permute(2, 0, 1), seen.permute(2, 0, 1))),
+        "linf_grey_levels": round(float(linf_grey_levels(picture.seen, seen))),
+        "scale": scale,
+        "width": width,
+        "height": height,
+        "notes": "; ".join(picture.notes),
+    }
+    return record, seen
+
+
+def squared_distances(
+    seen: Sequence[Tensor], targets: Tensor, extractor: FastExtractor, batch_size: int
+) -> list[float]:
+    """Squared distance of each picture's descriptor to its target.
+
+    Args:
+        seen: B pictures H×W×3 uint8.
+        targets: B×d.
+        extractor: prepared.
+        batch_size: rows of the extractor's batch.
+    """
+    size = extractor.input_size
+    rows = torch.zeros(batch_size, 3, size, size)
+    for row, pixels in enumerate(seen):
+        rows[row] = resize(normalise(pixels.permute(2, 0, 1).float() / 255), size)
+    with torch.no_grad():
+        descriptors = extractor(rows.to(extractor.device))[: len(seen)].cpu()
+    distances: list[float] = (descriptors - targets.cpu()).square().sum(dim=1).tolist()
+    return distances
+
+
+def _encoded(picture: OpenedPicture, colours: Tensor, settings: ReleaseSettings) -> bytes:
+    return encode(
+        picture,
+        colours,
+        settings.format,
+        jpeg_quality=settings.jpeg_quality,
+        compress_level=settings.compress_level,
+    )
+
+
+def _scaled(picture: OpenedPicture, change: Tensor, scale: float, settings: ReleaseSettings) -> Tensor:
+    """The pixels of the file that a share of the change would give."""
+    colours = changed_colours(picture, change, scale)
+    if settings.format == "jpeg":
+        return decode(_encoded(picture, colours, settings))
+    return as_seen(picture, colours)
+
+
+def _psnr(seen: Tensor, picture: OpenedPicture) -> float:
+    # In integers: float32 sums over many million pixels would round.
+    difference = seen.to(torch.int32) - picture.seen.to(torch.int32)
+    mean_square = float(difference.square().sum(dtype=torch.int64)) / difference.numel()
+    return math.inf if mean_square == 0 else 10 * math.log10(255**2 / mean_square)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with replace_when_done(path) as temporary:
+            temporary.write_bytes(content)
+    except OutputError as error:
+        # A name that the file system cannot take is this picture's own trouble.
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (
+            errno.ENAMETOOLONG,
+            errno.EILSEQ,
+        ):
+            raise ReleaseError(f"{error}") from error
+        raise
