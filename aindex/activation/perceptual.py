@@ -15,6 +15,9 @@ _BACKGROUND_KERNEL = (
     (1.0, 1.0, 1.0, 1.0, 1.0),
 )
 
+_BAND_PIXELS = 1 << 17
+"""Pixels treated at a time on a CPU: half a dozen float32 planes of so many fit the second-level cache."""
+
 _SSIM_SIGMA = 1.5
 
 
@@ -72,8 +75,8 @@ def _bright_masking(background: Tensor) -> Tensor:
     return 3 / 128 * (background - 127) + 3
 
 
-def _luminance_masking(background: Tensor, image: Tensor) -> Tensor:
-    """LA of a background H×W: the dark branch up to 127, the bright one above.
+def _luminance_masking(background: Tensor, image: Tensor, top: int) -> Tensor:
+    """LA of a background h×W whose first row is the image's row `top`: one branch up to 127, one above.
 
     The larger branch is the right one but between 126.9 and 127, where they cross before they change over
     with a jump. Pictures of 8 bits hit 127 exactly, so there the background is computed in float64: rounding
@@ -82,9 +85,9 @@ def _luminance_masking(background: Tensor, image: Tensor) -> Tensor:
     masking = torch.maximum(_dark_masking(background), _bright_masking(background))
     rows, columns = ((background - 126.95).abs_() < 0.06).nonzero(as_tuple=True)
     if len(rows):
-        height, width = background.shape
+        _, height, width = image.shape
         window = torch.arange(5, device=image.device)
-        row_window = _reflected(height, 2, image.device)[rows[:, None] + window]  # n×5
+        row_window = _reflected(height, 2, image.device)[top + rows[:, None] + window]  # n×5
         column_window = _reflected(width, 2, image.device)[columns[:, None] + window]
         pixels = image[:, row_window[:, :, None], column_window[:, None, :]].double()  # 3×n×5×5
         luminance = 255 * sum(weight * plane for weight, plane in zip(LUMINANCE, pixels, strict=True))
@@ -92,6 +95,19 @@ def _luminance_masking(background: Tensor, image: Tensor) -> Tensor:
         chosen = torch.where(exact <= 127, _dark_masking(exact), _bright_masking(exact))
         masking[rows, columns] = chosen.float()
     return masking
+
+
+def _jnd_band(padded: Tensor, image: Tensor, top: int) -> Tensor:
+    """JND of some rows, from their luminance (h+4)×(W+4)."""
+    inner = padded[1:-1, 1:-1]
+    # the 5×5 kernel (outer ring 1, inner ring 2, centre 0) is a 5×5 box plus a 3×3 box less twice the centre
+    background = _box_sum(padded, 5).add_(_box_sum(inner, 3)).sub_(padded[2:-2, 2:-2], alpha=2).div_(32)
+    masking = _luminance_masking(background.clamp_(min=0), image, top)
+    squared = _squared_gradient(inner)
+    contrast = squared.pow(1.2).mul_(0.117 * 16).div_(squared.add_(26**2))
+    overlap = torch.minimum(masking, contrast)
+    jnd = masking.add_(contrast).sub_(overlap, alpha=0.3)
+    return jnd.clamp_(min=5).div_(255)
 
 
 @torch.no_grad()
@@ -112,15 +128,13 @@ def jnd_map(image: Tensor) -> Tensor:
     red, green, blue = (255 * weight for weight in LUMINANCE)
     luminance = (red * image[0]).add_(image[1], alpha=green).add_(image[2], alpha=blue)
     padded = pad_by_reflection(luminance, 2)
-    inner = padded[1:-1, 1:-1]
-    # the 5×5 kernel (outer ring 1, inner ring 2, centre 0) is a 5×5 box plus a 3×3 box less twice the centre
-    background = _box_sum(padded, 5).add_(_box_sum(inner, 3)).sub_(luminance, alpha=2).div_(32)
-    masking = _luminance_masking(background.clamp_(min=0), image)
-    squared = _squared_gradient(inner)
-    contrast = squared.pow(1.2).mul_(0.117 * 16).div_(squared + 26**2)
-    overlap = torch.minimum(masking, contrast)
-    jnd = masking.add_(contrast).sub_(overlap, alpha=0.3)
-    return jnd.clamp_(min=5).div_(255).unsqueeze(0)
+    height, width = luminance.shape
+    # forty passes over a large plane are forty trips to memory; a band stays in the cache
+    rows = max(1, _BAND_PIXELS // width) if image.device.type == "cpu" else height
+    jnd = torch.empty_like(luminance)
+    for top in range(0, height, rows):
+        jnd[top : top + rows] = _jnd_band(padded[top : top + rows + 4], image, top)
+    return jnd.unsqueeze(0)
 
 
 def _unit_range(image: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aindex.activation.distortion import INITIAL_STD, ActivationSettings, bounded, channel_scale, heatmap
 from aindex.activation.objective import feature_loss, image_loss
-from aindex.activation.resampling import Resampler, enlarge
+from aindex.activation.resampling import Resampler, enlarge, favours_few_kernels
 from aindex.descriptors.inference import ExtractorLike, FastExtractor, Precision, fast_extractor
 from aindex.descriptors.preprocess import IMAGENET_STD, normalise, resize
 
@@ -82,19 +82,21 @@ class ActivationProblem:
             )
         self.settings = settings
         self._extractor = fast_extractor(extractor, precision=precision)
-        self._images = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
+        self._images = list(images)
         self._targets = targets.float()
         self._slope = _TANH_SLOPE if settings.use_tanh else 1.0
-        self.heatmaps = [heatmap(image, settings) for image in self._images]
-        self._allocate(targets.device)
-        self._prepare_input(batch_size)
+        self._allocate(batch_size, targets.device)
+        self.heatmaps = [self._prepare(row, image) for row, image in enumerate(images)]
+        self._low = self._base.clone()
+        rows = self._base.permute(0, 3, 1, 2).to(self._extractor.input_dtype, copy=True)  # channels-last
+        self._input = rows.requires_grad_()
         self._start(seeds)
 
     @property
     def _full_size(self) -> bool:
         return self.settings.delta_size == "image"
 
-    def _allocate(self, device: torch.device) -> None:
+    def _allocate(self, batch_size: int, device: torch.device) -> None:
         size = self._extractor.input_size
         shapes = [(size, size, 3)] * len(self._images)
         if self._full_size:
@@ -107,19 +109,21 @@ class ActivationProblem:
         self._parts = [_Part(buffers, start, shape) for start, shape in zip(starts, shapes, strict=False)]
         # one kernel for all images where a kernel's start costs more than its work
         whole = _Part(buffers, 0, (starts[-1],))
-        self._elementwise = self._parts if device.type == "cpu" else [whole]
+        self._elementwise = [whole] if favours_few_kernels(device) else self._parts
         self.delta = whole.delta.detach().requires_grad_()
         self._flat_grad = whole.grad
+        self._base = torch.zeros(batch_size, size, size, 3, device=device)
 
     @torch.no_grad()
-    def _prepare_input(self, batch_size: int) -> None:
+    def _prepare(self, row: int, image: Tensor) -> Tensor:
+        """Fill in what one image contributes before the loop; returns its heatmap."""
         size = self._extractor.input_size
-        self._base = self._targets.new_zeros(batch_size, size, size, 3)
-        for row, (image, heat, part) in enumerate(zip(self._images, self.heatmaps, self._parts, strict=True)):
-            self._base[row] = resize(normalise(image), size).permute(1, 2, 0)
-            self._fill_gain(part, heat if self._full_size else resize(heat, size))
-        rows = self._base.permute(0, 3, 1, 2).to(self._extractor.input_dtype, copy=True)  # channels-last
-        self._input = rows.requires_grad_()
+        image = image.float().div_(255) if image.dtype == torch.uint8 else image
+        heat = heatmap(image, self.settings)
+        # weights of a resize sum to one: it may go before the normalisation, where there are fewer pixels
+        self._base[row] = normalise(resize(image, size)).permute(1, 2, 0)
+        self._fill_gain(self._parts[row], heat if self._full_size else resize(heat, size))
+        return heat
 
     def _fill_gain(self, part: _Part, heat: Tensor) -> None:
         scale = channel_scale(self.settings, heat.device)
@@ -158,10 +162,12 @@ class ActivationProblem:
     def _pixels_forward(self) -> None:
         """δ → change of the image → rows of the extractor's input."""
         self._update_changes()
-        rows = self._input.detach().permute(0, 2, 3, 1)
         for row, part in enumerate(self._parts):
-            change = self._resamplers[row].forward(part.change) if self._full_size else part.change
-            rows[row].copy_(self._base[row] + change)
+            if self._full_size:
+                self._resamplers[row].add_resized(part.change, self._base[row], self._low[row])
+            else:
+                torch.add(self._base[row], part.change, out=self._low[row])
+        self._input.detach().copy_(self._low.permute(0, 3, 1, 2))
 
     def _update_changes(self) -> None:
         for part in self._elementwise:
@@ -183,9 +189,11 @@ class ActivationProblem:
     def _pixels_backward(self, grad: Tensor) -> None:
         """Gradient at the extractor's input → gradient of δ."""
         for row, part in enumerate(self._parts):
-            pixels = self._resamplers[row].transpose(grad[row]) if self._full_size else grad[row]
             penalty = self._slope * self.settings.lambda_i * 2 / part.change.numel()
-            torch.add(pixels, part.change, alpha=penalty, out=part.grad)
+            if self._full_size:
+                self._resamplers[row].add_transposed(grad[row], part.change, penalty, part.grad)
+            else:
+                torch.add(grad[row], part.change, alpha=penalty, out=part.grad)
         for part in self._elementwise:
             part.grad.mul_(part.gain)
             if self.settings.use_tanh:
@@ -202,23 +210,29 @@ class ActivationProblem:
         """x' − x per image in normalised space at its own size, 3×H×W, float32."""
         if self._full_size:
             self._update_changes()
-            return [
-                part.change.flatten(1).t().contiguous().view(heat.expand(3, -1, -1).shape)
-                for part, heat in zip(self._parts, self.heatmaps, strict=True)
-            ]
-        result = []
-        for part, heat in zip(self._parts, self.heatmaps, strict=True):
-            value = enlarge(bounded(part.delta, self.settings), *heat.shape[1:])
-            scale = channel_scale(self.settings, heat.device)
-            result.append(value.mul_(heat).mul_(scale.view(3, 1, 1)))
-        return result
+        return [self._change(row, (1.0, 1.0, 1.0)) for row in range(len(self._parts))]
+
+    def _change(self, row: int, units: tuple[float, ...]) -> Tensor:
+        """Change of one image, 3×H×W, its channels multiplied by `units`."""
+        part, heat = self._parts[row], self.heatmaps[row]
+        factor = heat.new_tensor(units).view(3, 1, 1)
+        if self._full_size:
+            planes = part.change.flatten(1).t().contiguous().view(3, *heat.shape[1:])  # from W×3×H
+            return planes.mul_(factor)
+        scale = channel_scale(self.settings, heat.device)
+        value = bounded(part.delta, self.settings) * (scale * factor.view(3))
+        return enlarge(value, *heat.shape[1:]).mul_(heat)
 
     @torch.no_grad()
     def render(self) -> list[Tensor]:
         """The released images: H×W×3 uint8 each, un-normalised, clamped, rounded."""
+        if self._full_size:
+            self._update_changes()
+        grey_levels = tuple(255 * std for std in IMAGENET_STD)
         rendered = []
-        for image, change in zip(self._images, self.changes(), strict=True):
-            pixels = change.mul_(change.new_tensor(IMAGENET_STD).view(3, 1, 1)).add_(image)
-            eight_bits = pixels.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-            rendered.append(eight_bits.permute(1, 2, 0).contiguous())
+        for row, image in enumerate(self._images):
+            pixels = self._change(row, grey_levels)
+            pixels = pixels.add_(image) if image.dtype == torch.uint8 else pixels.add_(image, alpha=255)
+            eight_bits = pixels.round_().clamp_(0, 255).to(torch.uint8)
+            rendered.append(torch.stack(tuple(eight_bits), dim=2))
         return rendered

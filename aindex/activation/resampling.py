@@ -34,6 +34,11 @@ def resize_matrix(length: int, size: int) -> Tensor:
     return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
+def favours_few_kernels(device: torch.device) -> bool:
+    """Whether starting a kernel costs more than one image's work: not on a CPU."""
+    return device.type != "cpu"
+
+
 class RowMixer:
     """A non-negative matrix applied to the rows of a table, N×D → M×D.
 
@@ -41,22 +46,26 @@ class RowMixer:
     """
 
     def __init__(self, matrix: Tensor, device: torch.device) -> None:
-        self._sparse = device.type == "cpu"
-        if self._sparse:
-            present = matrix > 0
-            self._source = present.nonzero()[:, 1].contiguous()
-            self._starts = F.pad(present.sum(dim=1).cumsum(0), (1, 0))[:-1]
-            self._weights = matrix[present]
-        else:
-            self._matrix = matrix.to(device)
+        self._dense = matrix.to(device) if favours_few_kernels(device) else None
+        present = matrix > 0
+        self._source = present.nonzero()[:, 1].contiguous()
+        self._starts = F.pad(present.sum(dim=1).cumsum(0), (1, 0))[:-1]
+        self._weights = matrix[present]
 
     def __call__(self, table: Tensor) -> Tensor:
-        """Mix the rows of a contiguous table."""
-        if not self._sparse:
-            return self._matrix @ table
+        """Mix the rows of a table."""
+        if self._dense is not None:
+            return self._dense @ table
         return F.embedding_bag(
-            self._source, table, self._starts, mode="sum", per_sample_weights=self._weights
+            self._source, table.contiguous(), self._starts, mode="sum", per_sample_weights=self._weights
         )
+
+    def add(self, table: Tensor, addend: Tensor, weight: float, out: Tensor) -> None:
+        """Write mixed rows + weight · addend to `out`, M×D."""
+        if self._dense is not None:
+            torch.addmm(addend, self._dense, table, beta=weight, out=out)
+        else:
+            torch.add(self(table), addend, alpha=weight, out=out)
 
 
 @lru_cache(maxsize=64)
@@ -82,17 +91,17 @@ class Resampler:
         self._down, self._down_transposed = axis_mixers(height, size, device)
         self._across, self._across_transposed = axis_mixers(width, size, device)
 
-    def forward(self, planes: Tensor) -> Tensor:
-        """W×C×H → R×R×C."""
+    def add_resized(self, planes: Tensor, base: Tensor, out: Tensor) -> None:
+        """Write base + resized planes to `out`, R×R×C both; planes W×C×H."""
         columns = self._across(planes.view(self._width, -1))  # R×CH
-        columns = columns.view(-1, self._height).t().contiguous()  # H×RC
-        return self._down(columns).view(self._size, self._size, -1)
+        columns = columns.view(-1, self._height).t()  # H×RC
+        self._down.add(columns, base.view(self._size, -1), 1.0, out.view(self._size, -1))
 
-    def transpose(self, planes: Tensor) -> Tensor:
-        """R×R×C → W×C×H: carries a gradient back through forward()."""
-        rows = self._down_transposed(planes.view(self._size, -1))  # H×RC
-        rows = rows.t().contiguous().view(self._size, -1)  # R×CH
-        return self._across_transposed(rows).view(self._width, -1, self._height)
+    def add_transposed(self, gradient: Tensor, addend: Tensor, weight: float, out: Tensor) -> None:
+        """Carry a gradient R×R×C back to the full size, and write it + weight · addend to `out`, W×C×H."""
+        rows = self._down_transposed(gradient.view(self._size, -1))  # H×RC
+        columns = rows.t().contiguous().view(self._size, -1)  # R×CH
+        self._across_transposed.add(columns, addend.view(self._width, -1), weight, out.view(self._width, -1))
 
 
 def enlarge(values: Tensor, height: int, width: int) -> Tensor:

@@ -9,6 +9,8 @@ import timm.optim
 import torch
 from torch import Tensor
 
+from aindex.activation import problem as problem_module
+from aindex.activation import resampling
 from aindex.activation.distortion import ActivationSettings
 from aindex.activation.optimizer import PerImageOptimizer, make_optimizer
 from aindex.activation.perceptual import psnr_db
@@ -125,6 +127,28 @@ def test_losses_and_gradients_equal_autograd(
     assert records == chosen
     for measured, wanted in zip(problem.render(), expected, strict=True):
         assert (measured.int() - wanted.int()).abs().max() <= 1
+
+
+def test_the_form_for_other_devices_computes_the_same(
+    tiny_extractor: Extractor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradients() -> list[Tensor]:
+        problem = ActivationProblem(
+            PICTURES, targets, fast, ActivationSettings(lambda_i=1.0), seeds=SEEDS, batch_size=7
+        )
+        problem.delta.detach().uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+        problem.loss_and_grad()
+        return [parameter.grad.clone() for parameter in problem.parameters]
+
+    fast = fast_extractor(tiny_extractor, precision="fp32")
+    expected = gradients()
+    resampling.axis_mixers.cache_clear()
+    for module in (resampling, problem_module):
+        monkeypatch.setattr(module, "favours_few_kernels", lambda device: True)
+    measured = gradients()
+    resampling.axis_mixers.cache_clear()
+    for a, b in zip(measured, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
 
 def test_pixels_do_not_depend_on_company_order_or_fill(tiny_extractor: Extractor, targets: Tensor) -> None:
