@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn, TextIO
 
 import aindex
 from aindex.errors import AindexError
+from aindex.memory import keep_freed_memory
 
 
 class Command(NamedTuple):
@@ -58,6 +59,7 @@ def main(args: list[str] | None = None) -> None:
     command = COMMANDS.get(arguments[0])
     if command is None:
         _fail(f"no command {arguments[0]!r}: expected one of {', '.join(COMMANDS)}", code=2)
+    keep_freed_memory()
     run: Callable[[list[str]], None] = getattr(import_module(command.module), command.function)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
