@@ -67,7 +67,7 @@ def image_rows(
         image_index: n ids in the index.
         names: n names of the images.
         psnr_db: n values in dB between original and released image; infinite for an unchanged one.
-        ssim: n values.
+        ssim: n values; nan, here and below, where a value is not known.
         linf: n values, largest change in grey levels.
         code_distance_original: n squared distances of the originals' descriptors to their codes.
         code_distance_released: the same of the released images' descriptors.
@@ -136,7 +136,7 @@ def squared_distances(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.floa
 
 
 def image_summary(images: pd.DataFrame) -> pd.DataFrame:
-    """Quality of the released images: a row each for `psnr_db`, `ssim`, `linf`.
+    """Quality of the released images: a row each for those of `psnr_db`, `ssim`, `linf` that are known.
 
     Returns:
         Columns `measure`, `mean`, `std` (of the population), `worst`, `worst_name`, `unchanged`. An unchanged
@@ -146,7 +146,10 @@ def image_summary(images: pd.DataFrame) -> pd.DataFrame:
         raise DataError("0 released images: expected at least one")
     table = []
     for measure in QUALITY:
-        values = images[measure].to_numpy(dtype=np.float64)
+        known = images[["name", measure]].dropna()
+        if known.empty:
+            continue
+        values = known[measure].to_numpy(dtype=np.float64)
         finite = values[np.isfinite(values)]
         worst = int(values.argmax() if measure == "linf" else values.argmin())
         table.append(
@@ -155,11 +158,11 @@ def image_summary(images: pd.DataFrame) -> pd.DataFrame:
                 "mean": finite.mean() if finite.size else np.inf,
                 "std": finite.std() if finite.size else 0.0,
                 "worst": values[worst],
-                "worst_name": images["name"].iloc[worst],
-                "unchanged": int((~np.isfinite(images["psnr_db"])).sum()),
+                "worst_name": known["name"].iloc[worst],
+                "unchanged": int(np.isposinf(images["psnr_db"]).sum()),
             }
         )
-    return pd.DataFrame(table)
+    return pd.DataFrame(table, columns=["measure", "mean", "std", "worst", "worst_name", "unchanged"])
 
 
 def worst_images(images: pd.DataFrame, count: int = 10) -> pd.DataFrame:

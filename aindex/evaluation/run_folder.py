@@ -84,8 +84,10 @@ def _read(folder: Path, name: str, *, passive: bool = False) -> pd.DataFrame | N
     try:
         if name == COPY_DETECTION_FILE:
             return read_results(path)[list(_COLUMNS[name])]
-        # a converter, because "NA" is a legal file name
-        return pd.read_csv(path, converters={"name": str}, usecols=list(_COLUMNS[name]))
+        # "NA" is a legal file name, not a missing value
+        columns = [column for column in _COLUMNS[name] if column != "name"]
+        missing = {column: ["", "nan", "NaN"] for column in columns}
+        return pd.read_csv(path, keep_default_na=False, na_values=missing, usecols=list(_COLUMNS[name]))
     except (ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: {reason}; expected a csv file of a finished run, evaluate again") from error

@@ -152,7 +152,7 @@ def quality_section(series: Series) -> Section:
             cells = [number(row[part], decimals, key + part) for part in ("mean", "std", "worst")]
             unchanged = number(row["unchanged"], 0, key + "unchanged")
             rows.append([_named(name, label, series), *cells, row["worst_name"], unchanged])
-        if summary[0]["unchanged"] < len(results.images):
+        if summary and summary[0]["unchanged"] < len(results.images):
             changed[label] = results.images
     if rows:
         header = ["measure", "mean", "spread (σ)", "worst", "worst image", "unchanged images"]
@@ -162,8 +162,8 @@ def quality_section(series: Series) -> Section:
             _worst_table(label, images, title=_named("The ten most changed", label, series))
         )
     for column, (name, _) in names.items():
-        if changed:
-            values = {label: images[column] for label, images in changed.items()}
+        values = {label: i[column] for label, i in changed.items() if i[column].notna().any()}
+        if values:
             figure = figures.histogram_figure(values, xlabel=name)
             section.charts.append(Chart(figures.svg_data_uri(figure), f"Distribution of {name}"))
     return section

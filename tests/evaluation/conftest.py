@@ -85,12 +85,12 @@ def _examples(folder, rng, attacks):
         )
 
 
-@pytest.fixture
-def make_run(tmp_path):
-    """A function that leaves a finished run in a folder of tmp_path."""
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory):
+    """A function that leaves a finished run in a new folder of the given name."""
 
     def make(label="run", *, seed=0, passive=True, attacks=ATTACKS, skill=0.6):
-        folder = tmp_path / label
+        folder = tmp_path_factory.mktemp("runs") / label
         folder.mkdir()
         rng = np.random.default_rng(seed)
         ids = np.arange(FIRST_ID, FIRST_ID + len(NAMES))

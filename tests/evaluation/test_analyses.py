@@ -61,6 +61,13 @@ def test_passive_images_have_infinite_psnr():
     assert summary.loc["psnr_db", ["mean", "std", "worst"]].tolist() == [np.inf, 0, np.inf]
 
 
+def test_a_measure_that_is_not_known_is_left_out():
+    images = _images([40.0, np.nan, 38.0]).assign(ssim=np.nan)
+    summary = image_summary(images).set_index("measure")
+    assert summary.index.tolist() == ["psnr_db", "linf"]
+    assert summary.loc["psnr_db", ["mean", "worst", "unchanged"]].tolist() == [39, 38, 0]
+
+
 def test_query_table_by_hand():
     queries = _queries(
         cells=[3, 4, 3, 3],

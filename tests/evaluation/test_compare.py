@@ -14,10 +14,10 @@ def _cells(line):
     return [cell.strip().strip("*") for cell in line.strip("|").split(" | ")]
 
 
-@pytest.fixture
-def compared(make_run, tmp_path):
+@pytest.fixture(scope="module")
+def compared(make_run, tmp_path_factory):
     runs = [make_run("one", skill=0.9), make_run("two", seed=1, skill=0.4)]
-    return runs, compare(runs, tmp_path / "compared").parent
+    return runs, compare(runs, tmp_path_factory.mktemp("out") / "compared").parent
 
 
 def test_all_files_are_there(compared):

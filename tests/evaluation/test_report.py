@@ -46,7 +46,7 @@ class _Page(HTMLParser):
         self._key, self._number = None, False
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(make_run):
     folder = make_run()
     return folder, _Page(write_report(folder).read_text(encoding="utf-8"))
@@ -212,6 +212,7 @@ def test_names_are_escaped(page):
     assert "<script" not in html
     assert "</pre><b>" not in html
     assert "a<b>&\"'$x$.jpg" in parsed.text
+    assert read_run(folder).results.images["name"].tolist()[:3] == ["a<b>&\"'$x$.jpg", "NA", "bad\\udcff.jpg"]
     assert "bad\\udcff.jpg" in parsed.text
     assert "<script>alert(1)</script>.png" in parsed.text
 
@@ -244,10 +245,20 @@ def test_an_index_without_cells_and_codes(make_run):
     assert "R@1, exhaustive" in text
 
 
+def test_measures_of_images_that_are_not_known(make_run):
+    folder = make_run()
+    images = pd.read_csv(folder / "images_df.csv", keep_default_na=False)
+    images[["ssim", "activation_seconds", "code_distance_original", "code_distance_released"]] = np.nan
+    images.to_csv(folder / "images_df.csv", index=False)
+    parsed = _Page(write_report(folder).read_text(encoding="utf-8"))
+    assert "active|images_df.csv|psnr_db|mean" in dict(parsed.numbers)
+    assert not any("ssim|" in key for key, _ in parsed.numbers)
+
+
 def test_a_run_that_changed_nothing_is_called_passive(make_run):
     folder = make_run(passive=False)
     assert list(run_series(read_run(folder))) == ["active"]
-    images = pd.read_csv(folder / "images_df.csv", converters={"name": str})
+    images = pd.read_csv(folder / "images_df.csv", keep_default_na=False)
     images[["psnr_db", "ssim", "linf"]] = [math.inf, 1.0, 0.0]
     images.to_csv(folder / "images_df.csv", index=False)
     assert list(run_series(read_run(folder))) == ["passive"]
