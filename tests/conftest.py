@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,55 @@ def photographs() -> Path:
     if not folder or not (Path(folder) / "disc21").is_dir():
         pytest.skip("set AINDEX_TEST_DATA to a folder that holds disc21/ with photographs")
     return Path(folder)
+
+
+@dataclass(frozen=True)
+class TinyPipeline:
+    """Tiny data for ``fit`` and ``evaluate``, and their command line."""
+
+    folder: Path
+    extractor: Path
+
+    def args(self, *options: str, output: str = "run") -> list[str]:
+        """Options for seven originals, twelve references and forty training pictures."""
+        return [
+            f"--output_dir={self.folder / output}",
+            f"--model.extractor={self.extractor}",
+            f"--model.resize_size={TINY_INPUT_SIZE}",
+            f"--data.data_dir={self.folder / 'originals'}",
+            "--data.batch_size=3",
+            "--data.batch_size_eval=2",
+            "--data.num_workers=0",
+            "--index.idx_factory=IVF4,PQ4x4",
+            f"--index.idx_dir={self.folder / 'indexes'}",
+            f"--index.fts_training_path={self.folder / 'train'}",
+            f"--index.fts_reference_path={self.folder / 'references'}",
+            "--index.kneighbors=10",
+            "--trainer.accelerator=cpu",
+            "--trainer.enable_progress_bar=false",
+            *options,
+        ]
+
+    def run(self, command: str, *options: str, output: str = "run") -> Path:
+        """Run a command in this process; the run's folder."""
+        from aindex.cli import main
+
+        main([command, *self.args(*options, output=output)])
+        return self.folder / output
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with originals/, references/ and train/; read only."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for number, (name, count) in enumerate({"originals": 7, "references": 12, "train": 40}.items()):
+        write_pictures(folder / name, count, seed=number + 1, prefix=name[0].upper())
+    return folder
+
+
+@pytest.fixture
+def tiny_pipeline(tmp_path: Path, tiny_data: Path, tiny_script: Path) -> TinyPipeline:
+    """``tiny_pipeline.run("fit", "--model.iterations=2")`` below tmp_path."""
+    for name in ("originals", "references", "train"):
+        (tmp_path / name).symlink_to(tiny_data / name)
+    return TinyPipeline(tmp_path, tiny_script)

@@ -257,7 +257,7 @@ class ActivationModule(LightningModule):
                 original=originals[row],
                 pixels=pixels[row],
                 seconds=seconds,
-                **{name: column[row] for name, column in zip(names, columns, strict=True)},
+                **{name: round(column[row], 6) for name, column in zip(names, columns, strict=True)},
             )
             for row, picture in enumerate(batch)
         ]
@@ -281,6 +281,8 @@ class ActivationModule(LightningModule):
     def describe(self, inputs: Tensor) -> Tensor:
         """n×3×R×R prepared pictures to n×d float32 on the CPU."""
         assert self._fast is not None
+        if not len(inputs):
+            return torch.empty(0, self._fast.dim)
         return torch.cat(
             [
                 self._fast(rows.to(self.device, non_blocking=True)).cpu()

@@ -77,6 +77,7 @@ class BuildIndex(Callback):
         self.seed = seed
         self.skipped = SkippedImages()
         self._index: ReferenceIndex | None = None
+        self._progress = False
 
     @property
     def index(self) -> ReferenceIndex:
@@ -95,6 +96,7 @@ class BuildIndex(Callback):
         folder = Path(trainer.default_root_dir)
         paths, names = data.listed()
         extractor = pl_module.load()
+        self._progress = trainer.progress_bar_callback is not None
         distributed.on_rank_zero(lambda: self._build(folder, data, paths, pl_module))
         descriptors, described, self.skipped = _read_originals(folder, extractor)
         self._index = ReferenceIndex.open(folder / INDEX_FOLDER, extractor, read_only=True)
@@ -109,6 +111,26 @@ class BuildIndex(Callback):
         ]
         pl_module.prepare_for(self._index.quantiser, data.images, descriptors)
 
+    def row_descriptors(self, data: ImageData, module: ActivationModule) -> list[Matrix] | None:
+        """The descriptors of the index's rows: matrices whose rows, one after the other, have the ids 0, 1, ….
+
+        None for an index that was given as a folder, which holds none.
+
+        Raises:
+            DataError: they are others than the index was filled with.
+        """
+        if self.path is not None or self.fts_reference_path is None:
+            return None
+        references, _ = self._descriptors(self.fts_reference_path, data, module)
+        added = [position for position, image in enumerate(data.images) if image.index_id >= len(references)]
+        if len(references) + len(added) != self.index.ntotal:
+            raise DataError(
+                f"{len(references)} references in {self.fts_reference_path!r} and {len(added)} originals: expected "
+                f"the {self.index.ntotal} rows of the run's index; the references have changed, start the run anew "
+                "with --overwrite true"
+            )
+        return [references, module.descriptors[added]]
+
     def _build(self, folder: Path, data: ImageData, paths: Sequence[Path], module: ActivationModule) -> None:
         """Describe the originals, make the index, put them in; what an interrupted run finished is kept."""
         extractor = module.load()
@@ -120,6 +142,7 @@ class BuildIndex(Callback):
             batch_size=data.batch_size,
             num_workers=data.num_workers,
             precision=module.precision,
+            progress=self._progress,
         )
         if originals.skipped.count:
             originals.skipped.write(folder / SKIPPED_FILE)
@@ -188,6 +211,7 @@ class BuildIndex(Callback):
             batch_size=data.batch_size,
             num_workers=data.num_workers,
             precision=module.precision,
+            progress=self._progress,
         )
 
 

@@ -111,6 +111,9 @@ def claim(folder: Path, configuration: dict[str, Any], *, overwrite: bool) -> Li
         if (folder / SUMMARY_FILE).exists():
             raise OutputError(f"output_dir {str(folder)!r} holds a finished run: {way_out}")
         changed = differences(yaml.safe_load(stored.read_text(encoding="utf-8")), configuration)
+        if changed and not any((folder / PROGRESS_FOLDER).glob("*")):
+            # a first try that came to nothing is no loss
+            return claim(folder, configuration, overwrite=True)
     except (OSError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its config.yaml is damaged"
         raise OutputError(f"output_dir {str(folder)!r} cannot be used: {reason}; {way_out}") from error
@@ -163,18 +166,19 @@ class RunFolder(Callback):
 def _refuse_partial_runs(trainer: Trainer) -> None:
     """Lightning's own ways to see only some of the data would end in results about other images than named."""
     limits = {
-        "max_epochs": (trainer.max_epochs, (1,)),
-        "limit_train_batches": (trainer.limit_train_batches, (1.0,)),
-        "limit_val_batches": (trainer.limit_val_batches, (1.0, 0, 0.0)),
-        "overfit_batches": (trainer.overfit_batches, (0, 0.0)),  # type: ignore[attr-defined]
-        "max_steps": (trainer.max_steps, (-1,)),
-        "fast_dev_run": (trainer.fast_dev_run, (False,)),  # type: ignore[attr-defined]
+        "max_epochs": (trainer.max_epochs, ("1",)),
+        # as text, because 1 means one batch and 1.0 all of them
+        "limit_train_batches": (trainer.limit_train_batches, ("1.0",)),
+        "limit_val_batches": (trainer.limit_val_batches, ("1.0", "0", "0.0")),
+        "overfit_batches": (trainer.overfit_batches, ("0.0", "0")),  # type: ignore[attr-defined]
+        "max_steps": (trainer.max_steps, ("-1",)),
+        "fast_dev_run": (trainer.fast_dev_run, ("False",)),  # type: ignore[attr-defined]
     }
     for name, (value, allowed) in limits.items():
-        if value not in allowed:
+        if str(value) not in allowed:
             raise ConfigError(
-                f"trainer.{name} {value}: expected {' or '.join(map(str, dict.fromkeys(allowed)))}; to treat fewer "
-                "images list them in a text file and give it as data.data_dir"
+                f"trainer.{name} {value}: expected {allowed[0]}; to treat fewer images list them in a text file and "
+                "give it as data.data_dir"
             )
 
 

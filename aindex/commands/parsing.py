@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
@@ -18,18 +18,29 @@ CONFIG_HELP = (
 
 
 class OneLineErrors(ArgumentParser):
-    """A parser that answers a wrong option or value with one line: the fault, and what is allowed."""
+    """A parser that answers a wrong option or value with one line: the fault, and what is allowed.
+
+    Attributes:
+        short_names: by option, the names of the classes that it takes.
+    """
+
+    short_names: Mapping[str, Sequence[str]] = {}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line, exit with code 2."""
         line = " ".join(message.split())
-        print(f"aindex: error: {line}{self._allowed(line)}; see {self.prog} --help", file=sys.stderr)
+        print(
+            f"aindex: error: {_shortened(line)}{self._allowed(line)}; see {self.prog} --help", file=sys.stderr
+        )
         raise SystemExit(2)
 
     def _allowed(self, message: str) -> str:
         """What could have been meant: options of the same group, shipped configurations, short names."""
         if "config" in message and "does not exist" in message:
             return f"; files that come with aindex: {', '.join(shipped_configs())}"
+        for key, names in self.short_names.items():
+            if f'Parser key "{key}"' in message and "Multiple subclasses" not in message:
+                return f": expected one of {', '.join(names)}, with its arguments"
         unknown = re.search(r"unrecognized arguments: --?([\w.]+)|Option '([\w.]+)' is not accepted", message)
         if unknown is None:
             return ""
@@ -38,7 +49,9 @@ class OneLineErrors(ArgumentParser):
         group, dot, _ = name.rpartition(".")
         siblings = [option for option in options if option.rpartition(".")[0] == group]
         if dot and not siblings:
-            siblings = sorted({option.split(".")[0] + ".*" for option in options})
+            siblings = sorted(
+                {option.split(".")[0] + ".*" if "." in option else option for option in options}
+            )
         close = difflib.get_close_matches(name, options, n=1)
         hint = f" (did you mean --{close[0]}?)" if close else ""
         return f"{hint}: expected one of {', '.join('--' + option for option in siblings)}"
@@ -51,6 +64,19 @@ class OneLineErrors(ArgumentParser):
             for string in action.option_strings
             if string.startswith("--")
         ]
+
+
+def _shortened(line: str) -> str:
+    """jsonargparse's account of a wrong value without the ways in which it tried to read it."""
+    line = (line.partition(" Errors: ")[2] and re.sub(r":.* Errors: ", ": ", line)) or line
+    line = re.sub(r"- Expected a path but .*? either not accessible or invalid ?", "", line)
+    line = re.sub(r"(?:- )?Expected a <class 'NoneType'>", "", line)
+    line = re.sub(r"(- )?Expected a dot import path string: (\S+)", r"\2 is not known", line)
+    line = re.sub(r"(?:- )?Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", line)
+    line = re.sub(r"(?:- )?Expected a <class '(\w+)'>", r"expected \1", line)
+    line = re.sub(r"\.? (?:Given value type: .*? Given|Got) value: (.*)", r", got \1", line)
+    line = re.sub(r"\s+(?=[,;:])", "", line)
+    return re.sub(r'^Parser key "([^"]+)":', r"\1:", line)
 
 
 class PipelineParser(OneLineErrors, LightningArgumentParser):
@@ -69,7 +95,7 @@ def run_function(
         description: what `--help` says first; default: the docstring's first line.
     """
     summary = (function.__doc__ or "").strip().split("\n")[0]
-    parser = OneLineErrors(prog=prog, description=description or summary)
+    parser = OneLineErrors(prog=prog, description=description or summary, allow_abbrev=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help=CONFIG_HELP)
     parser.add_function_arguments(function, as_positional=False)
     options = parser.instantiate(parser.parse_args(resolve_config_arguments(args)))

@@ -118,8 +118,18 @@ class ImageData(LightningDataModule):
 
     @property
     def root(self) -> Path:
-        """The folder that the images' names are relative to."""
-        return demo_folder() if self.data_dir == DEMO_SOURCE else names_root(Path(self.data_dir).expanduser())
+        """The folder that the images' names are relative to.
+
+        For a list of images elsewhere the nearest folder that holds them all, so that they have the names that
+        they would have there.
+        """
+        if self.data_dir == DEMO_SOURCE:
+            return demo_folder()
+        source = Path(self.data_dir).expanduser()
+        root, paths = names_root(source), list_images(source)
+        if all(path.is_relative_to(root) for path in paths):
+            return root
+        return Path(os.path.commonpath([path.parent.absolute() for path in paths]))
 
     def listed(self) -> tuple[list[Path], list[str]]:
         """Paths and names of the images given, whether or not they can be read.

@@ -1,0 +1,309 @@
+import filecmp
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from aindex.cli import COMMANDS, main
+from aindex.data import release_writer
+from aindex.data.parts import PartFiles
+from aindex.errors import OutputError
+from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS
+
+
+def pixels(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(Image.open(path)) for path in sorted((folder / "imgs").glob("*.png"))}
+
+
+def same_pixels(a: Path, b: Path) -> bool:
+    one, other = pixels(a), pixels(b)
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def fails(capsys: pytest.CaptureFixture[str], args: list[str], code: int = 1) -> str:
+    """Run, expect one line on the error stream and nothing that looks like a traceback."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    assert exit_.value.code == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("aindex: error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_help_lists_the_commands(capsys):
+    main(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in COMMANDS)
+
+
+def test_unknown_command_names_the_known_ones(capsys):
+    line = fails(capsys, ["fitt"], code=2)
+    assert "'fitt'" in line
+    assert "evaluate" in line
+
+
+def test_fit_writes_all_that_a_run_holds(tiny_pipeline, capsys):
+    folder = tiny_pipeline.run("fit", "--retrieval.passive=true")
+    out = capsys.readouterr().out
+    assert "passive → active" in out
+    assert "PSNR" in out
+    assert "tensorboard --logdir" in out
+    rows = pd.read_csv(folder / "retr_df.csv")
+    assert tuple(rows.columns) == RETRIEVAL_COLUMNS
+    assert len(rows) == 7 * 15
+    assert sorted(rows["image_index"].unique()) == list(range(12, 19))
+    assert rows.groupby("image_index").size().eq(15).all()
+    assert len(pd.read_csv(folder / "retr_df_passive.csv")) == 7 * 15
+    images = pd.read_csv(folder / "images_df.csv")
+    assert list(images["image_index"]) == list(range(12, 19))
+    assert list(images["file"]) == sorted(pixels(folder))
+    assert yaml.safe_load((folder / "config.yaml").read_text())["index"]["idx_factory"] == "IVF4,PQ4x4"
+    assert json.loads((folder / "summary.json").read_text())["images"] == 7
+    assert list((folder / "tensorboard").glob("events*"))
+
+
+def test_released_images_differ_little_and_have_the_sources_size(tiny_pipeline):
+    folder = tiny_pipeline.run("fit")
+    for name, released in pixels(folder).items():
+        original = np.asarray(Image.open(tiny_pipeline.folder / "originals" / name))
+        assert released.shape == original.shape
+        assert 0 < np.abs(released.astype(int) - original).max() < 60
+
+
+def test_passive_control_leaves_the_pixels(tiny_pipeline):
+    folder = tiny_pipeline.run("fit", "--model.active=false")
+    assert same_pixels(folder, _as_run(tiny_pipeline.folder / "originals", tiny_pipeline.folder / "plain"))
+    assert len(pd.read_csv(folder / "retr_df.csv")) == 7 * 15
+
+
+def _as_run(originals: Path, folder: Path) -> Path:
+    shutil.copytree(originals, folder / "imgs")
+    return folder
+
+
+def test_workers_do_not_change_pixels_and_rows(tiny_pipeline):
+    one = tiny_pipeline.run("fit")
+    two = tiny_pipeline.run("fit", "--data.num_workers=2", output="other")
+    assert same_pixels(one, two)
+    assert filecmp.cmp(one / "retr_df.csv", two / "retr_df.csv", shallow=False)
+
+
+def test_order_and_company_do_not_change_pixels(tiny_pipeline):
+    one = tiny_pipeline.run("fit")
+    originals = tiny_pipeline.folder / "originals"
+    names = [str(originals / f"O{number:06d}.png") for number in (6, 0, 5, 3, 2)]
+    some = tiny_pipeline.folder / "lists" / "some.txt"
+    some.parent.mkdir()
+    some.write_text("\n".join(names))
+    two = tiny_pipeline.run("fit", f"--data.data_dir={some}", output="other")
+    assert len(pixels(two)) == 5
+    for name, image in pixels(two).items():
+        assert np.array_equal(image, pixels(one)[name])
+
+
+def test_evaluate_gives_the_rows_of_fit(tiny_pipeline):
+    run = tiny_pipeline.run("fit")
+    again = tiny_pipeline.run("evaluate", f"--retrieval.released_dir={run / 'imgs'}", output="evaluated")
+    assert filecmp.cmp(run / "retr_df.csv", again / "retr_df.csv", shallow=False)
+
+
+def test_evaluate_plain_originals(tiny_pipeline, capsys):
+    folder = tiny_pipeline.run("evaluate")
+    assert len(pd.read_csv(folder / "retr_df.csv")) == 7 * 15
+    assert not (folder / "imgs").exists()
+    assert "average" in capsys.readouterr().out
+
+
+def test_interrupted_run_goes_on_where_it_was(tiny_pipeline, capsys, monkeypatch):
+    whole = tiny_pipeline.run("fit", output="whole")
+    write, written = release_writer.write_png, []
+
+    def broken(path: Path, *args: object) -> None:
+        if path.name == "O000005.png":
+            raise OutputError("cannot write: No space left on device")
+        written.append(path.name)
+        write(path, *args)
+
+    monkeypatch.setattr(release_writer, "write_png", broken)
+    line = fails(capsys, ["fit", *tiny_pipeline.args()])
+    assert "No space left" in line
+    before = set(written)
+    assert {"O000000.png", "O000001.png", "O000002.png"} <= before
+    written.clear()
+    monkeypatch.setattr(
+        release_writer, "write_png", lambda *args: (written.append(args[0].name), write(*args))
+    )
+    folder = tiny_pipeline.run("fit")
+    assert "continuing" in capsys.readouterr().out
+    assert not {"O000000.png", "O000001.png", "O000002.png"} & set(written)
+    assert same_pixels(whole, folder)
+    assert filecmp.cmp(whole / "retr_df.csv", folder / "retr_df.csv", shallow=False)
+
+
+def test_interrupted_evaluation_goes_on_where_it_was(tiny_pipeline, capsys, monkeypatch):
+    whole = tiny_pipeline.run("fit", output="whole")
+    append, calls = PartFiles.append, []
+
+    def breaks(self: PartFiles, batch: int, record: dict[str, object]) -> None:
+        calls.append((self.name, batch))
+        if self.name.startswith("retrieval") and batch == 2:
+            raise OutputError("cannot write: No space left on device")
+        append(self, batch, record)
+
+    monkeypatch.setattr(PartFiles, "append", breaks)
+    fails(capsys, ["fit", *tiny_pipeline.args()])
+    monkeypatch.setattr(
+        PartFiles, "append", lambda *args: (calls.append((args[0].name, args[1])), append(*args))
+    )
+    calls.clear()
+    folder = tiny_pipeline.run("fit")
+    assert calls == [("retrieval_active", 2), ("retrieval_active", 3)]
+    assert filecmp.cmp(whole / "retr_df.csv", folder / "retr_df.csv", shallow=False)
+
+
+def test_finished_run_is_not_overwritten_unasked(tiny_pipeline, capsys):
+    folder = tiny_pipeline.run("fit", "--model.iterations=1")
+    line = fails(capsys, ["fit", *tiny_pipeline.args("--model.iterations=1")])
+    assert "finished run" in line
+    assert "--overwrite" in line
+    before = pixels(folder)
+    (folder / "mine.txt").write_text("not aindex's")
+    tiny_pipeline.run("fit", "--model.iterations=2", "--overwrite=true")
+    assert any(not np.array_equal(before[name], image) for name, image in pixels(folder).items())
+    assert (folder / "mine.txt").exists()
+
+
+def test_interrupted_run_of_another_configuration_is_refused(tiny_pipeline, capsys):
+    folder = tiny_pipeline.run("fit", "--model.iterations=1")
+    (folder / "summary.json").unlink()
+    line = fails(capsys, ["fit", *tiny_pipeline.args("--model.iterations=2", "--data.num_workers=1")])
+    assert "model.iterations: 1 → 2" in line
+    assert "num_workers" not in line
+
+
+def test_foreign_folder_is_refused_and_left_alone(tiny_pipeline, capsys):
+    (tiny_pipeline.folder / "run").mkdir()
+    (tiny_pipeline.folder / "run" / "thesis.tex").write_text("x")
+    for options in ([], ["--overwrite=true"]):
+        assert "thesis.tex" in fails(capsys, ["fit", *tiny_pipeline.args(*options)])
+    assert [path.name for path in (tiny_pipeline.folder / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_unreadable_images_are_recorded_and_skipped(tiny_pipeline, capsys):
+    originals = tiny_pipeline.folder / "mixed"
+    shutil.copytree(tiny_pipeline.folder / "originals", originals)
+    (originals / "O000003.png").write_bytes(b"no picture")
+    folder = tiny_pipeline.run("fit", f"--data.data_dir={originals}")
+    assert "1 unreadable" in capsys.readouterr().out
+    assert "O000003" in (folder / "skipped.csv").read_text()
+    assert len(pixels(folder)) == 6
+    assert len(pd.read_csv(folder / "retr_df.csv")) == 6 * 15
+
+
+def test_images_that_the_index_holds_already_keep_their_rows(tiny_pipeline):
+    references = f"--data.data_dir={tiny_pipeline.folder / 'references'}"
+    folder = tiny_pipeline.run("fit", references, "--index.kneighbors=12")
+    assert sorted(pd.read_csv(folder / "retr_df.csv")["image_index"].unique()) == list(range(12))
+
+
+def test_index_of_a_run_can_be_used_again(tiny_pipeline):
+    run = tiny_pipeline.run("fit")
+    args = [
+        argument
+        for argument in tiny_pipeline.args(f"--index.path={run / 'index'}", output="again")
+        if not argument.startswith(("--index.fts_", "--index.idx_factory"))
+    ]
+    main(["fit", *args])
+    again = tiny_pipeline.folder / "again"
+    assert filecmp.cmp(run / "retr_df.csv", again / "retr_df.csv", shallow=False)
+
+
+def _without(arguments: list[str], *starts: str) -> list[str]:
+    return [
+        argument for argument in arguments if not argument.startswith(tuple(f"--{start}" for start in starts))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--data.data_dir=absent", ["absent", "does not exist"]),
+        ("--model.extractor=nothing", ["nothing", "aindex_small"]),
+        ("--index.idx_factory=IVF4,PQ5x4", ["dimension 16", "5"]),
+        ("--index.idx_factory=Quark7", ["Quark7", "cannot be parsed"]),
+        ("--index.idx_factory=IVF64,Flat", ["40 training descriptors", "64"]),
+        ("--index.kneighbors=20", ["kneighbors", "20", "19"]),
+        ("--index.nprobe=9", ["nprobe", "4"]),
+        ("--index.fts_training_path=absent.npy", ["absent.npy"]),
+        ("--index.path=absent", ["index.path", "fts_training_path"]),
+        ("--model.iterations=-1", ["iterations", "-1"]),
+        ("--data.batch_size=0", ["batch_size"]),
+        ("--trainer.precision=16-mixed", ["16-mixed", "bf16-mixed"]),
+        ("--trainer.limit_train_batches=0.5", ["limit_train_batches", "data_dir"]),
+        ("--trainer.accelerator=quantum", ["quantum"]),
+        ("--model.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", ["ReduceLROnPlateau"]),
+        ("--retrieval.released_dir=imgs", ["released_dir", "evaluate"]),
+    ],
+)
+def test_bad_input_is_one_line(tiny_pipeline, capsys, option, words):
+    line = fails(capsys, ["fit", *tiny_pipeline.args(option)])
+    for word in words:
+        assert word in line
+    assert not (tiny_pipeline.folder / "run" / "retr_df.csv").exists()
+    assert not (tiny_pipeline.folder / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--model.target=pq", ["pq_recons", "ivf_cluster_half"]),
+        ("--model.iteration=3", ["did you mean --model.iterations", "--model.scaling"]),
+        ("--modle.iterations=3", ["--model.*"]),
+        ("--index.quant=cosine", ["L2", "IP"]),
+        ("--model.optimizer=Adm", ["Adam"]),
+        ("--config=configs/nothing.yaml", ["demo.yaml"]),
+        ("--model.iterations=many", ["many", "int"]),
+    ],
+)
+def test_wrong_options_name_the_allowed_ones(tiny_pipeline, capsys, option, words):
+    line = fails(capsys, ["fit", *tiny_pipeline.args(option)], code=2)
+    for word in words:
+        assert word in line
+
+
+def test_descriptors_with_nan_or_of_another_dimension(tiny_pipeline, capsys):
+    bad = np.ones((50, 16), np.float32)
+    bad[3, 3] = np.nan
+    np.save(tiny_pipeline.folder / "nan.npy", bad)
+    np.save(tiny_pipeline.folder / "dim.npy", np.ones((50, 12), np.float32))
+    for name, word in (("nan.npy", "NaN"), ("dim.npy", "dimension 12")):
+        path = tiny_pipeline.folder / name
+        assert word in fails(capsys, ["fit", *tiny_pipeline.args(f"--index.fts_reference_path={path}")])
+
+
+def test_empty_folder_and_folder_without_a_readable_image(tiny_pipeline, capsys):
+    empty = tiny_pipeline.folder / "empty"
+    empty.mkdir()
+    assert "no picture" in fails(capsys, ["fit", *tiny_pipeline.args(f"--data.data_dir={empty}")])
+    (empty / "a.png").write_bytes(b"x")
+    line = fails(capsys, ["fit", *tiny_pipeline.args(f"--data.data_dir={empty}", output="other")])
+    assert "none of the 1 pictures can be read" in line
+
+
+def test_unwritable_output(tiny_pipeline, capsys):
+    (tiny_pipeline.folder / "file").write_text("x")
+    line = fails(capsys, ["fit", *tiny_pipeline.args(output="file/run")])
+    assert "cannot be used" in line or "cannot write" in line
+
+
+def test_released_folder_that_lacks_an_image(tiny_pipeline, capsys):
+    run = tiny_pipeline.run("fit")
+    (run / "imgs" / "O000004.png").unlink()
+    option = f"--retrieval.released_dir={run / 'imgs'}"
+    assert "O000004" in fails(capsys, ["evaluate", *tiny_pipeline.args(option, output="other")])
