@@ -32,8 +32,6 @@ COMMANDS = {
     ),
     "prepare": Command("lay out a data set in the form of DISC21", "aindex.commands.prepare", "main"),
     "extract": Command("describe images, into fts.pth and filenames.txt", "aindex.commands.extract", "main"),
-    "index": Command("build, extend or describe an index folder", "aindex.commands.index", "main"),
-    "activate": Command("release one's own pictures against an index", "aindex.commands.activate", "main"),
     "train": Command("train an extractor on a folder of images", "aindex.commands.train", "train_main"),
     "index": Command("build, add to and look into index folders", "aindex.commands.index", "main"),
     "activate": Command(
