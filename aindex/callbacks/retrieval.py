@@ -4,33 +4,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from aindex import distributed
+from aindex.activation.module import ActivationModule
+from aindex.callbacks.analyses import Analyses
+from aindex.callbacks.images import WriteImages
 from aindex.callbacks.index import index_of
+from aindex.callbacks.merging import merge_rows
 from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER
-from aindex.data.atomic import replace_when_done
 from aindex.data.datamodule import Evaluation, ImageData
 from aindex.data.edited import EditedCopies, EditedPictures
 from aindex.data.parts import PartFiles
 from aindex.data.released import find_released
 from aindex.edits import Attack, Template, default_attacks, full_attacks
-from aindex.errors import ConfigError, DataError
-from aindex.evaluation.retrieval import LIST_COLUMNS, RETRIEVAL_COLUMNS, retrieval_rows, retrieval_table
-from aindex.evaluation.run_folder import RETRIEVAL_FILE, passive_file
+from aindex.errors import ConfigError
+from aindex.evaluation.analyses import QUERY_COLUMNS
+from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS, retrieval_rows
+from aindex.evaluation.run_folder import (
+    IMAGES_FILE,
+    QUERIES_FILE,
+    RETRIEVAL_FILE,
+    SEARCH_FILE,
+    passive_file,
+    write_csv,
+)
 
 Kind = Literal["passive", "active"]
 
 
 @dataclass
-class _Set:
-    """One set of images under evaluation."""
+class ImageSet:
+    """One set of images under evaluation.
+
+    Attributes:
+        kind: `active` for released images, `passive` for originals.
+        paths: of the images, in the order of the data's list.
+        is_main: whether its results have the plain file names; a passive set beside an active one has not.
+    """
 
     kind: Kind
-    file: Path
+    paths: list[Path]
+    is_main: bool
+
+    def file(self, folder: Path, name: str) -> Path:
+        """Where this set's table of that name goes."""
+        return folder / (name if self.is_main else passive_file(name))
+
+
+@dataclass
+class _Series:
+    """A set's copies and the rows noted of them."""
+
+    images: ImageSet
     dataset: EditedPictures
     parts: PartFiles
 
@@ -60,43 +88,73 @@ class EvaluateRetrieval(Callback):
         self.passive = passive
         self.released_dir = released_dir
         self.seed = seed
-        self.tables: dict[Kind, pd.DataFrame] = {}
-        self._sets: list[_Set] = []
+        self.sets: list[ImageSet] = []
+        self._series: dict[int, _Series] = {}
+        self._analyses: Analyses | None = None
+
+    @property
+    def series(self) -> list[_Series]:
+        """What is evaluated, the main set first."""
+        return list(self._series.values())
+
+    @property
+    def knows_ceiling(self) -> bool:
+        """Whether the exhaustive search could be made."""
+        return self._analyses is not None and self._analyses.knows_ceiling
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say what is to be evaluated; the images are opened later."""
+        assert isinstance(pl_module, ActivationModule)
         folder = Path(trainer.default_root_dir)
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
-        names = [image.name for image in data.images]
+        self.sets = self._image_sets(trainer, pl_module, data)
+        for images in self.sets:
+            dataset = EditedPictures(
+                images.paths,
+                [image.name for image in data.images],
+                self.attacks,
+                size=pl_module.load().input_size,
+                seed=self.seed,
+                template=self.template,
+                originals=[image.path for image in data.images] if images.is_main else None,
+            )
+            parts = PartFiles(folder / PROGRESS_FOLDER, f"retrieval_{images.kind}", rank=distributed.rank())
+            done = distributed.on_rank_zero(lambda parts=parts: set(parts.offsets()))  # type: ignore[misc]
+            self._series[len(data.evaluations)] = _Series(images, dataset, parts)
+            data.evaluations.append(Evaluation(dataset, done))
+
+    def _image_sets(self, trainer: Trainer, module: ActivationModule, data: ImageData) -> list[ImageSet]:
         originals = [image.path for image in data.images]
-        if trainer.state.fn == TrainerFn.FITTING:
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if fitting:
             if self.released_dir is not None:
                 raise ConfigError(
                     "retrieval.released_dir is for evaluate: fit evaluates what it releases; leave it out"
                 )
-            released = [folder / IMAGES_FOLDER / image.released for image in data.images]
+            images = Path(trainer.default_root_dir) / IMAGES_FOLDER
+            released = [images / image.released for image in data.images]
         elif self.released_dir is not None:
-            released = find_released(Path(self.released_dir).expanduser(), names)
+            folder = Path(self.released_dir).expanduser()
+            released = find_released(folder, [image.name for image in data.images])
         else:
             released = originals
-        unchanged = released is originals or (trainer.state.fn == TrainerFn.FITTING and not pl_module.active)
-        kind: Kind = "passive" if unchanged else "active"
-        sources: list[tuple[Kind, list[Path], str]] = [(kind, released, RETRIEVAL_FILE)]
-        if self.passive and not unchanged:
-            sources.append(("passive", originals, passive_file(RETRIEVAL_FILE)))
-        for kind, paths, file in sources:
-            dataset = EditedPictures(
-                paths,
-                names,
-                self.attacks,
-                size=pl_module.load().input_size,  # type: ignore[operator]
-                seed=self.seed,
-                template=self.template,
-            )
-            parts = PartFiles(folder / PROGRESS_FOLDER, f"retrieval_{kind}", rank=distributed.rank())
-            done = distributed.on_rank_zero(lambda parts=parts: set(parts.offsets()))  # type: ignore[misc]
-            self._sets.append(_Set(kind, folder / file, dataset, parts))
-            data.evaluations.append(Evaluation(dataset, done))
+        if released is originals or (fitting and not module.active):
+            return [ImageSet("passive", released, True)]
+        active = ImageSet("active", released, True)
+        return [active, ImageSet("passive", originals, False)] if self.passive else [active]
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find what copies are measured against."""
+        assert isinstance(pl_module, ActivationModule)
+        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+        index = index_of(trainer)
+        self._analyses = Analyses(
+            index.index,
+            data.images,
+            pl_module.descriptors,
+            distributed.everywhere(lambda: index.row_descriptors(data, pl_module)),
+            device=pl_module.device,
+        )
 
     def on_validation_batch_end(
         self,
@@ -108,14 +166,16 @@ class EvaluateRetrieval(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Search a batch's copies and note their rows."""
-        if not batch:
+        if not batch or dataloader_idx not in self._series:
             return
-        descriptors: Tensor = outputs
+        assert self._analyses is not None
+        described: Tensor = outputs
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
-        one = self._sets[dataloader_idx]
+        copies, unedited = _rows_of(batch)
+        descriptors = described[copies].numpy()
         attacks = [attack for item in batch for attack in item.attacks]
         positions = [item.position for item in batch for _ in item.attacks]
-        distances, ids = index_of(trainer).search(descriptors.numpy())
+        distances, ids = index_of(trainer).search(descriptors)
         rows = retrieval_rows(
             batch=[position // data.batch_size_eval for position in positions],
             image_index=[data.images[position].index_id for position in positions],
@@ -125,39 +185,68 @@ class EvaluateRetrieval(Callback):
             indices=ids,
             kneighbors=ids.shape[1],
         )
-        one.parts.append(
-            batch[0].item // data.batch_size_eval, {"csv": rows.to_csv(index=False, header=False)}
-        )
+        record = {
+            "csv": rows.to_csv(index=False, header=False),
+            "queries": self._analyses.queries(positions, attacks, descriptors).to_csv(
+                index=False, header=False
+            ),
+            "images": self._measured(batch, unedited, described),
+        }
+        self._series[dataloader_idx].parts.append(batch[0].item // data.batch_size_eval, record)
+
+    def _measured(
+        self, batch: list[EditedCopies], unedited: list[int], described: Tensor
+    ) -> list[dict[str, Any]]:
+        """Quality and distance to the code of the released images that a batch begins with."""
+        items = [item for item in batch if item.unedited is not None]
+        assert self._analyses is not None
+        distances = self._analyses.code_distance(described[unedited].numpy()) if unedited else None
+        return [
+            {
+                "position": item.position,
+                **vars(item.quality),
+                "code_distance_released": float("nan") if distances is None else float(distances[row]),
+            }
+            for row, item in enumerate(items)
+            if item.quality is not None
+        ]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put all ranks' rows into one file per set, in the order of images and attacks."""
-        count = len(trainer.datamodule.images) * len(self.attacks)  # type: ignore[attr-defined]
-        for one in self._sets:
-            distributed.barrier()
-            distributed.on_rank_zero(lambda one=one: _merge(one, count))  # type: ignore[misc]
-            columns = [name for name in RETRIEVAL_COLUMNS if name not in LIST_COLUMNS]
-            self.tables[one.kind] = retrieval_table(pd.read_csv(one.file, usecols=columns))
+        distributed.barrier()
+        distributed.on_rank_zero(lambda: self._merge(trainer))
+
+    def _merge(self, trainer: Trainer) -> None:
+        folder = Path(trainer.default_root_dir)
+        assert self._analyses is not None
+        for one in self.series:
+            count = len(one.dataset.paths) * len(self.attacks)
+            tables = {"csv": (RETRIEVAL_FILE, RETRIEVAL_COLUMNS), "queries": (QUERIES_FILE, QUERY_COLUMNS)}
+            for key, (name, columns) in tables.items():
+                merge_rows([one.parts], key, one.images.file(folder, name), columns, expected=count)
+        main = next(one for one in self.series if one.images.is_main)
+        measured = {
+            int(image["position"]): image for record in main.parts.records() for image in record["images"]
+        }
+        writer = next((one for one in trainer.callbacks if isinstance(one, WriteImages)), None)  # type: ignore[attr-defined]
+        released = writer.figures() if writer is not None else None
+        write_csv(self._analyses.images(measured, released), folder / IMAGES_FILE)
+        self._analyses.time_search(folder / SEARCH_FILE)
 
     def forget_progress(self) -> None:
         """Remove the part files once the run is finished."""
-        for one in self._sets:
+        for one in self.series:
             one.parts.remove()
 
 
-def _merge(one: _Set, count: int) -> None:
-    """Write the rows of all finished batches.
-
-    Raises:
-        DataError: there are not as many as images × attacks.
-    """
-    written = 0
-    with replace_when_done(one.file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(",".join(RETRIEVAL_COLUMNS) + "\n")
-        for record in one.parts.records():
-            file.write(record["csv"])
-            written += record["csv"].count("\n")
-        if written != count:
-            raise DataError(
-                f"{one.file.name} would hold {written} rows, expected {count} (images × attacks): remove "
-                f"{str(one.parts.folder)!r} and run again"
-            )
+def _rows_of(batch: list[EditedCopies]) -> tuple[list[int], list[int]]:
+    """Of a batch's rows those of the copies, and those of the images themselves."""
+    copies: list[int] = []
+    unedited: list[int] = []
+    start = 0
+    for item in batch:
+        copies += range(start, start + len(item.attacks))
+        if item.unedited is not None:
+            unedited.append(start + item.unedited)
+        start += len(item.inputs)
+    return copies, unedited

@@ -1,9 +1,12 @@
 """`aindex fit` and `aindex evaluate`: the Lightning pipeline and its options."""
 
 import logging
+from collections import Counter
+from types import ModuleType
 from typing import Any
 
-import timm.optim  # noqa: F401  # so that its classes are found by short names
+import timm.optim
+import timm.scheduler
 import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
@@ -12,9 +15,14 @@ from pytorch_lightning.callbacks import ProgressBar as Bar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from timm.scheduler.scheduler import Scheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from aindex.activation.module import PRECISIONS, ActivationModule
+from aindex.callbacks.copy_detection import EvaluateCopyDetection
 from aindex.callbacks.curves import LogCurves, LogPictures
+from aindex.callbacks.examples import SaveExamples
 from aindex.callbacks.images import WriteImages
 from aindex.callbacks.index import BuildIndex
 from aindex.callbacks.progress import ProgressBar
@@ -36,6 +44,7 @@ _TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "log_every_n_steps": 100,
 }
+_PRECISION_ALIASES = {"bf16": "bf16-mixed", "32": "32-true"}
 _OPTION_HELP = {
     "trainer.precision": (
         "Arithmetic of the extractor: bf16-mixed or 32-true. Default: bf16-mixed where the hardware has bf16, which is "
@@ -70,7 +79,7 @@ class PipelineCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=None,
             parser_class=PipelineParser,
-            parser_kwargs={"prog": f"aindex {command}"},
+            parser_kwargs={"prog": f"aindex {command}", "allow_abbrev": False},
             args=resolve_config_arguments(args),
             run=False,
             auto_configure_optimizers=False,
@@ -80,6 +89,13 @@ class PipelineCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Lightning's parser without the versions that it would write into configuration files."""
         parser = self.parser_class(**kwargs)
+        assert isinstance(parser, PipelineParser)
+        parser.short_names = {
+            "model.optimizer": _class_names(Optimizer, torch.optim, timm.optim),
+            "model.scheduler": _class_names(
+                (LRScheduler, Scheduler), torch.optim.lr_scheduler, timm.scheduler
+            ),
+        }
         parser.add_argument("-c", "--config", action=ActionConfigFile, help=CONFIG_HELP)
         return parser
 
@@ -124,6 +140,12 @@ class PipelineCLI(LightningCLI):
         if self.config.seed_everything < 0:
             raise ConfigError(f"seed_everything {self.config.seed_everything}: expected 0 or more")
         trainer = self.config.trainer
+        trainer.precision = _PRECISION_ALIASES.get(str(trainer.precision), trainer.precision)
+        # Lightning would turn 16-mixed on a CPU into something else
+        if trainer.precision not in (None, *PRECISIONS):
+            raise ConfigError(
+                f"trainer.precision {trainer.precision}: expected one of {', '.join(PRECISIONS)}"
+            )
         if trainer.precision is None:
             on_gpu = torch.cuda.is_available() and trainer.accelerator in ("auto", "gpu", "cuda")
             best = best_precision("cuda" if on_gpu else "cpu")
@@ -141,12 +163,15 @@ class PipelineCLI(LightningCLI):
         settings["logger"] = False if tensorboard else settings["logger"]
         first = RunFolder(configuration, overwrite=self.config_init.overwrite, tensorboard=tensorboard)
         own = [self.config_init[key] for key in self.parser.callback_keys]
+        retrieval = next(one for one in own if isinstance(one, EvaluateRetrieval))
         settings["callbacks"] = [
             first,
             *given,
             *own,
+            EvaluateCopyDetection(retrieval),
             LogCurves(),
             LogPictures(),
+            SaveExamples(retrieval),
             Report(),
         ]
         try:
@@ -156,6 +181,22 @@ class PipelineCLI(LightningCLI):
         except (MisconfigurationException, ValueError) as error:
             raise ConfigError(f"trainer: {error}") from error
         return trainer
+
+
+def _class_names(base: type | tuple[type, ...], *modules: ModuleType) -> list[str]:
+    """The classes of a kind that modules offer, by short name where that is enough."""
+    found = {
+        (module.__name__, name)
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and not name.startswith("_")
+        and value not in (Optimizer, LRScheduler, Scheduler)
+        and value.__module__.split(".")[0] == module.__name__.split(".")[0]
+    }
+    times = Counter(name for _, name in found)
+    return sorted(name if times[name] == 1 else f"{module}.{name}" for module, name in found)
 
 
 def fit(args: list[str]) -> None:

@@ -3,20 +3,57 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
 from aindex.data.datamodule import Failure
 from aindex.data.images import read_image
 from aindex.descriptors.preprocess import prepare
-from aindex.edits import Attack, Template, apply_attack
-from aindex.errors import AindexError
+from aindex.edits import Attack, Template, apply_attack, apply_random_edits
+from aindex.errors import AindexError, DataError, EditError, ImageReadError
 from aindex.seeding import derive_seed
 
 COPIES_PER_ITEM = 16
-"""Most copies of one image in one item: long lists of attacks would fill the memory with prepared pictures."""
+"""Most copies in one item: long lists of attacks would fill the memory with prepared pictures."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far a released image is from its original.
+
+    Attributes:
+        psnr_db: infinite where nothing changed.
+        ssim: 1 where nothing changed.
+        linf: largest change of a channel value, grey levels.
+    """
+
+    psnr_db: float = float("inf")
+    ssim: float = 1.0
+    linf: float = 0.0
+
+
+def quality_of(original: Image.Image, released: Image.Image) -> Quality:
+    """PSNR, SSIM and L∞ of two pictures of one size.
+
+    Raises:
+        DataError: the sizes differ.
+    """
+    if original.size != released.size:
+        sizes = [f"{image.width}×{image.height}" for image in (released, original)]
+        raise DataError(f"{sizes[0]} pixels, its original {sizes[1]}: expected one size; give it as released")
+    before, after = (
+        torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous() for image in (original, released)
+    )
+    if torch.equal(before, after):
+        return Quality()
+    measures = [measure(before, after).item() for measure in (psnr_db, ssim, linf_grey_levels)]
+    return Quality(*(round(value, 6) for value in measures))
 
 
 @dataclass(frozen=True)
@@ -27,13 +64,17 @@ class EditedCopies:
         item: its number in the data set.
         position: the image's number in the list.
         attacks: what was done, n.
-        inputs: n×3×R×R, prepared for the extractor.
+        inputs: prepared for the extractor, n×3×R×R; one more where the unedited image is not among them.
+        unedited: the row of the image itself, and
+        quality: what activation did to it; both in an image's first item only.
     """
 
     item: int
     position: int
     attacks: Sequence[Attack]
     inputs: Tensor
+    unedited: int | None = None
+    quality: Quality | None = None
 
 
 class EditedPictures(Dataset[EditedCopies | Failure]):
@@ -49,6 +90,7 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
         size: R, side of the prepared copies.
         seed: the run's.
         template: screenshot template.
+        originals: the files that these were made from, to measure what changed.
     """
 
     def __init__(
@@ -60,9 +102,11 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
         size: int,
         seed: int,
         template: Template = "web",
+        originals: Sequence[Path] | None = None,
     ) -> None:
         self.paths, self.names, self.attacks = paths, names, attacks
         self.size, self.seed, self.template = size, seed, template
+        self.originals = originals
         self.items_per_image = -(-len(attacks) // COPIES_PER_ITEM)
 
     def __len__(self) -> int:
@@ -73,19 +117,116 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
         attacks = self.attacks[part * COPIES_PER_ITEM : (part + 1) * COPIES_PER_ITEM]
         try:
             image = read_image(self.paths[position])
-            copies = [
-                prepare(
-                    apply_attack(
-                        image,
-                        attack,
-                        seed=derive_seed(self.seed, self.names[position], str(attack)),
-                        template=self.template,
-                        name=str(self.paths[position]),
-                    ),
-                    self.size,
+            copies = [prepare(self.copy(image, position, attack), self.size) for attack in attacks]
+            unedited, quality = None, None
+            if part == 0:
+                unedited = next(
+                    (row for row, attack in enumerate(attacks) if attack.name == "none"), len(copies)
                 )
-                for attack in attacks
-            ]
+                if unedited == len(copies):
+                    copies.append(prepare(image, self.size))
+                quality = self._quality(position, image)
         except AindexError as error:
             return Failure(error)
-        return EditedCopies(item, position, attacks, torch.stack(copies))
+        return EditedCopies(item, position, attacks, torch.stack(copies), unedited, quality)
+
+    def copy(self, image: Image.Image, position: int, attack: Attack) -> Image.Image:
+        """The image at a position as an attack leaves it.
+
+        Raises:
+            EditError: the attack failed.
+        """
+        return apply_attack(
+            image,
+            attack,
+            seed=derive_seed(self.seed, self.names[position], str(attack)),
+            template=self.template,
+            name=str(self.paths[position]),
+        )
+
+    def _quality(self, position: int, image: Image.Image) -> Quality | None:
+        if self.originals is None:
+            return None
+        if self.originals[position] == self.paths[position]:
+            return Quality()
+        try:
+            return quality_of(read_image(self.originals[position]), image)
+        except DataError as error:
+            raise DataError(f"released image {str(self.paths[position])!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class RandomCopies:
+    """A randomly edited copy each of some images.
+
+    Attributes:
+        item: its number in the data set.
+        positions: the images' numbers in the list, n.
+        edits: per image what was done, with all parameters.
+        inputs: n×3×R×R, prepared for the extractor.
+        skipped: path and reason of pictures that cannot be read.
+    """
+
+    item: int
+    positions: Sequence[int]
+    edits: Sequence[list[dict[str, Any]]]
+    inputs: Tensor
+    skipped: Sequence[tuple[str, str]]
+
+
+class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
+    """Each image under one random edit, `COPIES_PER_ITEM` images an item.
+
+    Args:
+        paths: files to edit, opened only when their turn comes.
+        names: the images' names; the edit derives from the name and the seed.
+        size: R, side of the prepared copies.
+        seed: the run's.
+        skip_unreadable: note pictures that cannot be read, instead of failing.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        names: Sequence[str],
+        *,
+        size: int,
+        seed: int,
+        skip_unreadable: bool = False,
+    ) -> None:
+        self.paths, self.names = paths, names
+        self.size, self.seed, self.skip_unreadable = size, seed, skip_unreadable
+
+    def __len__(self) -> int:
+        return -(-len(self.paths) // COPIES_PER_ITEM)
+
+    def __getitem__(self, item: int) -> RandomCopies | Failure:
+        positions: list[int] = []
+        edits: list[list[dict[str, Any]]] = []
+        copies: list[Tensor] = []
+        skipped: list[tuple[str, str]] = []
+        try:
+            for position in range(item * COPIES_PER_ITEM, min((item + 1) * COPIES_PER_ITEM, len(self.paths))):
+                try:
+                    image = read_image(self.paths[position])
+                except ImageReadError as error:
+                    if not self.skip_unreadable:
+                        raise
+                    skipped.append((str(self.paths[position]), str(error)))
+                    continue
+                copy, drawn = self._edited(image, position)
+                positions.append(position)
+                edits.append(drawn)
+                copies.append(prepare(copy, self.size))
+        except AindexError as error:
+            return Failure(error)
+        inputs = torch.stack(copies) if copies else torch.empty(0, 3, self.size, self.size)
+        return RandomCopies(item, positions, edits, inputs, skipped)
+
+    def _edited(self, image: Image.Image, position: int) -> tuple[Image.Image, list[dict[str, Any]]]:
+        try:
+            return apply_random_edits(
+                image, seed=derive_seed(self.seed, self.names[position], "copy detection")
+            )
+        except EditError as error:
+            raise EditError(f"{self.paths[position]}: {error}") from error

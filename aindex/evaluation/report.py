@@ -178,11 +178,25 @@ def _copy(
     verdicts = []
     for label, known in ranks.items():
         if attack in known:
-            rank, hit = known[attack]
-            text = "found" if rank == 0 else f"place {rank + 1}" if hit else "not found"
-            kind = "found" if rank == 0 else "near" if hit else "lost"
+            text, kind = _verdict(*known[attack])
             verdicts.append(Verdict(label, text, kind, f"{label}|retr_df.csv|{image_index} {attack}|rank"))
     return CopyPicture(picture(copy.file, attack.replace("_", " ")), verdicts)
+
+
+def _verdict(rank: int, hit: bool) -> tuple[str, str]:
+    """In words, and as a kind."""
+    text = "found" if rank == 0 else f"place {rank + 1}" if hit else "not found"
+    return text, "found" if rank == 0 else "near" if hit else "lost"
+
+
+def verdicts_of(retrieval: pd.DataFrame, image_index: int) -> dict[str, str]:
+    """What became of an image's copies, by the attack's label: `found`, `place 3`, `not found`.
+
+    Args:
+        retrieval: rows of `retr_df.csv`.
+        image_index: the image's id in the index.
+    """
+    return {attack: _verdict(*known)[0] for attack, known in _ranks(retrieval, image_index).items()}
 
 
 def render(

@@ -1,0 +1,146 @@
+"""What is measured of images and their edited copies beside the answers of the index."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from aindex.data.released import SourceImage
+from aindex.descriptors.files import Matrix
+from aindex.edits import Attack
+from aindex.errors import FaissIndexError
+from aindex.evaluation.analyses import image_rows, query_rows, squared_distances
+from aindex.evaluation.run_folder import write_csv
+from aindex.evaluation.search import ExhaustiveSearch, time_search
+from aindex.index.reference_index import ReferenceIndex
+
+_TIMED_QUERIES = 200
+_NPROBES = (1, 16, 32)
+_NEIGHBOURS = (1, 100)
+_EXTRA_COLUMNS = ("file", "loss", "feature_loss", "image_loss")
+
+
+class Analyses:
+    """Coarse cells, distances to codes, and exhaustive ranks of edited copies.
+
+    What the index has not (cells; codes that can be decoded) stays empty in the rows.
+
+    Args:
+        index: that the copies are searched in.
+        images: the originals.
+        descriptors: n×d, theirs.
+        rows: descriptors of all rows of the index, see `BuildIndex.row_descriptors`; None if they are not known.
+        device: where the exhaustive search multiplies.
+    """
+
+    def __init__(
+        self,
+        index: ReferenceIndex,
+        images: Sequence[SourceImage],
+        descriptors: npt.NDArray[np.float32],
+        rows: Sequence[Matrix] | None,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._index, self._images, self._descriptors = index, images, descriptors
+        self._ids = np.array([image.index_id for image in images], dtype=np.int64)
+        self._exhaustive = (
+            None if rows is None else ExhaustiveSearch(rows, metric=index.metric, device=device)
+        )
+
+    @property
+    def knows_ceiling(self) -> bool:
+        """Whether an exhaustive search is possible."""
+        return self._exhaustive is not None
+
+    @cached_property
+    def _cells(self) -> npt.NDArray[np.int64] | None:
+        return self._index.quantiser.cells(self._descriptors)
+
+    @cached_property
+    def _stored(self) -> npt.NDArray[np.float32] | None:
+        """What the index stores for the originals, n×d."""
+        try:
+            self._index.quantiser.stored(self._descriptors[:1])
+        except FaissIndexError:
+            # graphs have no codes of their own
+            return None
+        return self._index.quantiser.stored(self._descriptors)
+
+    def queries(
+        self, positions: Sequence[int], attacks: Sequence[Attack], descriptors: npt.NDArray[np.float32]
+    ) -> pd.DataFrame:
+        """Rows of `queries_df.csv`.
+
+        Args:
+            positions: nq numbers of the originals.
+            attacks: nq.
+            descriptors: nq×d of the copies.
+        """
+        quantiser = self._index.quantiser
+        rows = list(positions)
+        stored = None if self._stored is None else self._stored[rows]
+        return query_rows(
+            image_index=self._ids[rows],
+            attack=[attack.name for attack in attacks],
+            attack_param=[attack.param for attack in attacks],
+            cells=quantiser.cells(descriptors),
+            original_cells=None if self._cells is None else self._cells[rows],
+            code_distance=self.code_distance(descriptors),
+            stored_distance=None if stored is None else squared_distances(descriptors, stored).round(7),
+            exhaustive_rank=self._exhaustive.ranks(descriptors, self._ids[rows])
+            if self._exhaustive
+            else None,
+        )
+
+    def code_distance(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
+        """Squared distances of n×d descriptors to their own codes, n; None for an index without codes."""
+        if self._stored is None:
+            return None
+        return self._index.quantiser.code_distance(descriptors).astype(np.float64).round(7)
+
+    def images(
+        self, measured: Mapping[int, Mapping[str, Any]], released: pd.DataFrame | None
+    ) -> pd.DataFrame:
+        """Rows of `images_df.csv`, followed by what activation noted.
+
+        Args:
+            measured: by the image's position `psnr_db`, `ssim`, `linf` and `code_distance_released`.
+            released: a row per image of `ReleaseRecord`, or None where nothing was activated in this run.
+        """
+        positions = range(len(self._images))
+        columns = {
+            name: [measured[position][name] for position in positions]
+            for name in ("psnr_db", "ssim", "linf", "code_distance_released")
+        }
+        rows = image_rows(
+            image_index=self._ids,
+            names=[image.name for image in self._images],
+            code_distance_original=self.code_distance(self._descriptors),
+            activation_seconds=None if released is None else released["seconds"],
+            **columns,
+        )
+        return rows if released is None else rows.assign(**{name: released[name] for name in _EXTRA_COLUMNS})
+
+    def time_search(self, file: Path) -> None:
+        """Write `search_df.csv`: the originals' descriptors searched at several nprobe and k.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        cells = self._index.quantiser.cell_count
+        nprobes: list[int | None] = [None]
+        if cells is not None:
+            nprobes = [nprobe for nprobe in _NPROBES if nprobe <= cells]
+        table = time_search(
+            self._index.search,
+            self._descriptors[:_TIMED_QUERIES],
+            nprobes=nprobes,
+            neighbours=[k for k in _NEIGHBOURS if k <= self._index.ntotal],
+        )
+        write_csv(table, file)
