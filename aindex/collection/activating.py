@@ -221,8 +221,11 @@ class _Run:
         with bar, ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
             waiting: _Written | None = None
             for kind, jobs, pictures in self._decoded(groups, pool):
-                written = self._activated(kind, jobs, pictures, pool)
-                self._settle(waiting, bar)
+                try:
+                    written = self._activated(kind, jobs, pictures, pool)
+                finally:
+                    # an interrupted batch does not cost the one before
+                    self._settle(waiting, bar)
                 waiting = written
             self._settle(waiting, bar)
 

@@ -28,8 +28,9 @@ def largest_scale(psnr_db: Callable[[float], float], min_psnr_db: float) -> floa
     if found >= min_psnr_db:
         return 1.0
     scale = _next(high, found, min_psnr_db)
-    for _ in range(_TRIALS):
-        if not low < scale < high or scale < 1e-3 * high:
+    for trial in range(_TRIALS):
+        # Rounding and clamping can hold the estimate on one side for long.
+        if not low < scale < high or trial % 3 == 2:
             scale = (low + high) / 2
         found = psnr_db(scale)
         if found < min_psnr_db:

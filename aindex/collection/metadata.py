@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 _ORIENTATION, _XMP = 0x0112, 700
 _DESCRIPTIVE = (
@@ -38,16 +38,28 @@ class Metadata:
 
     def save_options(self, format: str) -> dict[str, Any]:
         """Arguments of `Image.save` for a format of Pillow."""
-        options: dict[str, Any] = {}
-        if self.icc is not None:
-            options["icc_profile"] = self.icc
-        if self.exif is not None:
-            options["exif"] = self.exif
+        options: dict[str, Any] = {} if self.icc is None else {"icc_profile": self.icc}
         if self.dpi is not None and format != "WEBP":
             options["dpi"] = self.dpi
-        if self.xmp is not None:
-            options |= _xmp_options(self.xmp, format)
+        if format == "TIFF":
+            return options | self._tiff_options()
+        if self.exif is not None:
+            options["exif"] = self.exif
+        # A JPEG segment holds no more.
+        if self.xmp is not None and (format == "WEBP" or (format == "JPEG" and len(self.xmp) < 65_000)):
+            options["xmp"] = self.xmp
+        if self.xmp is not None and format == "PNG":
+            options["pnginfo"] = PngImagePlugin.PngInfo()
+            options["pnginfo"].add_itxt("XML:com.adobe.xmp", self.xmp.decode("utf-8", "replace"))
         return options
+
+    def _tiff_options(self) -> dict[str, Any]:
+        tags = Image.Exif()
+        if self.exif is not None:
+            tags.load(self.exif)
+        if self.xmp is not None:
+            tags[_XMP] = self.xmp
+        return {"exif": tags} if len(tags) else {}
 
 
 def read_metadata(image: Image.Image) -> tuple[Metadata, list[str]]:
@@ -89,12 +101,14 @@ def _exif(image: Image.Image) -> bytes | None:
 
 
 def reset_orientation(exif: bytes) -> bytes:
-    """An EXIF block whose orientation says "as stored", every other byte as it was.
+    """An EXIF block, with its head, whose orientation says "as stored"; every other byte as it was.
 
     Raises:
         ValueError, struct.error: the block is damaged.
     """
-    start = 6 if exif.startswith(b"Exif\0\0") else 0
+    # WebP stores the block without its head, JPEG needs it, and Pillow removes it where it must.
+    head = b"Exif\0\0"
+    exif, start = head + exif.removeprefix(head), len(head)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[start : start + 4])
     if order is None:
         raise ValueError("no TIFF header")
@@ -113,16 +127,3 @@ def _dpi(value: object) -> tuple[float, float] | None:
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return (horizontal, vertical) if 1 < horizontal < 65_535 and 1 < vertical < 65_535 else None
-
-
-def _xmp_options(xmp: bytes, format: str) -> dict[str, Any]:
-    if format in ("JPEG", "WEBP"):
-        # A JPEG segment holds no more.
-        return {"xmp": xmp} if format == "WEBP" or len(xmp) < 65_000 else {}
-    if format == "TIFF":
-        return {"tiffinfo": {_XMP: xmp}}
-    from PIL import PngImagePlugin
-
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
-    return {"pnginfo": info}

@@ -127,7 +127,8 @@ def encode(
     by_format: dict[Format, dict[str, Any]] = {
         "png": {"compress_level": compress_level},
         "webp": {"lossless": True, "exact": True, "quality": 75, "method": 4},
-        "tiff": {"compression": "tiff_adobe_deflate"},
+        # Pillow compresses through libtiff, which takes no EXIF.
+        "tiff": {} if picture.metadata.exif else {"compression": "tiff_adobe_deflate"},
         "jpeg": {"quality": jpeg_quality, "subsampling": 0},
     }
     if format == "jpeg" and image.mode == "RGBA":

@@ -1,0 +1,303 @@
+"""`aindex activate` and `activate()`, on tiny pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
+from aindex.cli import main
+from aindex.collection import activating
+from aindex.collection.activating import activate
+from aindex.collection.planning import Job, batches
+from aindex.data.images import read_image, to_tensor
+from aindex.descriptors.extract import ExtractionSettings, extract
+from aindex.descriptors.registry import load_extractor
+from aindex.errors import ConfigError, DataError, OutputError
+from aindex.index.reference_index import ReferenceIndex
+from tests.conftest import draw_picture
+
+Options = dict[str, Any]
+
+
+@pytest.fixture
+def holiday(tmp_path: Path) -> Path:
+    """Six pictures in a tree, two of the same name."""
+    folder = tmp_path / "holiday"
+    names = ["a.png", "beach/a.png", "beach/b.jpg", "beach/far/c é.webp", "d.bmp", "d.png"]
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        draw_picture(50 + seed, 40 + 4 * seed, 36).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def options(tiny_index: Path, quiet: ExtractionSettings) -> Options:
+    return {"index": tiny_index, "settings": quiet, "iterations": 3}
+
+
+def pixels(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.suffix in (".png", ".webp", ".tiff", ".jpg")]
+    return {path.relative_to(folder).as_posix(): read_image(path).tobytes() for path in sorted(files)}
+
+
+def test_the_tree_is_kept_and_the_manifest_is_true(
+    tmp_path: Path, holiday: Path, options: Options, tiny_script: Path
+) -> None:
+    before = {path: path.read_bytes() for path in holiday.rglob("*") if path.is_file()}
+    released = activate(holiday, tmp_path / "out", **options)
+    assert {path: path.read_bytes() for path in holiday.rglob("*") if path.is_file()} == before
+    assert sorted(pixels(tmp_path / "out")) == [
+        "a.png", "beach/a.png", "beach/b.png", "beach/far/c é.png", "d.bmp.png", "d.png.png",
+    ]  # fmt: skip
+    table = pd.read_csv(tmp_path / "out" / "manifest.csv")
+    assert table.columns.tolist() == released.table.columns.tolist()
+    assert table["name"].tolist() == sorted(path.relative_to(holiday).as_posix() for path in before)
+    assert released.table["row"].isna().all()
+
+    index = ReferenceIndex.open(options["index"])
+    extractor = load_extractor(tiny_script, resize_size=32)
+    for line in table.itertuples():
+        original = to_tensor(read_image(holiday / line.name))
+        saved = to_tensor(read_image(tmp_path / "out" / line.file))
+        assert float(psnr_db(original, saved)) == pytest.approx(line.psnr_db, abs=1e-3)
+        assert float(ssim(original, saved)) == pytest.approx(line.ssim, abs=1e-4)
+        assert round(float(linf_grey_levels(original, saved))) == line.linf_grey_levels
+        paths = [holiday / line.name, tmp_path / "out" / line.file]
+        descriptors = extract(paths, extractor, num_workers=0, progress=False).descriptors
+        target = index.quantiser.targets(descriptors[:1])
+        distances = np.square(descriptors - target).sum(axis=1)
+        assert distances[0] == pytest.approx(line.distance_before, abs=1e-4)
+        assert distances[1] == pytest.approx(line.distance_after, abs=1e-4)
+        assert line.distance_after < line.distance_before
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "tiff", "jpeg"])
+@pytest.mark.filterwarnings("ignore:format jpeg")
+def test_the_budget_holds_on_the_saved_file(
+    tmp_path: Path, holiday: Path, options: Options, format: Any
+) -> None:
+    free = activate(holiday, tmp_path / "free", **options)
+    bound = free.table["psnr_db"] < 39.7
+    assert bound.any()
+    released = activate(holiday, tmp_path / "out", min_psnr=40.0, format=format, jpeg_quality=98, **options)
+    for line, was_bound in zip(released.table.itertuples(), bound, strict=True):
+        original = to_tensor(read_image(holiday / line.name))
+        found = float(psnr_db(original, to_tensor(read_image(tmp_path / "out" / line.file))))
+        assert found >= 40.0
+        if was_bound:
+            assert found <= 40.3
+            assert line.scale < 1
+
+
+def test_jpeg_that_cannot_keep_the_budget_is_left_out_and_said(
+    tmp_path: Path, holiday: Path, options: Options
+) -> None:
+    with pytest.warns(UserWarning, match="format jpeg"):
+        released = activate(holiday, tmp_path / "out", min_psnr=60, format="jpeg", jpeg_quality=30, **options)
+    assert released.skipped.count == 6
+    assert "jpeg alone brings" in (tmp_path / "out" / "skipped.csv").read_text()
+    assert "6 picture(s)" not in released.summary().split("\n")[0]
+
+
+def test_one_bad_picture_changes_nothing_about_the_others(
+    tmp_path: Path, holiday: Path, options: Options, tiny_index: Path
+) -> None:
+    good = activate(holiday, tmp_path / "good", **options)
+    (holiday / "b_broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (holiday / "beach" / "empty.png").touch()
+    mixed = activate(holiday, tmp_path / "mixed", add=True, **options)
+    assert pixels(tmp_path / "good") == pixels(tmp_path / "mixed")
+    columns = [column for column in good.table if column != "row"]
+    pd.testing.assert_frame_equal(good.table[columns], mixed.table[columns])
+    assert mixed.table["row"].tolist() == list(range(12, 18))
+    assert [name for name, _ in mixed.skipped.rows] == ["b_broken.jpg", "beach/empty.png"]
+    assert "2 picture(s)" not in mixed.summary().split("\n")[0]
+    assert ReferenceIndex.open(tiny_index).ntotal == 18
+
+
+def test_a_picture_does_not_depend_on_the_others_nor_on_the_batch_size(
+    tmp_path: Path, holiday: Path, options: Options, quiet: ExtractionSettings
+) -> None:
+    together = activate(holiday, tmp_path / "together", **options)
+    (tmp_path / "list.txt").write_text("holiday/beach/b.jpg\n")
+    alone = activate(holiday / "beach", tmp_path / "alone", **options)
+    assert len(together.table) == 6
+    assert len(alone.table) == 3
+    # names count: they seed the start of the optimisation
+    activate(tmp_path / "list.txt", tmp_path / "listed", **options)
+    small = {**options, "settings": quiet._replace(batch_size=2, num_workers=2)}
+    activate(holiday, tmp_path / "small", **small)
+    first, second = pixels(tmp_path / "together"), pixels(tmp_path / "small")
+    for name in first:
+        a, b = (np.frombuffer(data[name], np.uint8).astype(int) for data in (first, second))
+        # kernels round differently for other batch sizes
+        assert np.abs(a - b).mean() < 0.02
+
+
+def test_original_rows_are_added_once(
+    tmp_path: Path, holiday: Path, options: Options, tiny_index: Path
+) -> None:
+    first = activate(holiday, tmp_path / "out", add=True, prefix="holiday/", **options)
+    again = activate(holiday, tmp_path / "out", add=True, prefix="holiday/", **options)
+    index = ReferenceIndex.open(tiny_index)
+    assert index.ntotal == 18
+    assert list(index.names)[12] == "holiday/a.png"
+    assert first.table["row"].tolist() == again.table["row"].tolist() == list(range(12, 18))
+    # another picture of the same name
+    draw_picture(99).save(holiday / "a.png")
+    with pytest.raises(DataError, match=r"'holiday/a.png' has the name of another picture"):
+        activate(holiday, tmp_path / "other", add=True, prefix="holiday/", **options)
+    assert ReferenceIndex.open(tiny_index).ntotal == 18
+
+
+def test_interrupted_it_goes_on_and_ends_the_same(
+    tmp_path: Path, holiday: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activate(holiday, tmp_path / "whole", **options)
+    done = 0
+    real = activating.batch_changes
+
+    def interrupted(*args: Any, **more: Any) -> Any:
+        nonlocal done
+        done += 1
+        if done == 2:
+            raise KeyboardInterrupt
+        return real(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(activating, "batch_changes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            activate(holiday, tmp_path / "out", **options)
+    kept = set(pixels(tmp_path / "out"))
+    treated = []
+    monkeypatch.setattr(
+        activating,
+        "batch_changes",
+        lambda p, names, *a, **k: treated.extend(names) or real(p, names, *a, **k),
+    )
+    activate(holiday, tmp_path / "out", **options)
+    assert len(kept) + len(treated) >= 6
+    assert len(treated) < 6 or not kept
+    assert pixels(tmp_path / "out") == pixels(tmp_path / "whole")
+    whole, resumed = (pd.read_csv(tmp_path / name / "manifest.csv") for name in ("whole", "out"))
+    pd.testing.assert_frame_equal(whole, resumed)
+    treated.clear()
+    activate(holiday, tmp_path / "out", **options)
+    assert treated == []
+
+
+def test_new_and_replaced_pictures_are_treated_at_the_next_call(
+    tmp_path: Path, holiday: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activate(holiday, tmp_path / "out", **options)
+    draw_picture(91).save(holiday / "new.png")
+    draw_picture(92).save(holiday / "d.bmp")
+    treated: list[str] = []
+    real = activating.batch_changes
+    monkeypatch.setattr(
+        activating,
+        "batch_changes",
+        lambda p, names, *a, **k: treated.extend(names) or real(p, names, *a, **k),
+    )
+    released = activate(holiday, tmp_path / "out", **options)
+    assert sorted(treated) == ["d.bmp", "new.png"]
+    assert len(released.table) == 7
+
+
+def test_other_settings_and_foreign_folders_are_refused(
+    tmp_path: Path, holiday: Path, options: Options
+) -> None:
+    activate(holiday, tmp_path / "out", **options)
+    with pytest.raises(ConfigError, match=r"other settings \(stored → given: scaling 3.0 → 2.0\)"):
+        activate(holiday, tmp_path / "out", scaling=2.0, **options)
+    activate(holiday, tmp_path / "out", scaling=2.0, overwrite=True, **options)
+    with pytest.raises(OutputError, match="is the folder of the pictures"):
+        activate(holiday, holiday, **options)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("dear diary")
+    with pytest.raises(OutputError, match=r"holds other things \('diary.txt'\)"):
+        activate(holiday, tmp_path / "mine", **options)
+    with pytest.raises(ConfigError, match="min_psnr 500"):
+        activate(holiday, tmp_path / "new", min_psnr=500, **options)
+    with pytest.raises(ConfigError, match="comes with aindex is not added to"):
+        activate(holiday, tmp_path / "new", index="shipped", add=True)
+
+
+def test_released_pictures_inside_the_folder_are_not_taken_for_new_ones(
+    holiday: Path, options: Options
+) -> None:
+    for _ in range(2):
+        released = activate(holiday, holiday / "released", **options)
+        assert len(released.table) == 6
+
+
+def test_dry_run_writes_nothing(
+    tmp_path: Path, holiday: Path, tiny_index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (8, 8)).save(holiday / "grey.png")
+    (holiday / "broken.png").touch()
+    main(
+        ["activate", "--images", str(holiday), "--out", str(tmp_path / "out"), "--index", str(tiny_index)]
+        + ["--dry_run", "true", "--device", "cpu"]
+    )
+    said = capsys.readouterr().out
+    assert "7 pictures would be released" in said
+    assert "L released as RGB" in said
+    assert "1 picture(s) left out" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_line_and_notebook(
+    tmp_path: Path, holiday: Path, tiny_index: Path, options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(
+        ["activate", "--images", str(holiday), "--out", str(tmp_path / "out"), "--index", str(tiny_index)]
+        + ["--iterations", "3", "--device", "cpu", "--precision", "fp32", "--num_workers", "0"]
+        + ["--batch_size", "4", "--progress", "false", "--min_psnr", "38"]
+    )
+    assert "6 pictures released, PSNR" in capsys.readouterr().out
+    released = activate(holiday, tmp_path / "out", min_psnr=38, **options)
+    shown = released._repr_html_()
+    assert "<table" in shown
+    assert "c é.webp" in shown
+
+
+def test_batches_hold_one_kind_and_no_more_than_memory_bears() -> None:
+    def job(name: str, megapixels: float) -> Job:
+        return Job(name=name, path=Path(name), file=name, position=0, state=[], pixels=int(megapixels * 1e6))
+
+    jobs = [job("a", 0.1), job("b", 12), job("c", 0.1), job("d", 40), job("e", 12), job("f", 0.1)]
+    groups = [(kind, [j.name for j in group]) for kind, group in batches(jobs, 2, "auto")]
+    assert groups == [
+        ("image", ["a", "c"]),
+        ("input", ["b"]),
+        ("input", ["d"]),
+        ("image", ["f"]),
+        ("input", ["e"]),
+    ] or (
+        sorted(groups)
+        == sorted(
+            [("image", ["a", "c"]), ("input", ["b"]), ("input", ["d"]), ("image", ["f"]), ("input", ["e"])]
+        )
+    )
+    assert {kind for kind, _ in batches(jobs, 2, "image")} == {"image"}
+
+
+def test_wide_and_narrow_pictures(tmp_path: Path, options: Options) -> None:
+    folder = tmp_path / "shapes"
+    folder.mkdir()
+    for name, size in {"narrow": (1, 30), "tiny": (1, 1), "wide": (3000, 4)}.items():
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(
+            folder / f"{name}.png"
+        )
+    released = activate(folder, tmp_path / "out", **options)
+    assert len(released.table) == 3
+    for name in ("narrow", "tiny", "wide"):
+        assert read_image(tmp_path / "out" / f"{name}.png").size == read_image(folder / f"{name}.png").size
+    assert torch.isfinite(torch.tensor(released.table["distance_after"].tolist())).all()

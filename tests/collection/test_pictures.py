@@ -1,0 +1,190 @@
+"""Opening pictures with all they hold, and writing their released form."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from aindex.collection.metadata import reset_orientation
+from aindex.collection.pictures import (
+    SUFFIXES,
+    Format,
+    OpenedPicture,
+    ReleaseError,
+    as_seen,
+    changed_colours,
+    decode,
+    encode,
+    open_picture,
+)
+from aindex.data.images import read_image
+from tests.conftest import draw_picture
+
+LOSSLESS: list[Format] = ["png", "webp", "tiff"]
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def exif_with(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "A Camera"
+    exif[0x8298] = "© somebody"
+    exif[0x8825] = {1: "N", 2: (52.0, 22.0, 12.0)}
+    exif[0x8769] = {0x9286: b"ASCII\0\0\0hello"}
+    return exif
+
+
+def saved(picture: OpenedPicture, path: Path, format: Format, colours: torch.Tensor | None = None) -> Path:
+    colours = picture.colours if colours is None else colours
+    path = path.with_suffix(SUFFIXES[format])
+    path.write_bytes(encode(picture, colours, format, jpeg_quality=95, compress_level=1))
+    return path
+
+
+@pytest.mark.parametrize("target", ["png", "webp", "tiff", "jpeg"])
+@pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_metadata_go_along_and_orientation_is_applied_once(
+    tmp_path: Path, source: str, target: Format
+) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / f"a.{source.lower()}"
+    options = {"xmp": XMP} if source in ("JPEG", "WEBP") else {}
+    if source == "WEBP":
+        options["lossless"] = True
+    draw_picture(1, 30, 20).save(
+        path, exif=exif_with(6).tobytes(), icc_profile=icc, dpi=(300, 300), **options
+    )
+
+    picture = open_picture(path)
+    assert picture.seen.shape == (30, 20, 3)
+    np.testing.assert_array_equal(picture.seen, np.asarray(read_image(path)))
+    released = saved(picture, tmp_path / "b", target)
+    with Image.open(released) as image:
+        image.load()
+        exif = image.getexif()
+        assert exif.get(0x0112, 1) == 1
+        assert exif[0x010F] == "A Camera"
+        assert exif.get_ifd(0x8825)[2] == (52.0, 22.0, 12.0)
+        assert exif.get_ifd(0x8769)[0x9286] == b"ASCII\0\0\0hello"
+        assert image.info["icc_profile"] == icc
+        if source in ("JPEG", "WEBP"):
+            assert b'tiff:Orientation="1"' in bytes(image.info["xmp"])
+        if source != "WEBP" and target != "webp":
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    if target != "jpeg":
+        np.testing.assert_array_equal(np.asarray(read_image(released)), picture.seen)
+
+
+def test_damaged_metadata_is_dropped_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    draw_picture(1).save(
+        path, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff", icc_profile=b"\0" * 16 + b"CMYK" + b"\0" * 200
+    )
+    picture = open_picture(path)
+    assert picture.notes == ("ICC profile for CMYK dropped", "damaged EXIF dropped")
+    assert picture.metadata.icc is None
+    assert picture.metadata.exif is None
+    saved(picture, tmp_path / "b", "png")
+
+
+def test_only_the_orientation_changes_in_exif_of_either_byte_order() -> None:
+    for order, exif in (("big", exif_with(6).tobytes()), ("little", _little(6))):
+        changed = reset_orientation(exif)
+        assert sum(a != b for a, b in zip(exif, changed, strict=True)) == 1, order
+        restored = Image.Exif()
+        restored.load(changed)
+        assert restored[0x0112] == 1
+
+
+def _little(orientation: int) -> bytes:
+    entry = b"\x12\x01\x03\x00\x01\x00\x00\x00" + bytes([orientation, 0, 0, 0])
+    return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + b"\0\0\0\0"
+
+
+@pytest.mark.parametrize("format", LOSSLESS)
+def test_transparency_is_kept_and_the_change_goes_where_something_shows(
+    tmp_path: Path, format: Format
+) -> None:
+    rgba = np.array(draw_picture(2, 24, 16).convert("RGBA"))
+    rgba[:, :8, 3] = 0
+    rgba[:, 8:12, 3] = 128
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    picture = open_picture(tmp_path / "a.png")
+    assert picture.alpha is not None
+    colours = changed_colours(picture, torch.full((3, 16, 24), 0.2), 1.0)
+    released = saved(picture, tmp_path / "b", format, colours)
+    with Image.open(released) as image:
+        found = np.asarray(image.convert("RGBA"))
+    np.testing.assert_array_equal(found[..., 3], rgba[..., 3])
+    np.testing.assert_array_equal(found[:, :8], rgba[:, :8])
+    assert (found[:, 12:, :3] > rgba[:, 12:, :3]).any()
+    np.testing.assert_array_equal(as_seen(picture, colours), np.asarray(read_image(released)))
+    np.testing.assert_array_equal(decode(released.read_bytes()), np.asarray(read_image(released)))
+
+
+def test_jpeg_has_no_transparency(tmp_path: Path) -> None:
+    Image.new("RGBA", (16, 16), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    released = saved(open_picture(tmp_path / "a.png"), tmp_path / "b", "jpeg")
+    assert np.asarray(read_image(released)).min() > 250
+
+
+@pytest.mark.parametrize(
+    ("mode", "note"),
+    [
+        ("L", "L released as RGB"),
+        ("CMYK", "CMYK released as RGB"),
+        ("LA", "LA released as RGB"),
+        ("I;16", "more than 8 bits"),
+        ("P", None),
+        ("1", "1 released as RGB"),
+    ],
+)
+def test_other_modes_are_released_as_rgb_and_said(tmp_path: Path, mode: str, note: str | None) -> None:
+    grey = draw_picture(3).convert("L")
+    image = (
+        Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    )
+    image.save(tmp_path / "a.tiff")
+    picture = open_picture(tmp_path / "a.tiff")
+    assert picture.notes == (() if note is None else (note,))
+    np.testing.assert_array_equal(picture.seen, np.asarray(read_image(tmp_path / "a.tiff")))
+    with Image.open(saved(picture, tmp_path / "b", "png")) as released:
+        assert released.mode == ("RGBA" if mode == "LA" else "RGB")
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [draw_picture(seed).convert("P") for seed in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    picture = open_picture(tmp_path / "a.gif")
+    assert picture.notes == ("first of 3 frames",)
+    np.testing.assert_array_equal(picture.seen, np.asarray(read_image(tmp_path / "a.gif")))
+
+
+def test_scale_zero_is_the_original_and_one_is_rounded_like_the_activation(tmp_path: Path) -> None:
+    draw_picture(4).save(tmp_path / "a.png")
+    picture = open_picture(tmp_path / "a.png")
+    change = torch.randn(3, 40, 48, generator=torch.Generator().manual_seed(0)) * 0.1
+    assert torch.equal(changed_colours(picture, change, 0.0), picture.seen)
+    std = torch.tensor([0.229, 0.224, 0.225])
+    by_hand = (
+        (picture.seen / 255 + change.permute(1, 2, 0) * std).clamp(0, 1).mul(255).round().to(torch.uint8)
+    )
+    assert torch.equal(changed_colours(picture, change, 1.0), by_hand)
+
+
+def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
+    Image.new("RGB", (17_000, 1)).save(tmp_path / "wide.png")
+    picture = open_picture(tmp_path / "wide.png")
+    with pytest.raises(
+        ReleaseError, match=r"webp cannot hold the picture of 17000×1 pixels .* take format png"
+    ):
+        encode(picture, picture.colours, "webp", jpeg_quality=95, compress_level=1)
+    assert Image.open(
+        io.BytesIO(encode(picture, picture.colours, "png", jpeg_quality=95, compress_level=1))
+    ).size == (
+        17_000,
+        1,
+    )
