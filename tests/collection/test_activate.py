@@ -1,6 +1,5 @@
 """`aindex activate` and `activate()`, on tiny pictures."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -242,10 +241,8 @@ def test_dry_run_writes_nothing(
 ) -> None:
     Image.new("L", (8, 8)).save(holiday / "grey.png")
     (holiday / "broken.png").touch()
-    main(
-        ["activate", "--images", str(holiday), "--out", str(tmp_path / "out"), "--index", str(tiny_index)]
-        + ["--dry_run", "true", "--device", "cpu"]
-    )
+    places = ["--images", str(holiday), "--out", str(tmp_path / "out"), "--index", str(tiny_index)]
+    main(["activate", *places, "--dry_run", "true", "--device", "cpu"])
     said = capsys.readouterr().out
     assert "7 pictures would be released" in said
     assert "L released as RGB" in said
@@ -256,11 +253,10 @@ def test_dry_run_writes_nothing(
 def test_command_line_and_notebook(
     tmp_path: Path, holiday: Path, tiny_index: Path, options: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(
-        ["activate", "--images", str(holiday), "--out", str(tmp_path / "out"), "--index", str(tiny_index)]
-        + ["--iterations", "3", "--device", "cpu", "--precision", "fp32", "--num_workers", "0"]
-        + ["--batch_size", "4", "--progress", "false", "--min_psnr", "38"]
-    )
+    places = ["--images", str(holiday), "--out", str(tmp_path / "out"), "--index", str(tiny_index)]
+    options_given = ["--iterations", "3", "--min_psnr", "38", "--precision", "fp32"]
+    machine = ["--device", "cpu", "--num_workers", "0", "--batch_size", "4", "--progress", "false"]
+    main(["activate", *places, *options_given, *machine])
     assert "6 pictures released, PSNR" in capsys.readouterr().out
     released = activate(holiday, tmp_path / "out", min_psnr=38, **options)
     shown = released._repr_html_()
@@ -275,17 +271,12 @@ def test_batches_hold_one_kind_and_no_more_than_memory_bears() -> None:
     jobs = [job("a", 0.1), job("b", 12), job("c", 0.1), job("d", 40), job("e", 12), job("f", 0.1)]
     groups = [(kind, [j.name for j in group]) for kind, group in batches(jobs, 2, "auto")]
     assert groups == [
-        ("image", ["a", "c"]),
         ("input", ["b"]),
         ("input", ["d"]),
+        ("image", ["a", "c"]),
         ("image", ["f"]),
         ("input", ["e"]),
-    ] or (
-        sorted(groups)
-        == sorted(
-            [("image", ["a", "c"]), ("input", ["b"]), ("input", ["d"]), ("image", ["f"]), ("input", ["e"])]
-        )
-    )
+    ]
     assert {kind for kind, _ in batches(jobs, 2, "image")} == {"image"}
 
 

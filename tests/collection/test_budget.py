@@ -7,7 +7,7 @@ import pytest
 from aindex.collection.budget import TOLERANCE_DB, largest_scale
 
 
-def halving_costs_six_db(at_one: float, offset: float = 0.0):  # noqa: ANN201
+def halving_costs_six_db(at_one: float, offset: float = 0.0):
     return lambda scale: math.inf if scale == 0 else at_one - 20 * math.log10(scale + offset)
 
 
