@@ -136,6 +136,9 @@ class TinyPipeline:
             "--index.kneighbors=10",
             "--trainer.accelerator=cpu",
             "--trainer.enable_progress_bar=false",
+            # the page takes longer than all the rest of a tiny run
+            "--report.html=false",
+            "--report.examples=0",
             *options,
         ]
 

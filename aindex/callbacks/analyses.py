@@ -122,7 +122,7 @@ class Analyses:
             image_index=self._ids,
             names=[image.name for image in self._images],
             code_distance_original=self.code_distance(self._descriptors),
-            activation_seconds=None if released is None else released["seconds"],
+            activation_seconds=None if released is None else released["seconds"].round(6),
             **columns,
         )
         return rows if released is None else rows.assign(**{name: released[name] for name in _EXTRA_COLUMNS})

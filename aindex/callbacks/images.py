@@ -95,8 +95,8 @@ class WriteImages(Callback):
             names=names,
             psnr_db=table["psnr_db"],
             ssim=np.full(len(table), np.nan),
-            linf=table["linf_grey_levels"],
-            activation_seconds=table["seconds"],
+            linf=table["linf_grey_levels"].round(3),
+            activation_seconds=table["seconds"].round(6),
         )
         columns = ["file", "loss", "feature_loss", "image_loss"]
         write_csv(rows.assign(**{name: table[name] for name in columns}), self._folder.parent / IMAGES_FILE)

@@ -17,6 +17,7 @@ from aindex.callbacks.index import BuildIndex
 from aindex.callbacks.retrieval import EvaluateRetrieval
 from aindex.callbacks.run_folder import IMAGES_FOLDER, TENSORBOARD_FOLDER, write_summary
 from aindex.callbacks.tensorboard import log_configuration, log_results
+from aindex.errors import ConfigError
 from aindex.evaluation.report import run_series, write_report
 from aindex.evaluation.retrieval import MEASURES, retrieval_table
 from aindex.evaluation.run_folder import (
@@ -33,9 +34,18 @@ T = TypeVar("T")
 
 
 class Report(Callback):
-    """Shows the results of the run and says where they are; must come after the other callbacks."""
+    """Shows the results of the run and says where they are; must come after the other callbacks.
 
-    def __init__(self) -> None:
+    Args:
+        html: write `report.html`, one file with tables, charts and pictures.
+        examples: number of images that it shows with their edited copies; TensorBoard shows them too.
+    """
+
+    def __init__(self, html: bool = True, examples: int = 12) -> None:
+        if examples < 0:
+            raise ConfigError(f"report.examples {examples}: expected 0 or more")
+        self.html = html
+        self.examples = examples
         self._text = ""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,7 +68,8 @@ class Report(Callback):
         log_configuration(trainer, (folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if series:
             log_results(trainer, folder, series)
-            write_report(folder)
+        if series and self.html:
+            write_report(folder, examples=self.examples)
         retrieval, detection = (
             _callback(trainer, EvaluateRetrieval),
             _callback(trainer, EvaluateCopyDetection),

@@ -51,7 +51,15 @@ _HEADER = "# Configuration of an aindex run; the same command continues it.\n"
 
 # What may differ when a run is continued: where and how fast it works, never what comes out.
 _TRAINER_KEYS_THAT_DECIDE = ("precision", "limit_val_batches")
-_FREE = ("output_dir", "overwrite", "config", "data.num_workers", "index.idx_dir")
+_FREE = (
+    "output_dir",
+    "overwrite",
+    "config",
+    "data.num_workers",
+    "index.idx_dir",
+    "report.html",
+    "report.examples",
+)
 
 
 def decisive(configuration: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A run's results for TensorBoard and other loggers: scalars, histograms, curves, pictures, text."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,14 +11,13 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from aindex.evaluation import figures
 from aindex.evaluation.analyses import QUALITY, code_distances, query_table, worst_images
 from aindex.evaluation.copy_detection import Pairs, pairs_of_rows, precision_recall_curve
 from aindex.evaluation.examples import Example, read_examples
 from aindex.evaluation.report import verdicts_of
 from aindex.evaluation.retrieval import MEASURES, attack_label, format_table, retrieval_table
 from aindex.evaluation.run_folder import ASSETS_FOLDER, Results
-from aindex.evaluation.sections import bars_of, curves_of
+from aindex.evaluation.sections import curves_of
 from aindex.evaluation.summary import measures
 from aindex.evaluation.text_tables import markdown, measure_table
 
@@ -44,7 +42,6 @@ def log_results(trainer: Trainer, folder: Path, series: Mapping[str, Results]) -
             _log_texts(writer, series, step)
             _log_distributions(writer, series, step)
             _log_curves(writer, series, step)
-            _log_charts(writer, series, step)
             main = list(series.values())[-1]
             for example in read_examples(folder / ASSETS_FOLDER):
                 sheet = example_sheet(example, verdicts_of(main.retrieval, example.image_index))
@@ -143,17 +140,6 @@ def curve_points(pairs: Pairs) -> npt.NDArray[np.float64]:
     all_false = pairs.scores.size - pairs.is_true.sum()
     missed = pairs.number_of_true_pairs - hits
     return np.stack([hits, false, all_false - false, missed, curve.precision[kept], curve.recall[kept]])
-
-
-def _log_charts(writer: SummaryWriter, series: Mapping[str, Results], step: int) -> None:
-    charts = {"recall at 1 per attack": figures.bars_figure(bars_of(series), xlabel="R@1")}
-    curves = curves_of(series)
-    if curves:
-        charts["precision and recall"] = figures.precision_recall_figure(curves)
-    for name, figure in charts.items():
-        with Image.open(io.BytesIO(figures.figure_bytes(figure, "png"))) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-        writer.add_image(f"charts/{name}", pixels, step, dataformats="HWC")
 
 
 def example_sheet(example: Example, verdicts: Mapping[str, str]) -> Image.Image:

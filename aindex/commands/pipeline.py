@@ -125,6 +125,7 @@ class PipelineCLI(LightningCLI):
         parser.add_lightning_class_args(BuildIndex, "index")
         parser.add_lightning_class_args(WriteImages, "images")
         parser.add_lightning_class_args(EvaluateRetrieval, "retrieval")
+        parser.add_lightning_class_args(Report, "report")
         parser.link_arguments("output_dir", "trainer.default_root_dir")
         for group in ("model", "retrieval", "index"):
             parser.link_arguments("seed_everything", f"{group}.seed")
@@ -164,15 +165,16 @@ class PipelineCLI(LightningCLI):
         first = RunFolder(configuration, overwrite=self.config_init.overwrite, tensorboard=tensorboard)
         own = [self.config_init[key] for key in self.parser.callback_keys]
         retrieval = next(one for one in own if isinstance(one, EvaluateRetrieval))
+        report = next(one for one in own if isinstance(one, Report))
         settings["callbacks"] = [
             first,
             *given,
-            *own,
+            *(one for one in own if one is not report),
             EvaluateCopyDetection(retrieval),
             LogCurves(),
             LogPictures(),
-            SaveExamples(retrieval),
-            Report(),
+            SaveExamples(retrieval, report.examples),
+            report,
         ]
         try:
             trainer = ActivationTrainer(**settings)

@@ -52,8 +52,11 @@ def quality_of(original: Image.Image, released: Image.Image) -> Quality:
     )
     if torch.equal(before, after):
         return Quality()
-    measures = [measure(before, after).item() for measure in (psnr_db, ssim, linf_grey_levels)]
-    return Quality(*(round(value, 6) for value in measures))
+    return Quality(
+        psnr_db=round(psnr_db(before, after).item(), 6),
+        ssim=round(ssim(before, after).item(), 6),
+        linf=float(round(linf_grey_levels(before, after).item())),
+    )
 
 
 @dataclass(frozen=True)
