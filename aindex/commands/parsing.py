@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
-from pytorch_lightning.cli import LightningArgumentParser
 
 from aindex.commands.shipped import resolve_config_arguments, shipped_configs
 
@@ -77,10 +76,6 @@ def _shortened(line: str) -> str:
     line = re.sub(r"\.? (?:Given value type: .*? Given|Got) value: (.*)", r", got \1", line)
     line = re.sub(r"\s+(?=[,;:])", "", line)
     return re.sub(r'^Parser key "([^"]+)":', r"\1:", line)
-
-
-class PipelineParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser with those errors."""
 
 
 def run_function(

@@ -29,7 +29,7 @@ from aindex.callbacks.progress import ProgressBar
 from aindex.callbacks.report import Report
 from aindex.callbacks.retrieval import EvaluateRetrieval
 from aindex.callbacks.run_folder import RunFolder
-from aindex.commands.parsing import CONFIG_HELP, PipelineParser
+from aindex.commands.parsing import CONFIG_HELP, OneLineErrors
 from aindex.commands.shipped import resolve_config_arguments
 from aindex.data.datamodule import ImageData
 from aindex.descriptors.inference import best_precision
@@ -57,6 +57,10 @@ _OPTION_HELP = {
         "Statistics of a batch's images are computed and logged where it holds such a gradient step (default: 100)."
     ),
 }
+
+
+class PipelineParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser with errors of one line."""
 
 
 class ActivationTrainer(Trainer):
