@@ -49,7 +49,7 @@ def test_unknown_command_names_the_known_ones(capsys):
 
 
 def test_fit_writes_all_that_a_run_holds(tiny_pipeline, capsys):
-    folder = tiny_pipeline.run("fit", "--retrieval.passive=true")
+    folder = tiny_pipeline.run("fit", "--retrieval.passive=true", "--report.html=true")
     out = capsys.readouterr().out
     assert "passive → active" in out
     assert "PSNR" in out

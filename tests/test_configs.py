@@ -1,0 +1,108 @@
+"""Every shipped configuration is found by its name, understood, and runs; and all of it is in the wheel."""
+
+import configparser
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import aindex
+from aindex.cli import main
+from aindex.commands.shipped import resolve_config, resolve_config_arguments, shipped_configs
+
+TINY_DIM = 16
+ROOT = Path(aindex.__file__).resolve().parent.parent
+TINY_FACTORIES = {
+    "IVF4096,PQ8x8": "IVF4,PQ4x4",
+    "IVF128,PQ8x8": "IVF4,PQ4x4",
+    "IVF1024,Flat": "IVF4,Flat",
+    "PCA64,LSH": "PCA8,LSH",
+    "OPQ8_64,PQ8x8": "OPQ4_8,PQ4x4",
+}
+TRAINED_BY = "extractor.yaml"
+
+
+def pipeline_configs() -> list[str]:
+    return [name for name in shipped_configs() if name != TRAINED_BY]
+
+
+def test_there_is_one_per_index_type_and_more():
+    expected = {"ivf_pq.yaml", "ivf_flat.yaml", "pca_lsh.yaml", "opq_pq.yaml"}
+    assert expected | {"passive.yaml", "disc21_small.yaml", "demo.yaml", TRAINED_BY} <= set(shipped_configs())
+
+
+@pytest.mark.parametrize("name", pipeline_configs())
+def test_configuration_runs_at_tiny_scale(tiny_pipeline, name, monkeypatch):
+    monkeypatch.chdir(tiny_pipeline.folder)
+    config = yaml.safe_load(Path(resolve_config(name)).read_text())
+    factory = TINY_FACTORIES[config.get("index", {}).get("idx_factory", "IVF4096,PQ8x8")]
+    options = [option for option in tiny_pipeline.args() if "idx_factory" not in option]
+    # OPQ asks for 256 training descriptors
+    np.save("training.npy", np.random.default_rng(0).standard_normal((300, TINY_DIM), dtype=np.float32))
+    options += ["--index.fts_training_path=training.npy", f"--index.idx_factory={factory}"]
+    options += ["--index.path=null", "--model.iterations=1"]
+    if name == "demo.yaml":
+        # its pictures are large; what it does with them has a test of its own
+        config["data"].pop("data_dir")
+    main(["fit", f"--config=configs/{name}", *options])
+    rows = pd.read_csv(tiny_pipeline.folder / "run" / "retr_df.csv")
+    assert len(rows) == 7 * 15
+    stored = yaml.safe_load((tiny_pipeline.folder / "run" / "config.yaml").read_text())
+    for group, values in config.items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if key not in ("data_dir", "extractor", "path", "iterations") and "fts" not in key:
+                assert stored[group][key] == (factory if key == "idx_factory" else value)
+
+
+def test_shipped_name_gives_way_to_a_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Path(resolve_config("configs/demo.yaml")).is_absolute()
+    assert resolve_config("demo.yaml") == resolve_config("configs/demo.yaml")
+    assert resolve_config("elsewhere/demo.yaml") == "elsewhere/demo.yaml"
+    assert resolve_config("configs/absent.yaml") == "configs/absent.yaml"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "demo.yaml").write_text("{}")
+    assert resolve_config("configs/demo.yaml") == "configs/demo.yaml"
+
+
+def test_config_options_are_resolved_in_every_spelling(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = resolve_config("configs/demo.yaml")
+    given = [
+        "--config",
+        "configs/demo.yaml",
+        "-c",
+        "demo.yaml",
+        "--config=configs/demo.yaml",
+        "--x",
+        "demo.yaml",
+    ]
+    assert resolve_config_arguments(given) == [
+        "--config",
+        path,
+        "-c",
+        path,
+        f"--config={path}",
+        "--x",
+        "demo.yaml",
+    ]
+
+
+@pytest.mark.skipif(not (ROOT / "setup.cfg").exists(), reason="not a checkout")
+def test_every_package_is_listed_for_the_wheel():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = set(setup["options"]["packages"].split())
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "aindex").rglob("__init__.py")}
+    assert listed == found | {"aindex.configs"}
+    assert setup["options"]["package_dir"].split() == ["aindex.configs", "=", "configs"]
+
+
+@pytest.mark.skipif(find_spec("skimage") is None, reason="needs scikit-image, extra demo")
+def test_demo_pictures_need_no_download():
+    from aindex.data.demo import demo_images
+
+    assert 18 <= len(demo_images()) <= 24
