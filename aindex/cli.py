@@ -34,8 +34,18 @@ COMMANDS = {
     "extract": Command("describe images, into fts.pth and filenames.txt", "aindex.commands.extract", "main"),
     "train": Command("train an extractor on a folder of images", "aindex.commands.train", "train_main"),
     "index": Command("build, add to and look into index folders", "aindex.commands.index", "main"),
+    "augment": Command(
+        "write edited copies of images, and what was done to each", "aindex.commands.augment", "main"
+    ),
+    "compare": Command("set finished runs side by side", "aindex.commands.compare", "main"),
     "activate": Command(
         "release pictures of your own, activated against an index", "aindex.commands.activate", "main"
+    ),
+    "search": Command("find the originals of pictures in an index", "aindex.commands.search", "main"),
+    "calibrate": Command(
+        "set an index's threshold from pictures that match nothing",
+        "aindex.commands.search",
+        "calibrate_main",
     ),
 }
 

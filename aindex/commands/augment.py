@@ -1,0 +1,60 @@
+"""`aindex augment`: edited copies of a folder's images, and what was done to each."""
+
+from pathlib import Path
+
+from aindex.commands.parsing import run_function
+from aindex.data.augmented import LINES_FILE, Edits, Format, augment
+from aindex.edits import Template
+
+
+def main(args: list[str]) -> None:
+    """Parse and run."""
+    run_function(augment_images, args, prog="aindex augment")
+
+
+def augment_images(
+    data_dir: str,
+    output_dir: str,
+    edits: Edits = "auto",
+    copies: int = 1,
+    seed: int = 0,
+    template: Template = "web",
+    format: Format = "png",
+    num_workers: int = 2,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Write edited copies of images, and a JSON line about each of what was done.
+
+    Copies go to images/ in output_dir, under their sources' names and subfolders; edits.jsonl holds a line per copy:
+    name of the source, file of the copy, edits with all parameters. Images that cannot be read are counted and listed
+    in skipped.csv.
+
+    Args:
+        data_dir: images: a folder (with its subfolders) or a text file with one path per line.
+        output_dir: where the files go; an empty or new folder outside of data_dir.
+        edits: `auto` one to four random edits per copy; `default` each of the evaluation's fifteen attacks once per
+            image; `full` each of its long list.
+        copies: random copies per image.
+        seed: of the random edits; they depend on it and on the image's name alone.
+        template: screenshot template of the attack `overlay_onto_screenshot`; the paper used `mobile`.
+        format: of the copies; png is lossless.
+        num_workers: processes that edit; 0 edits in the main process.
+        progress: show a bar.
+        overwrite: replace what an earlier call left in output_dir.
+    """
+    result = augment(
+        Path(data_dir).expanduser(),
+        Path(output_dir).expanduser(),
+        edits=edits,
+        copies=copies,
+        seed=seed,
+        template=template,
+        format=format,
+        num_workers=num_workers,
+        progress=progress,
+        overwrite=overwrite,
+    )
+    print(f"{output_dir}: {result.copies} copies of {result.images} images, described in {LINES_FILE}")
+    if result.skipped.count:
+        print(result.skipped.summary())

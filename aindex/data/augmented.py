@@ -1,0 +1,234 @@
+"""Edited copies of a folder's images as files, and a JSON line about each of what was done."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from aindex.data.atomic import replace_when_done
+from aindex.data.datamodule import Failure
+from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_image
+from aindex.data.released import released_names
+from aindex.edits import Attack, Template, apply_attack, apply_random_edits, default_attacks, full_attacks
+from aindex.errors import AindexError, ConfigError, EditError, ImageReadError, OutputError
+from aindex.seeding import derive_seed
+
+LINES_FILE = "edits.jsonl"
+SKIPPED_FILE = "skipped.csv"
+IMAGES_FOLDER = "images"
+
+Edits = Literal["auto", "default", "full"]
+Format = Literal["png", "jpg"]
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """What became of a folder of images.
+
+    Attributes:
+        images: number of images that copies were made of.
+        copies: number of files written.
+        skipped: images that cannot be read.
+    """
+
+    images: int
+    copies: int
+    skipped: SkippedImages
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """One copy to make: its file, relative to the folder of images, and the attack; None draws a random edit."""
+
+    file: str
+    attack: Attack | None
+    part: str
+
+
+class _Copies(Dataset[Any]):
+    """Writes all copies of an image; yields the lines about them, or why there are none."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        names: Sequence[str],
+        folder: Path,
+        *,
+        attacks: Sequence[Attack | None],
+        seed: int,
+        template: Template,
+        format: Format,
+    ) -> None:
+        self.paths, self.names, self.folder = paths, names, folder
+        self.stems = [name.removesuffix(".png") for name in released_names(names)]
+        self.attacks, self.seed, self.template, self.format = attacks, seed, template, format
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> list[str] | tuple[str, str] | Failure:
+        try:
+            try:
+                image = read_image(self.paths[position])
+            except ImageReadError as error:
+                return str(self.paths[position]), str(error)
+            return [self._make(image, position, copy) for copy in self._copies(self.stems[position])]
+        except AindexError as error:
+            return Failure(error)
+
+    def _copies(self, stem: str) -> list[_Copy]:
+        copies = []
+        for number, attack in enumerate(self.attacks):
+            part = f"augment {number}" if attack is None else str(attack)
+            suffix = str(number) if attack is None else str(attack).replace(" ", "_")
+            name = stem if len(self.attacks) == 1 else f"{stem}.{suffix}"
+            copies.append(_Copy(f"{name}.{self.format}", attack, part))
+        return copies
+
+    def _make(self, image: Image.Image, position: int, copy: _Copy) -> str:
+        seed = derive_seed(self.seed, self.names[position], copy.part)
+        path = str(self.paths[position])
+        edits: list[dict[str, Any]] = []
+        if copy.attack is not None and copy.attack.name != "auto":
+            edited = apply_attack(image, copy.attack, seed=seed, template=self.template, name=path)
+            edits = [] if copy.attack.name == "none" else [_as_dict(copy.attack, self.template)]
+        else:
+            try:
+                edited, edits = apply_random_edits(image, seed=seed)
+            except EditError as error:
+                raise EditError(f"{path}: {error}") from error
+        with replace_when_done(self.folder / IMAGES_FOLDER / copy.file) as temporary:
+            if self.format == "png":
+                edited.save(temporary, format="PNG", compress_level=1)
+            else:
+                edited.save(temporary, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        line = {"name": self.names[position], "file": f"{IMAGES_FOLDER}/{copy.file}", "edits": edits}
+        return json.dumps(line) + "\n"
+
+
+def _as_dict(attack: Attack, template: Template) -> dict[str, Any]:
+    described: dict[str, Any] = {"edit": attack.name}
+    if attack.param is not None:
+        described["param"] = attack.param
+    if attack.name == "overlay_onto_screenshot":
+        described["template"] = template
+    return described
+
+
+def _claim(output: Path, paths: Sequence[Path], root: Path | None, *, overwrite: bool) -> None:
+    """See that nothing of anybody's is lost in the folder.
+
+    Raises:
+        OutputError: something would be, or later calls would edit the copies.
+    """
+    out = os.path.realpath(output) + os.sep
+    if any(os.path.abspath(path).startswith((out, os.path.abspath(output) + os.sep)) for path in paths):
+        raise OutputError(f"output_dir {str(output)!r} holds the images themselves: give another folder")
+    if root is not None and out.startswith(os.path.realpath(root).rstrip(os.sep) + os.sep):
+        raise OutputError(
+            f"output_dir {str(output)!r} lies in the folder of the images, where the copies would count as images: "
+            "give a folder outside of it"
+        )
+    try:
+        present = {path.name for path in output.iterdir()} if output.exists() else set()
+    except OSError as error:
+        raise OutputError(
+            f"output_dir {str(output)!r} cannot be used: {error.strerror}; give another folder"
+        ) from error
+    foreign = sorted(present - {IMAGES_FOLDER, LINES_FILE, SKIPPED_FILE})
+    if foreign or (present and not overwrite):
+        way_out = "" if foreign else ", or pass --overwrite true to replace what an earlier call left there"
+        raise OutputError(
+            f"output_dir {str(output)!r} is not empty ({(foreign or sorted(present))[0]!r}): give another folder"
+            + way_out
+        )
+    if present:
+        for name in (LINES_FILE, SKIPPED_FILE):
+            (output / name).unlink(missing_ok=True)
+        shutil.rmtree(output / IMAGES_FOLDER, ignore_errors=True)
+
+
+def augment(
+    source: Path,
+    output: Path,
+    *,
+    edits: Edits = "auto",
+    copies: int = 1,
+    seed: int = 0,
+    template: Template = "web",
+    format: Format = "png",
+    num_workers: int = 0,
+    progress: bool = False,
+    overwrite: bool = False,
+) -> Augmented:
+    """Write edited copies of images, and what was done to each.
+
+    `images/` holds the copies under their sources' names and subfolders, `edits.jsonl` a line per copy (`name` of
+    the source, `file` of the copy, `edits` with all parameters), `skipped.csv` what could not be read. The copies
+    depend on the seed and the images' names, not on the number of workers.
+
+    Args:
+        source: a folder (with its subfolders) or a text file with one path per line.
+        output: where the files go.
+        edits: `auto` a random edit per copy; `default` or `full` each attack of the evaluation's lists once.
+        copies: random copies per image; 1 for the lists.
+        seed: of the random edits.
+        template: screenshot template of the lists' `overlay_onto_screenshot`.
+        format: of the copies; png is lossless.
+        num_workers: processes that edit; 0 edits in this one.
+        progress: show a bar.
+        overwrite: replace the copies that an earlier call left in `output`.
+
+    Raises:
+        DataError: no images.
+        EditError: an edit failed; it names the image and the edit.
+        OutputError: `output` is not empty, holds the images or lies among them, or cannot be written.
+        ConfigError: a number of copies or workers that is not possible.
+    """
+    if copies < 1 or (edits != "auto" and copies != 1):
+        raise ConfigError(
+            f"copies {copies} with edits {edits}: expected 1 or more, and 1 for a list of attacks"
+        )
+    if num_workers < 0:
+        raise ConfigError(f"num_workers {num_workers}: expected 0 or more")
+    paths, root = list_images(source), names_root(source)
+    _claim(output, paths, root if os.path.isdir(source) else None, overwrite=overwrite)
+    attacks: dict[Edits, Sequence[Attack | None]] = {
+        "auto": [None] * copies,
+        "default": default_attacks(),
+        "full": full_attacks(),
+    }
+    dataset = _Copies(
+        paths,
+        image_names(paths, root),
+        output,
+        attacks=attacks[edits],
+        seed=seed,
+        template=template,
+        format=format,
+    )
+    skipped, written = SkippedImages(), 0
+    loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
+    with (
+        replace_when_done(output / LINES_FILE) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+    ):
+        for outcome in tqdm(loader, total=len(paths), disable=not progress, desc="augment", unit="image"):
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            if isinstance(outcome, tuple):
+                skipped.record(*outcome)
+            else:
+                file.writelines(outcome)
+                written += len(outcome)
+    if skipped.count:
+        skipped.write(output / SKIPPED_FILE)
+    return Augmented(len(paths) - skipped.count, written, skipped)
