@@ -76,6 +76,8 @@ def main(args: list[str] | None = None) -> None:
         try:
             run(arguments[1:])
         except AindexError as error:
+            if error.is_told_elsewhere:
+                raise SystemExit(1) from error
             _fail(str(error))
         except OSError as error:
             # what reaches this place is not the fault of one file among many: a full disk, a lost permission

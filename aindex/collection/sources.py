@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from aindex.data.images import SkippedImages, read_names
-from aindex.descriptors.extract import Extraction, ExtractionSettings
+from aindex.data.images import SkippedImages, list_images, names_root, read_names
+from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS
 from aindex.descriptors.stored import FEATURES, SKIPPED, descriptors_for, extract_to_folder
@@ -17,7 +17,7 @@ Source = Path | str | Sequence[Path]
 def describe(
     source: Source,
     extractor: Extractor,
-    work: Path,
+    work: Path | None,
     settings: ExtractionSettings,
     *,
     names: Path | str | None = None,
@@ -29,7 +29,7 @@ def describe(
     Args:
         source: what to describe.
         extractor: what describes it, or made it.
-        work: folder for the extraction.
+        work: folder for the extraction; None keeps it in memory.
         settings: device, precision and batch size.
         names: file with one name per row; default the pictures' paths relative to their folder, `<file>#<row>` for
             the rows of a descriptor file.
@@ -39,13 +39,17 @@ def describe(
     """
     path = Path(source).expanduser() if isinstance(source, str | Path) else None
     if path is not None and ((path / FEATURES).is_file() or path.suffix in DESCRIPTOR_EXTENSIONS):
-        descriptors, found = descriptors_for(path, extractor, work)
+        descriptors, found = descriptors_for(path, extractor, path)
         found = found or [f"{path.name}#{row}" for row in range(len(descriptors))]
         extraction = Extraction(descriptors, found, SkippedImages.read(path / SKIPPED))
     else:
         pictures = source if path is None else path
         assert not isinstance(pictures, str)
-        extraction = describe_pictures(pictures, extractor, work, settings)
+        extraction = (
+            describe_pictures(pictures, extractor, work, settings)
+            if work is not None
+            else _describe_in_memory(pictures, extractor, settings)
+        )
     if names is None:
         return extraction
     given = read_names(Path(names).expanduser())
@@ -75,3 +79,11 @@ def describe_pictures(
     except ConfigError:
         # What an interrupted run of other options left: it is this program's own, and of no use.
         return extract_to_folder(pictures, extractor, work, **options, overwrite=True)
+
+
+def _describe_in_memory(
+    pictures: Path | Sequence[Path], extractor: Extractor, settings: ExtractionSettings
+) -> Extraction:
+    if not isinstance(pictures, Path):
+        return extract(pictures, extractor, **settings._asdict())
+    return extract(list_images(pictures), extractor, root=names_root(pictures), **settings._asdict())

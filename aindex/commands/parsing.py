@@ -79,7 +79,12 @@ def _shortened(line: str) -> str:
 
 
 def run_function(
-    function: Callable[..., Any], args: list[str], *, prog: str, description: str | None = None
+    function: Callable[..., Any],
+    args: list[str],
+    *,
+    prog: str,
+    description: str | None = None,
+    positional: tuple[str, str] | None = None,
 ) -> Any:
     """Call a typed function with options made from its signature and docstring.
 
@@ -88,10 +93,15 @@ def run_function(
         args: the command line.
         prog: how the command is called.
         description: what `--help` says first; default: the docstring's first line.
+        positional: name and help of the parameter that takes what stands without an option, one or more.
     """
     summary = (function.__doc__ or "").strip().split("\n")[0]
     parser = OneLineErrors(prog=prog, description=description or summary, allow_abbrev=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help=CONFIG_HELP)
-    parser.add_function_arguments(function, as_positional=False)
+    if positional is not None:
+        parser.add_argument(positional[0], nargs="+", help=positional[1])
+    parser.add_function_arguments(
+        function, as_positional=False, skip=None if positional is None else {positional[0]}
+    )
     options = parser.instantiate(parser.parse_args(resolve_config_arguments(args)))
     return function(**{name: value for name, value in options.items() if name != "config"})

@@ -1,0 +1,64 @@
+"""Set an index's threshold from pictures that match nothing in it."""
+
+from pathlib import Path
+
+from aindex.collection.calibration import Calibration, ScoreKind, calibrate_index
+from aindex.collection.equipment import SHIPPED, index_folder, open_equipment
+from aindex.collection.sources import Source, describe
+from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extractor import Extractor
+from aindex.errors import ConfigError, DataError
+from aindex.index.reference_index import ReferenceIndex
+
+
+def calibrate(
+    index: ReferenceIndex | Path | str,
+    negatives: Source,
+    *,
+    false_positive_rate: float = 0.01,
+    score: ScoreKind = "distance",
+    nprobe: int | None = None,
+    extractor: Extractor | Path | str | None = None,
+    resize_size: int | None = None,
+    settings: ExtractionSettings | None = None,
+) -> Calibration:
+    """Find the threshold of a match, and keep it in the index folder.
+
+    Args:
+        index: a folder; an index that is open keeps it until it is saved.
+        negatives: pictures (or descriptors) that match nothing in the index, as queries look like.
+        false_positive_rate: share of such pictures that may be taken for matches.
+        score: `distance`, or `normalised`: how much nearer the best neighbour is than the next.
+        nprobe: coarse cells that searches will visit; default the index's own.
+        extractor: one in use, a name or a path; default the one that the index names.
+        resize_size: side of the extractor's input, pixels; default the index's.
+        settings: device, precision and batch size.
+
+    Raises:
+        AindexError: too few pictures for the rate, no such index, or it cannot be written.
+    """
+    if str(index) == SHIPPED:
+        raise ConfigError(
+            "the index that comes with aindex is not written to: make one of your own with aindex index build --like "
+            "shipped, and calibrate that"
+        )
+    equipment = open_equipment(index, extractor, resize_size=resize_size, settings=settings)
+    opened = equipment.index
+    if opened.ntotal < 2:
+        raise DataError(
+            f"an index of {opened.ntotal} rows cannot be calibrated: expected 2 or more; add pictures"
+        )
+    described = describe(negatives, equipment.extractor, None, equipment.settings)
+    distances, ids = opened.search(described.descriptors, 2, nprobe)
+    found = calibrate_index(
+        opened,
+        described.names,
+        distances,
+        ids,
+        false_positive_rate=false_positive_rate,
+        score=score,
+        nprobe=opened.nprobe if nprobe is None else nprobe,
+    )
+    if not isinstance(index, ReferenceIndex):
+        opened.save(index_folder(index))
+    return found

@@ -1,0 +1,170 @@
+"""Find the originals of pictures: ranked matches with a verdict against a threshold."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from PIL import Image
+
+from aindex.collection.calibration import NO_THRESHOLD, Threshold, normalised_scores, stored_threshold
+from aindex.collection.equipment import Equipment, open_equipment
+from aindex.collection.matches import COLUMNS, Matches
+from aindex.data.images import SkippedImages, list_images
+from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
+from aindex.descriptors.extractor import Extractor
+from aindex.descriptors.files import Matrix
+from aindex.descriptors.inference import fast_extractor
+from aindex.descriptors.preprocess import prepare
+from aindex.errors import DataError
+from aindex.index.backend import Ids
+from aindex.index.reference_index import ReferenceIndex
+
+DEFAULT_K = 5
+
+Query = Path | str | Image.Image
+
+
+def search(
+    index: ReferenceIndex | Path | str,
+    queries: Query | Sequence[Query],
+    *,
+    k: int | None = None,
+    nprobe: int | None = None,
+    threshold: float | None = None,
+    extractor: Extractor | Path | str | None = None,
+    resize_size: int | None = None,
+    settings: ExtractionSettings | None = None,
+) -> Matches:
+    """The nearest rows of each picture.
+
+    Args:
+        index: an open index, a folder, or `shipped`.
+        queries: picture files, folders of them, or PIL pictures; one or several.
+        k: matches per picture; default 5, or all rows of a smaller index.
+        nprobe: coarse cells to visit; default the index's own.
+        threshold: distance up to which (with metric IP: similarity from which) a row is a match; default what
+            `calibrate` found.
+        extractor: one in use, a name or a path; default the one that the index names.
+        resize_size: side of the extractor's input, pixels; default the index's.
+        settings: device, precision and batch size.
+
+    Returns:
+        A table of matches; pictures that cannot be read are recorded in it.
+
+    Raises:
+        AindexError: no such index, no picture can be read, or k is larger than the index.
+    """
+    equipment = open_equipment(index, extractor, resize_size=resize_size, settings=settings)
+    opened = equipment.index
+    if opened.ntotal == 0:
+        raise DataError("the index has no rows: add pictures to it with aindex index add")
+    described = describe_queries(queries, equipment)
+    k = min(DEFAULT_K, opened.ntotal) if k is None else k
+    # One more neighbour than shown: the last one's score needs its successor.
+    depth = min(k + 1, opened.ntotal) if k >= 1 else k
+    distances, ids = opened.search(described.descriptors, max(k, depth), nprobe)
+    if threshold is None:
+        rule, note = stored_threshold(opened, nprobe)
+    else:
+        rule, note = Threshold("distance", threshold), ""
+    table = _table(described.names, distances, ids, k, opened, rule)
+    return Matches(table, described.names, _files(queries, described.names), described.skipped, rule, note)
+
+
+def describe_queries(queries: Query | Sequence[Query], equipment: Equipment) -> Extraction:
+    """Descriptors of files, folders and PIL pictures.
+
+    Raises:
+        DataError: there is none, or none can be read.
+    """
+    given = [queries] if isinstance(queries, Path | str | Image.Image) else list(queries)
+    paths = [path for query in given if not isinstance(query, Image.Image) for path in query_files(query)]
+    paths = list(dict.fromkeys(paths))
+    pictures = [query for query in given if isinstance(query, Image.Image)]
+    if not pictures:
+        return extract(paths, equipment.extractor, **equipment.settings._asdict())
+    shown = Extraction(
+        _describe(pictures, equipment),
+        [_picture_name(picture, number) for number, picture in enumerate(pictures)],
+        SkippedImages(),
+    )
+    if not paths:
+        return shown
+    files = extract(paths, equipment.extractor, **equipment.settings._asdict())
+    return Extraction(
+        np.concatenate([files.descriptors, shown.descriptors]), files.names + shown.names, files.skipped
+    )
+
+
+def query_files(query: Path | str) -> list[Path]:
+    """The pictures of a folder, or the file itself, which need not be there: reading will say."""
+    path = Path(query).expanduser()
+    return list_images(path) if path.is_dir() else [path]
+
+
+def _files(queries: Query | Sequence[Query], names: Sequence[str]) -> list[Path | None]:
+    """Where each described picture can be read again; None for one that came as pixels."""
+    given = [queries] if isinstance(queries, Path | str | Image.Image) else list(queries)
+    known = {
+        path.as_posix(): path
+        for query in given
+        if not isinstance(query, Image.Image)
+        for path in query_files(query)
+    }
+    return [known.get(name) for name in names]
+
+
+def _picture_name(picture: Image.Image, number: int) -> str:
+    return str(getattr(picture, "filename", "")) or f"picture {number}"
+
+
+@torch.no_grad()
+def _describe(pictures: Sequence[Image.Image], equipment: Equipment) -> Matrix:
+    size, settings = equipment.extractor.input_size, equipment.settings
+    fast = fast_extractor(equipment.extractor, device=settings.device, precision=settings.precision)
+    blocks = []
+    for start in range(0, len(pictures), settings.batch_size):
+        batch = pictures[start : start + settings.batch_size]
+        rows = torch.zeros(settings.batch_size, 3, size, size)
+        for row, picture in enumerate(batch):
+            rows[row] = prepare(picture.convert("RGB"), size)
+        blocks.append(fast(rows.to(fast.device))[: len(batch)].cpu().numpy())
+    return np.concatenate(blocks)
+
+
+def _table(
+    names: Sequence[str],
+    distances: npt.NDArray[np.float32],
+    ids: Ids,
+    k: int,
+    index: ReferenceIndex,
+    rule: Threshold,
+) -> pd.DataFrame:
+    scores = normalised_scores(distances, ids, larger_is_closer=index.larger_is_closer)[:, :k]
+    verdicts = rule.accepts(distances[:, :k], scores, larger_is_closer=index.larger_is_closer)
+    lines = []
+    for query, name in enumerate(names):
+        for rank in range(k):
+            row = int(ids[query, rank])
+            if row < 0:
+                break
+            score = float(scores[query, rank])
+            lines.append(
+                {
+                    "query": name,
+                    "rank": rank + 1,
+                    "name": index.names[row],
+                    "row": row,
+                    "distance": float(distances[query, rank]),
+                    "score": None if math.isnan(score) else score,
+                    "match": None if rule is NO_THRESHOLD else bool(verdicts[query, rank]),
+                }
+            )
+    table = pd.DataFrame(lines, columns=list(COLUMNS))
+    return table.astype(
+        {"rank": "int64", "row": "int64", "distance": "float64", "score": "Float64", "match": "boolean"}
+    )

@@ -1,0 +1,226 @@
+"""`aindex search`, `aindex calibrate`, and their forms in Python."""
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from aindex.cli import main
+from aindex.collection.building import add_to_index
+from aindex.collection.calibrating import calibrate
+from aindex.collection.calibration import find_threshold, normalised_scores
+from aindex.collection.page import find_picture, write_page
+from aindex.collection.searching import search
+from aindex.descriptors.extract import ExtractionSettings
+from aindex.errors import ConfigError, DataError, FaissIndexError
+from aindex.index.reference_index import ReferenceIndex
+from tests.conftest import draw_picture
+
+MACHINE = ["--device", "cpu", "--precision", "fp32", "--num_workers", "0"]
+
+
+def test_pictures_find_their_own_rows(tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings) -> None:
+    found = search(tiny_index, tmp_path / "references", k=3, nprobe=4, settings=quiet)
+    assert found.table.columns.tolist() == ["query", "rank", "name", "row", "distance", "score", "match"]
+    assert [Path(query).name for query in found.best["query"]] == found.best["name"].tolist()
+    assert found.best["row"].tolist() == list(range(12))
+    assert len(found.table) == 36
+    assert found.table["match"].isna().all()
+    # the score is how much nearer a row is than the next
+    first = found.table[found.table["query"] == found.queries[0]]
+    steps = first["distance"].diff().iloc[1:].tolist()
+    assert first["score"].iloc[:2].tolist() == pytest.approx(steps)
+    opened = ReferenceIndex.open(tiny_index)
+    assert search(opened, tmp_path / "references", k=3, nprobe=4, settings=quiet).table.equals(found.table)
+
+
+def test_pil_pictures_and_files_together(tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings) -> None:
+    paths = sorted((tmp_path / "references").iterdir())[:2]
+    with Image.open(paths[1]) as image:
+        image.load()
+        pixels = image.copy()
+    found = search(tiny_index, [paths[0], pixels], k=1, nprobe=4, settings=quiet)
+    assert found.best["row"].tolist() == [0, 1]
+    assert found.queries == [paths[0].as_posix(), "picture 0"]
+    assert found.files == [paths[0], None]
+
+
+def test_threshold_and_verdict(tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings) -> None:
+    free = search(tiny_index, tmp_path / "references", k=1, nprobe=4, settings=quiet)
+    middle = float(free.table["distance"].median())
+    found = search(tiny_index, tmp_path / "references", k=1, nprobe=4, threshold=middle, settings=quiet)
+    assert found.table["match"].tolist() == (free.table["distance"] <= middle).tolist()
+    assert "with a match (threshold" in found.summary()
+
+
+def test_calibration_is_kept_and_holds(tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings) -> None:
+    for score in ("distance", "normalised"):
+        found = calibrate(
+            tiny_index, tmp_path / "train", false_positive_rate=0.1, score=score, nprobe=4, settings=quiet
+        )
+        assert found.false_positive_rate <= 0.1
+        assert found.pictures == 40
+        matches = search(tiny_index, tmp_path / "train", k=2, nprobe=4, settings=quiet)
+        taken = matches.table[matches.table["match"]]["query"].nunique()
+        assert taken == round(found.false_positive_rate * 40)
+        assert taken >= 3
+    stored = ReferenceIndex.open(tiny_index).calibration
+    assert stored is not None
+    assert stored["score"] == "normalised"
+    assert stored["nprobe"] == 4
+    # a verdict is for the number of cells that it was calibrated with
+    other = search(tiny_index, tmp_path / "train", k=2, nprobe=2, settings=quiet)
+    assert other.table["match"].isna().all()
+    assert "calibrated with nprobe 4, the search visits 2" in other.summary()
+    # adding rows keeps it
+    add_to_index(tiny_index, tmp_path / "references", prefix="again/", settings=quiet)
+    assert ReferenceIndex.open(tiny_index).calibration == stored
+
+
+def test_threshold_by_hand() -> None:
+    closeness = -np.arange(1, 101, dtype=np.float32)  # distances 1 … 100
+    threshold, rate = find_threshold(closeness, 0.05)
+    assert -6 < threshold <= -5
+    assert rate == 0.05
+    assert find_threshold(np.r_[closeness, closeness], 0.005)[1] == 0.0  # ties are not split
+    with pytest.raises(
+        DataError, match=r"100 non-matching pictures cannot tell a false_positive_rate of 0.001"
+    ):
+        find_threshold(closeness, 0.001)
+    with pytest.raises(ConfigError, match=r"between 0 and 1"):
+        find_threshold(closeness, 1.0)
+    with pytest.raises(DataError, match="any neighbour"):
+        find_threshold(np.full(100, -np.inf, np.float32), 0.05)
+
+
+def test_normalised_scores_by_hand() -> None:
+    distances = np.array([[1, 3, 4], [2, np.finfo(np.float32).max, np.finfo(np.float32).max]], np.float32)
+    ids = np.array([[7, 8, 9], [7, -1, -1]])
+    found = normalised_scores(distances, ids, larger_is_closer=False)
+    np.testing.assert_array_equal(found, np.array([[2, 1, np.nan], [np.nan] * 3], np.float32))
+    similar = normalised_scores(np.array([[0.9, 0.5]], np.float32), ids[:1, :2], larger_is_closer=True)
+    assert similar[0, 0] == pytest.approx(0.4)
+
+
+def test_wrong_requests(tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings) -> None:
+    with pytest.raises(FaissIndexError, match="k 13"):
+        search(tiny_index, tmp_path / "references", k=13, settings=quiet)
+    with pytest.raises(FaissIndexError, match="k 0"):
+        search(tiny_index, tmp_path / "references", k=0, settings=quiet)
+    with pytest.raises(DataError, match=r"none of the 1 pictures can be read"):
+        search(tiny_index, tmp_path / "nowhere.jpg", settings=quiet)
+    with pytest.raises(ConfigError, match="comes with aindex is not written to"):
+        calibrate("shipped", tmp_path / "train")
+    damaged = tiny_index / "index.yaml"
+    damaged.write_text(damaged.read_text().replace("calibration: null", "calibration: {threshold: much}"))
+    with pytest.raises(FaissIndexError, match=r"calibration .* is damaged"):
+        search(tiny_index, tmp_path / "references", settings=quiet)
+
+
+def test_command_line_forms(
+    tmp_path: Path, tiny_index: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["--index", str(tiny_index), "--nprobe", "4", "--k", "2", *MACHINE]
+    paths = [str(path) for path in sorted((tmp_path / "references").iterdir())[:3]]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+
+    main(["search", *given, *paths, str(broken)])
+    text = capsys.readouterr().out
+    assert "R000002.png" in text
+    assert "3 pictures searched; no verdict" in text
+    assert "1 unreadable picture(s) skipped" in text
+
+    main(["search", *given, "--format", "csv", *paths])
+    told = capsys.readouterr()
+    table = pd.read_csv(io.StringIO(told.out))
+    assert len(table) == 6
+    assert "3 pictures searched" in told.err
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(paths) + "\n"))
+    output = tmp_path / "out" / "found.jsonl"
+    main(["search", *given, "--format", "jsonl", "--output", str(output), "-"])
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["query"] for line in lines] == paths
+    assert (lines[1]["matches"][0]["row"], lines[1]["matches"][0]["match"]) == (1, None)
+
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(SystemExit):
+        main(["search", *given, "-"])
+    assert "no pictures to search" in capsys.readouterr().err
+
+    negatives = ["--negatives", str(tmp_path / "train"), "--false_positive_rate", "0.05"]
+    main(
+        [
+            "calibrate",
+            "--index",
+            str(tiny_index),
+            *negatives,
+            "--nprobe",
+            "4",
+            "--progress",
+            "false",
+            *MACHINE,
+        ]
+    )
+    assert "threshold" in capsys.readouterr().out
+    main(["search", *given, *paths])
+    assert "with a match" in capsys.readouterr().out
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load or show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.images += [value or "" for name, value in attrs if tag == "img" and name == "src"]
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_self_contained_and_names_are_text(
+    tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings
+) -> None:
+    nasty = '<script>alert("x")<img src=x onerror=y>&"\'.png'
+    folder = tmp_path / "nasty"
+    folder.mkdir()
+    draw_picture(7).save(folder / nasty)
+    add_to_index(tiny_index, folder, settings=quiet)
+    found = search(tiny_index, folder, k=3, nprobe=4, settings=quiet)
+    write_page(found, tmp_path / "page.html", pictures=[tmp_path / "references", folder])
+    text = (tmp_path / "page.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert "script" not in page.tags
+    assert nasty in page.text
+    assert len(page.images) == 4
+    assert all(uri.startswith("data:image/jpeg;base64,") for uri in page.images)
+    assert not re.search(r"https?://", text)
+    write_page(found, tmp_path / "page.html")
+    assert "no picture" in (tmp_path / "page.html").read_text()
+    assert "&lt;script&gt;" in found._repr_html_()
+
+
+def test_names_never_lead_out_of_their_folder(tmp_path: Path) -> None:
+    inside = tmp_path / "pictures"
+    (inside / "sub").mkdir(parents=True)
+    draw_picture(1).save(tmp_path / "secret.png")
+    draw_picture(1).save(inside / "sub" / "a.png")
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "sub/../../secret.png", "", "a\0b"):
+        assert find_picture(name, [inside]) is None
+    assert find_picture("sub/a.png", [inside]) == inside / "sub" / "a.png"
+    assert find_picture("pictures/sub/a.jpg", [inside]) == inside / "sub" / "a.png"
