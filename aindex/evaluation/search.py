@@ -136,31 +136,35 @@ def time_search(
     *,
     nprobes: Sequence[int | None] = (1, 16, 32),
     neighbours: Sequence[int] = (1, 100),
-    repeats: int = 3,
+    repeats: int = 5,
 ) -> pd.DataFrame:
-    """Rows of `search_df.csv`: milliseconds per query of a whole batch, the median of some repeats.
+    """Rows of `search_df.csv`: milliseconds per query of a whole batch, the fastest of some repeats.
 
     Args:
         search: called as `search(queries, k, nprobe)`.
         queries: nq×d.
         nprobes: visited cells; `(None,)` for an index without cells.
         neighbours: values of k.
-        repeats: timed calls per setting, after one that is not timed.
+        repeats: timed calls per setting, after one that is not timed; 1 or more.
 
     Raises:
         DataError: there are no queries.
     """
     if len(queries) == 0:
         raise DataError("0 queries to time a search with: expected at least 1")
-    rows = []
-    for nprobe in nprobes:
-        for k in neighbours:
+    settings = [(nprobe, k) for nprobe in nprobes for k in neighbours]
+    seconds: dict[tuple[int | None, int], list[float]] = {setting: [] for setting in settings}
+    # what else the machine does makes some calls slower: in turns, so that it meets all settings alike, and the
+    # fastest call counts; the first turn only warms up
+    for turn in range(repeats + 1):
+        for nprobe, k in settings:
+            started = time.perf_counter()
             search(queries, k, nprobe)
-            seconds = []
-            for _ in range(repeats):
-                started = time.perf_counter()
-                search(queries, k, nprobe)
-                seconds.append(time.perf_counter() - started)
-            ms = 1000 * float(np.median(seconds)) / len(queries)
-            rows.append({"nprobe": nprobe, "k": k, "ms_per_query": ms, "queries": len(queries)})
-    return pd.DataFrame(rows, columns=list(SEARCH_COLUMNS)).astype({"nprobe": "Int64"})
+            if turn:
+                seconds[nprobe, k].append(time.perf_counter() - started)
+    rows = [
+        {"nprobe": nprobe, "k": k, "ms_per_query": 1000 * min(times) / len(queries)}
+        for (nprobe, k), times in seconds.items()
+    ]
+    table = pd.DataFrame(rows).assign(queries=len(queries))
+    return table[list(SEARCH_COLUMNS)].astype({"nprobe": "Int64"})

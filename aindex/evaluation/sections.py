@@ -41,11 +41,9 @@ _MOST_SERIES_OF_ONE_TABLE = 2
 
 def retrieval_section(series: Series) -> Section:
     """R@1 per attack as a chart and with the other measures as tables."""
-    section = Section(
-        "Retrieval",
+    text = (
         "Share of edited copies whose original is the first answer of the index (R@1), among the first ten or "
-        "hundred, and the mean of 1/(rank+1) (AP). Exhaustive is what a search without any approximation "
-        "reaches on the same copies.",
+        "hundred, and the mean of 1/(rank+1) (AP). "
     )
     tables = {label: retrieval_table(r.retrieval).set_index("attack") for label, r in series.items()}
     columns = [
@@ -58,6 +56,13 @@ def retrieval_section(series: Series) -> Section:
         for label, table in _query_tables(series).items()
         if (values := table["exhaustive_r@1"]).notna().any()
     ]
+    if exhaustive:
+        text += "Exhaustive is what a search without any approximation reaches on the same copies."
+    elif any(results.queries is not None for results in series.values()):
+        text += (
+            "What an exhaustive search reaches is not known: the index came without its rows' descriptors."
+        )
+    section = Section("Retrieval", text)
     # whose ceiling a tick shows is clear for one run only
     ceiling = exhaustive[-1].values if exhaustive and len(series) <= _MOST_SERIES_OF_ONE_TABLE else None
     chart = figures.bars_figure(bars_of(series), xlabel="R@1", ceiling=ceiling)

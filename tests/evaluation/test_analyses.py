@@ -135,7 +135,7 @@ def test_search_is_timed_in_every_setting():
         lambda queries, k, nprobe: calls.append((len(queries), k, nprobe)), np.zeros((7, 2)), repeats=2
     )
     assert tuple(search.columns) == SEARCH_COLUMNS
-    assert calls == [(7, k, nprobe) for nprobe in (1, 16, 32) for k in (1, 100) for _ in range(3)]
+    assert calls == [(7, k, nprobe) for nprobe in (1, 16, 32) for k in (1, 100)] * 3
     assert (search["ms_per_query"] >= 0).all()
     table = search_table(search)
     assert table.shape == (3, 2)
