@@ -1,3 +1,68 @@
-"""Active image indexing: release images whose edited copies an approximate index still finds."""
+"""Active image indexing: release images whose edited copies an approximate index still finds.
+
+The functions for pictures of one's own, and the index, are found here by name; each is imported when it is used::
+
+    from aindex import activate, build_index, search
+
+    build_index("mine", like="shipped", references="holiday")
+    released = activate("holiday", "released", index="mine", min_psnr=42)
+    found = search("mine", "copies")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aindex.collection.activating import activate
+    from aindex.collection.building import add_to_index, build_index
+    from aindex.collection.calibrating import calibrate
+    from aindex.collection.equipment import describing
+    from aindex.collection.page import write_page
+    from aindex.collection.searching import search
+    from aindex.descriptors.registry import load_extractor
+    from aindex.errors import AindexError
+    from aindex.index.reference_index import ReferenceIndex
 
 __version__ = "0.1.0"
+
+# Imported at the first use: torch takes seconds, and the version must not wait for it.
+_HOMES = {
+    "AindexError": "aindex.errors",
+    "ReferenceIndex": "aindex.index.reference_index",
+    "activate": "aindex.collection.activating",
+    "add_to_index": "aindex.collection.building",
+    "build_index": "aindex.collection.building",
+    "calibrate": "aindex.collection.calibrating",
+    "describing": "aindex.collection.equipment",
+    "load_extractor": "aindex.descriptors.registry",
+    "search": "aindex.collection.searching",
+    "write_page": "aindex.collection.page",
+}
+
+__all__ = [
+    "AindexError",
+    "ReferenceIndex",
+    "__version__",
+    "activate",
+    "add_to_index",
+    "build_index",
+    "calibrate",
+    "describing",
+    "load_extractor",
+    "search",
+    "write_page",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(
+            f"module 'aindex' has no attribute {name!r}: expected one of {', '.join(_HOMES)}"
+        )
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
