@@ -1,5 +1,6 @@
 """The images to activate, and their edited copies to evaluate, as Lightning's data module."""
 
+import gc
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -170,8 +171,14 @@ class ImageData(LightningDataModule):
             batch_sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=list,
+            worker_init_fn=keep_inherited_objects,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def keep_inherited_objects(worker: int) -> None:
+    """Never collect in a loader process what it inherited: it may own threads or libraries' state of its parent."""
+    gc.freeze()
 
 
 def succeeded(batch: list[Any]) -> list[Any]:

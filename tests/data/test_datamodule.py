@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from aindex.data.datamodule import Failure, ImageData, Picture, Pictures, succeeded
+from aindex.data.images import read_image, to_tensor
+from aindex.data.released import SourceImage
+from aindex.errors import ConfigError, DataError, ImageReadError
+
+
+def source(path):
+    return SourceImage(name=path.name, path=path, index_id=0, released=path.name)
+
+
+def test_pictures_are_decoded_at_their_own_size(make_pictures):
+    paths = make_pictures("a", 3)
+    pictures = Pictures([source(path) for path in paths])
+    for position, path in enumerate(paths):
+        item = pictures[position]
+        assert isinstance(item, Picture)
+        assert item.position == position
+        assert item.pixels.dtype == torch.uint8
+        assert torch.allclose(item.pixels / 255, to_tensor(read_image(path)))
+
+
+def test_failures_of_loader_processes_are_raised_here(tmp_path):
+    item = Pictures([source(tmp_path / "absent.png")])[0]
+    assert isinstance(item, Failure)
+    with pytest.raises(ImageReadError, match=r"absent\.png"):
+        succeeded([item])
+
+
+def test_names_of_a_folder_and_of_a_list_of_its_images_are_the_same(tmp_path, make_pictures):
+    paths = make_pictures("a", 3)
+    listed = tmp_path / "lists" / "all.txt"
+    listed.parent.mkdir()
+    listed.write_text("\n".join(str(path) for path in reversed(paths)))
+    _, names = ImageData(str(tmp_path / "a")).listed()
+    _, again = ImageData(str(listed)).listed()
+    assert names == ["P000000.png", "P000001.png", "P000002.png"]
+    assert again == names[::-1]
+
+
+def test_names_below_the_lists_own_folder_are_relative_to_it(tmp_path, make_pictures):
+    make_pictures("a", 2)
+    (tmp_path / "all.txt").write_text("a/P000000.png\na/P000001.png\n")
+    assert ImageData(str(tmp_path / "all.txt")).listed()[1] == ["a/P000000.png", "a/P000001.png"]
+
+
+def test_an_image_listed_twice_is_an_error(tmp_path, make_pictures):
+    make_pictures("a", 1)
+    (tmp_path / "all.txt").write_text("a/P000000.png\na/P000000.png\n")
+    with pytest.raises(DataError, match="2 times"):
+        ImageData(str(tmp_path / "all.txt")).listed()
+
+
+@pytest.mark.parametrize("option", [{"batch_size": 0}, {"batch_size_eval": -1}, {"num_workers": -1}])
+def test_impossible_numbers_are_refused(option):
+    with pytest.raises(ConfigError, match=next(iter(option))):
+        ImageData("x", **option)
+
+
+def test_batches_done_are_left_out(make_pictures):
+    data = ImageData("a", batch_size=2, num_workers=0)
+    data.images = [source(path) for path in make_pictures("a", 5)]
+    data.batches_done = {1}
+    assert [[item.position for item in batch] for batch in data.train_dataloader()] == [[0, 1], [4]]
