@@ -1,0 +1,46 @@
+"""Configuration files in which a key stands twice: YAML's readers keep the last one and say nothing."""
+
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+
+from aindex.errors import ConfigError
+
+
+def require_unique_keys(path: str) -> None:
+    """Raise if a mapping of a YAML file has a key twice; a file that is no YAML is left to its reader.
+
+    Raises:
+        ConfigError: a key stands twice.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            root = yaml.compose(file, Loader=yaml.SafeLoader)
+    # The parser reports what cannot be read, with its own words.
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return
+    waiting = [root]
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            _check(node, Path(path))
+            waiting += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+
+
+def _check(node: yaml.MappingNode, path: Path) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise ConfigError(
+                f"{str(path)!r} has the key {key.value!r} twice, in lines {lines[key.value]} and {line}: leave one out"
+            )
+        lines[key.value] = line
