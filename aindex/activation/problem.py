@@ -179,7 +179,9 @@ class ActivationProblem:
 
     def _extractor_forward_backward(self) -> tuple[Tensor, Tensor]:
         """Feature losses B, and their slope-scaled gradient to the input, batch_size×R×R×3."""
-        with torch.enable_grad():
+        # an algorithm of cuDNN that is fast but adds in any order would make two runs differ
+        repeatable = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+        with torch.enable_grad(), repeatable:
             descriptors = self._extractor(self._input)[: len(self._parts)]
             distance = feature_loss(descriptors, self._targets, self.settings.loss_f)
             objective = (self._slope * self.settings.lambda_f) * distance.sum()
