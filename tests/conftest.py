@@ -159,9 +159,27 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def new_pipeline(tiny_data: Path, tiny_script: Path) -> Callable[[Path], TinyPipeline]:
+    """``new_pipeline(folder)`` for an empty folder."""
+
+    def make(folder: Path) -> TinyPipeline:
+        for name in ("originals", "references", "train"):
+            (folder / name).symlink_to(tiny_data / name)
+        return TinyPipeline(folder, tiny_script)
+
+    return make
+
+
 @pytest.fixture
-def tiny_pipeline(tmp_path: Path, tiny_data: Path, tiny_script: Path) -> TinyPipeline:
+def tiny_pipeline(tmp_path: Path, new_pipeline: Callable[[Path], TinyPipeline]) -> TinyPipeline:
     """``tiny_pipeline.run("fit", "--model.iterations=2")`` below tmp_path."""
-    for name in ("originals", "references", "train"):
-        (tmp_path / name).symlink_to(tiny_data / name)
-    return TinyPipeline(tmp_path, tiny_script)
+    return new_pipeline(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_fit(
+    tmp_path_factory: pytest.TempPathFactory, new_pipeline: Callable[[Path], TinyPipeline]
+) -> Path:
+    """The folder of a finished ``tiny_pipeline.run("fit")``; read only."""
+    return new_pipeline(tmp_path_factory.mktemp("finished")).run("fit")

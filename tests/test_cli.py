@@ -15,6 +15,8 @@ from aindex.data.parts import PartFiles
 from aindex.errors import OutputError
 from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS
 
+NO_EVALUATION = "--trainer.limit_val_batches=0"
+
 
 def pixels(folder: Path) -> dict[str, np.ndarray]:
     return {path.name: np.asarray(Image.open(path)) for path in sorted((folder / "imgs").glob("*.png"))}
@@ -23,6 +25,10 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 def same_pixels(a: Path, b: Path) -> bool:
     one, other = pixels(a), pixels(b)
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def same_rows(a: Path, b: Path) -> bool:
+    return filecmp.cmp(a / "retr_df.csv", b / "retr_df.csv", shallow=False)
 
 
 def fails(capsys: pytest.CaptureFixture[str], args: list[str], code: int = 1) -> str:
@@ -68,10 +74,9 @@ def test_fit_writes_all_that_a_run_holds(tiny_pipeline, capsys):
     assert list((folder / "tensorboard").glob("events*"))
 
 
-def test_released_images_differ_little_and_have_the_sources_size(tiny_pipeline):
-    folder = tiny_pipeline.run("fit")
-    for name, released in pixels(folder).items():
-        original = np.asarray(Image.open(tiny_pipeline.folder / "originals" / name))
+def test_released_images_differ_little_and_have_the_sources_size(finished_fit):
+    for name, released in pixels(finished_fit).items():
+        original = np.asarray(Image.open(finished_fit.parent / "originals" / name))
         assert released.shape == original.shape
         assert 0 < np.abs(released.astype(int) - original).max() < 60
 
@@ -87,30 +92,27 @@ def _as_run(originals: Path, folder: Path) -> Path:
     return folder
 
 
-def test_workers_do_not_change_pixels_and_rows(tiny_pipeline):
-    one = tiny_pipeline.run("fit")
-    two = tiny_pipeline.run("fit", "--data.num_workers=2", output="other")
-    assert same_pixels(one, two)
-    assert filecmp.cmp(one / "retr_df.csv", two / "retr_df.csv", shallow=False)
+def test_workers_do_not_change_pixels_and_rows(tiny_pipeline, finished_fit):
+    folder = tiny_pipeline.run("fit", "--data.num_workers=2")
+    assert same_pixels(finished_fit, folder)
+    assert same_rows(finished_fit, folder)
 
 
-def test_order_and_company_do_not_change_pixels(tiny_pipeline):
-    one = tiny_pipeline.run("fit")
+def test_order_and_company_do_not_change_pixels(tiny_pipeline, finished_fit):
     originals = tiny_pipeline.folder / "originals"
     names = [str(originals / f"O{number:06d}.png") for number in (6, 0, 5, 3, 2)]
     some = tiny_pipeline.folder / "lists" / "some.txt"
     some.parent.mkdir()
     some.write_text("\n".join(names))
-    two = tiny_pipeline.run("fit", f"--data.data_dir={some}", output="other")
-    assert len(pixels(two)) == 5
-    for name, image in pixels(two).items():
-        assert np.array_equal(image, pixels(one)[name])
+    folder = tiny_pipeline.run("fit", f"--data.data_dir={some}", NO_EVALUATION)
+    assert len(pixels(folder)) == 5
+    for name, image in pixels(folder).items():
+        assert np.array_equal(image, pixels(finished_fit)[name])
 
 
-def test_evaluate_gives_the_rows_of_fit(tiny_pipeline):
-    run = tiny_pipeline.run("fit")
-    again = tiny_pipeline.run("evaluate", f"--retrieval.released_dir={run / 'imgs'}", output="evaluated")
-    assert filecmp.cmp(run / "retr_df.csv", again / "retr_df.csv", shallow=False)
+def test_evaluate_gives_the_rows_of_fit(tiny_pipeline, finished_fit):
+    folder = tiny_pipeline.run("evaluate", f"--retrieval.released_dir={finished_fit / 'imgs'}")
+    assert same_rows(finished_fit, folder)
 
 
 def test_evaluate_plain_originals(tiny_pipeline, capsys):
@@ -120,8 +122,7 @@ def test_evaluate_plain_originals(tiny_pipeline, capsys):
     assert "average" in capsys.readouterr().out
 
 
-def test_interrupted_run_goes_on_where_it_was(tiny_pipeline, capsys, monkeypatch):
-    whole = tiny_pipeline.run("fit", output="whole")
+def test_interrupted_run_goes_on_where_it_was(tiny_pipeline, finished_fit, capsys, monkeypatch):
     write, written = release_writer.write_png, []
 
     def broken(path: Path, *args: object) -> None:
@@ -142,12 +143,11 @@ def test_interrupted_run_goes_on_where_it_was(tiny_pipeline, capsys, monkeypatch
     folder = tiny_pipeline.run("fit")
     assert "continuing" in capsys.readouterr().out
     assert not {"O000000.png", "O000001.png", "O000002.png"} & set(written)
-    assert same_pixels(whole, folder)
-    assert filecmp.cmp(whole / "retr_df.csv", folder / "retr_df.csv", shallow=False)
+    assert same_pixels(finished_fit, folder)
+    assert same_rows(finished_fit, folder)
 
 
-def test_interrupted_evaluation_goes_on_where_it_was(tiny_pipeline, capsys, monkeypatch):
-    whole = tiny_pipeline.run("fit", output="whole")
+def test_interrupted_evaluation_goes_on_where_it_was(tiny_pipeline, finished_fit, capsys, monkeypatch):
     append, calls = PartFiles.append, []
 
     def breaks(self: PartFiles, batch: int, record: dict[str, object]) -> None:
@@ -164,25 +164,26 @@ def test_interrupted_evaluation_goes_on_where_it_was(tiny_pipeline, capsys, monk
     calls.clear()
     folder = tiny_pipeline.run("fit")
     assert calls == [("retrieval_active", 2), ("retrieval_active", 3)]
-    assert filecmp.cmp(whole / "retr_df.csv", folder / "retr_df.csv", shallow=False)
+    assert same_rows(finished_fit, folder)
 
 
 def test_finished_run_is_not_overwritten_unasked(tiny_pipeline, capsys):
-    folder = tiny_pipeline.run("fit", "--model.iterations=1")
-    line = fails(capsys, ["fit", *tiny_pipeline.args("--model.iterations=1")])
+    folder = tiny_pipeline.run("fit", "--model.iterations=1", NO_EVALUATION)
+    line = fails(capsys, ["fit", *tiny_pipeline.args("--model.iterations=1", NO_EVALUATION)])
     assert "finished run" in line
     assert "--overwrite" in line
     before = pixels(folder)
     (folder / "mine.txt").write_text("not aindex's")
-    tiny_pipeline.run("fit", "--model.iterations=2", "--overwrite=true")
+    tiny_pipeline.run("fit", "--model.iterations=2", "--overwrite=true", NO_EVALUATION)
     assert any(not np.array_equal(before[name], image) for name, image in pixels(folder).items())
     assert (folder / "mine.txt").exists()
 
 
 def test_interrupted_run_of_another_configuration_is_refused(tiny_pipeline, capsys):
-    folder = tiny_pipeline.run("fit", "--model.iterations=1")
+    folder = tiny_pipeline.run("fit", "--model.iterations=1", NO_EVALUATION)
     (folder / "summary.json").unlink()
-    line = fails(capsys, ["fit", *tiny_pipeline.args("--model.iterations=2", "--data.num_workers=1")])
+    options = ("--model.iterations=2", "--data.num_workers=1", NO_EVALUATION)
+    line = fails(capsys, ["fit", *tiny_pipeline.args(*options)])
     assert "model.iterations: 1 → 2" in line
     assert "num_workers" not in line
 
@@ -212,16 +213,14 @@ def test_images_that_the_index_holds_already_keep_their_rows(tiny_pipeline):
     assert sorted(pd.read_csv(folder / "retr_df.csv")["image_index"].unique()) == list(range(12))
 
 
-def test_index_of_a_run_can_be_used_again(tiny_pipeline):
-    run = tiny_pipeline.run("fit")
+def test_index_of_a_run_can_be_used_again(tiny_pipeline, finished_fit):
     args = [
         argument
-        for argument in tiny_pipeline.args(f"--index.path={run / 'index'}", output="again")
+        for argument in tiny_pipeline.args(f"--index.path={finished_fit / 'index'}", output="again")
         if not argument.startswith(("--index.fts_", "--index.idx_factory"))
     ]
     main(["fit", *args])
-    again = tiny_pipeline.folder / "again"
-    assert filecmp.cmp(run / "retr_df.csv", again / "retr_df.csv", shallow=False)
+    assert same_rows(finished_fit, tiny_pipeline.folder / "again")
 
 
 def _without(arguments: list[str], *starts: str) -> list[str]:
@@ -302,8 +301,9 @@ def test_unwritable_output(tiny_pipeline, capsys):
     assert "cannot be used" in line or "cannot write" in line
 
 
-def test_released_folder_that_lacks_an_image(tiny_pipeline, capsys):
-    run = tiny_pipeline.run("fit")
-    (run / "imgs" / "O000004.png").unlink()
-    option = f"--retrieval.released_dir={run / 'imgs'}"
+def test_released_folder_that_lacks_an_image(tiny_pipeline, finished_fit, capsys):
+    released = tiny_pipeline.folder / "released"
+    shutil.copytree(finished_fit / "imgs", released)
+    (released / "O000004.png").unlink()
+    option = f"--retrieval.released_dir={released}"
     assert "O000004" in fails(capsys, ["evaluate", *tiny_pipeline.args(option, output="other")])

@@ -1,0 +1,99 @@
+"""The Lightning module, by what a run without evaluation releases."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+NO_EVALUATION = "--trainer.limit_val_batches=0"
+
+
+def pixels(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(Image.open(path)) for path in sorted((folder / "imgs").glob("*.png"))}
+
+
+def images_of(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "images_df.csv")
+
+
+def differs(a: Path, b: Path) -> bool:
+    one, other = pixels(a), pixels(b)
+    assert one.keys() == other.keys()
+    return any(not np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.iterations=2"],
+        ["--model.target=ivf_cluster"],
+        ["--model.target=ivf_cluster_half", "--model.loss_f=mse"],
+        ["--model.target=ori_ft", "--model.lambda_i=1000"],
+        ["--model.use_attenuation=false"],
+        ["--model.use_tanh=false", "--model.optimizer=SGD", "--model.optimizer.lr=1e5"],
+        ["--model.scale_channels=false"],
+        ["--model.scaling=1.5"],
+        ["--model.delta_size=input"],
+        ["--model.optimizer=Lion", "--model.optimizer.lr=0.5"],
+        ["--model.optimizer=timm.optim.Lamb", "--model.optimizer.lr=0.5"],
+        ["--model.scheduler=CosineAnnealingLR", "--model.scheduler.T_max=10"],
+        ["--model.scheduler=CosineLRScheduler", "--model.scheduler.t_initial=10"],
+    ],
+)
+def test_every_option_reaches_the_pixels(tiny_pipeline, finished_fit, options):
+    folder = tiny_pipeline.run("fit", NO_EVALUATION, *options)
+    assert differs(finished_fit, folder)
+    assert images_of(folder)["psnr_db"].gt(20).all()
+    assert not (folder / "retr_df.csv").exists()
+
+
+def test_no_iterations_release_the_start(tiny_pipeline):
+    folder = tiny_pipeline.run("fit", NO_EVALUATION, "--model.iterations=0")
+    assert images_of(folder)["linf"].eq(0).all()
+
+
+def test_second_run_releases_the_same_pixels(tiny_pipeline, finished_fit):
+    assert not differs(finished_fit, tiny_pipeline.run("fit", NO_EVALUATION))
+
+
+def test_seed_changes_little(tiny_pipeline, finished_fit):
+    other = tiny_pipeline.run("fit", NO_EVALUATION, "--seed_everything=1")
+    assert (images_of(other)["psnr_db"] - images_of(finished_fit)["psnr_db"]).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_batch_size_changes_no_more_than_rounding(tiny_pipeline, finished_fit, batch_size):
+    other = tiny_pipeline.run("fit", NO_EVALUATION, f"--data.batch_size={batch_size}")
+    difference = images_of(other)["psnr_db"] - images_of(finished_fit)["psnr_db"]
+    assert difference.abs().max() < 0.1
+    assert abs(difference.mean()) < 0.05
+
+
+def test_activation_draws_descriptors_to_their_targets(finished_fit):
+    assert images_of(finished_fit)["feature_loss"].lt(-0.9).all()
+
+
+def test_precisions_agree(tiny_pipeline):
+    bf16, fp32 = (
+        tiny_pipeline.run("fit", NO_EVALUATION, f"--trainer.precision={name}", output=name)
+        for name in ("bf16-mixed", "32-true")
+    )
+    assert (images_of(bf16)["psnr_db"] - images_of(fp32)["psnr_db"]).abs().max() < 1
+
+
+def test_curves_per_iteration_are_logged(tiny_pipeline):
+    folder = tiny_pipeline.run("fit", NO_EVALUATION, "--trainer.log_every_n_steps=20")
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    for name in ("loss", "feature_loss", "image_loss", "psnr_db", "linf_grey_levels"):
+        # three batches of ten steps: the first and the third hold one that is a multiple of twenty
+        assert [one.step for one in events.Scalars(f"activation/{name}")] == [*range(10), *range(20, 30)]
+        assert [one.step for one in events.Scalars(f"by_iteration/{name}")] == list(range(10))
+    assert "images/psnr_db" in tags or any("psnr" in tag for tag in tags)
+    losses = [one.value for one in events.Scalars("by_iteration/feature_loss")]
+    assert losses[-1] < losses[0]
+    assert sum("before, after" in tag for tag in events.Tags()["images"]) == 7
