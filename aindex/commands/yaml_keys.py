@@ -8,17 +8,19 @@ from aindex.errors import ConfigError
 
 
 def require_unique_keys(path: str) -> None:
-    """Raise if a mapping of a YAML file has a key twice; a file that is no YAML is left to its reader.
+    """Raise if a mapping of a YAML file has a key twice; a file that cannot be read is left to the parser.
 
     Raises:
-        ConfigError: a key stands twice.
+        ConfigError: a key stands twice, or the text is no YAML.
     """
     try:
         with open(path, encoding="utf-8") as file:
             root = yaml.compose(file, Loader=yaml.SafeLoader)
-    # The parser reports what cannot be read, with its own words.
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+    except OSError:
         return
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).replace(path, "").split())[:200]
+        raise ConfigError(f"configuration {path!r} is no YAML: {reason}; mend it, or leave it out") from error
     waiting = [root]
     seen: set[int] = set()
     while waiting:

@@ -18,7 +18,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import DataError, ImageReadError
@@ -172,6 +172,10 @@ def open_image(path: Path | str) -> Iterator[Image.Image]:
             if limit is not None and width * height > limit:
                 raise ImageReadError(f"{width}×{height} pixels exceed PIL.Image.MAX_IMAGE_PIXELS = {limit}")
             yield image
+    except UnidentifiedImageError as error:
+        raise ImageReadError(
+            f"cannot read picture {str(path)!r}: its content is no picture of a known format"
+        ) from error
     # Decoders meet hostile bytes with exceptions of every type.
     except Exception as error:
         raise ImageReadError(f"cannot read picture {str(path)!r}: {one_line(error)}") from error

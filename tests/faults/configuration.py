@@ -1,0 +1,126 @@
+"""Options and configuration files that cannot be meant."""
+
+from pathlib import Path
+
+from tests.faults.table import Room, fault
+
+CONFIGURATION = "Options and configuration files"
+
+
+def config(room: Room, text: str) -> str:
+    (room.tmp / "options.yaml").write_text(text)
+    return str(room.tmp / "options.yaml")
+
+
+def output(room: Room) -> str:
+    return str(room.tmp / "out")
+
+
+@fault(CONFIGURATION, "an unknown command", error="no command 'actviate': expected one of")
+def unknown_command(room: Room) -> None:
+    room.command("actviate")
+
+
+@fault(CONFIGURATION, "an unknown option", error="did you mean --min_psnr?")
+def unknown_option(room: Room) -> None:
+    room.command("activate", "--images", str(room.good_pictures()), "--out", output(room), "--min_pnsr", "42")
+
+
+@fault(CONFIGURATION, "an unknown key in a YAML file", error="scalling")
+def unknown_key(room: Room) -> None:
+    room.command(
+        "activate", "--config", config(room, "scalling: 2\n"), "--images", "x", "--out", output(room)
+    )
+
+
+@fault(CONFIGURATION, "an unknown key in the pipeline's YAML", error="nprob")
+def unknown_key_of_the_pipeline(room: Room) -> None:
+    room.command("fit", "--config", config(room, "index:\n  nprob: 2\n"))
+
+
+@fault(
+    CONFIGURATION,
+    "a key that stands twice in a YAML file",
+    error="has the key 'scaling' twice, in lines 1 and 3",
+)
+def duplicate_key(room: Room) -> None:
+    text = "scaling: 2\nseed: 1\nscaling: 3\n"
+    room.command("activate", "--config", config(room, text), "--images", "x", "--out", output(room))
+
+
+@fault(CONFIGURATION, "a nested key that stands twice", error="has the key 'nprobe' twice")
+def nested_duplicate_key(room: Room) -> None:
+    room.command("fit", "--config", config(room, "index:\n  nprobe: 2\n  nprobe: 3\n"))
+
+
+@fault(CONFIGURATION, "a value of the wrong type", error="scaling")
+def mistyped(room: Room) -> None:
+    room.command(
+        "activate", "--config", config(room, "scaling: strong\n"), "--images", "x", "--out", output(room)
+    )
+
+
+@fault(CONFIGURATION, "a choice that does not exist", error="png")
+def wrong_choice(room: Room) -> None:
+    room.command("activate", "--images", str(room.good_pictures()), "--out", output(room), "--format", "bmp")
+
+
+@fault(CONFIGURATION, "text that is no YAML", error="is no YAML")
+def no_yaml(room: Room) -> None:
+    room.command("fit", "--config", config(room, "{index: [\n"))
+
+
+@fault(CONFIGURATION, "a configuration file that is not there", error="nowhere.yaml")
+def missing_config(room: Room) -> None:
+    room.command("fit", "--config", str(room.tmp / "nowhere.yaml"))
+
+
+@fault(CONFIGURATION, "a required option left out", error="out")
+def left_out(room: Room) -> None:
+    room.command("activate", "--images", str(room.good_pictures()))
+
+
+@fault(CONFIGURATION, "a device that there is not", error="device 'gpu'")
+def unknown_device(room: Room) -> None:
+    room.command("search", "--index", str(room.index), "--device", "gpu", str(room.good_pictures()))
+
+
+@fault(CONFIGURATION, "a batch without pictures", error="batch_size 0")
+def empty_batch(room: Room) -> None:
+    room.command("search", "--index", str(room.index), "--batch_size", "0", str(room.good_pictures()))
+
+
+@fault(CONFIGURATION, "a budget that is none", error="min_psnr -3.0: expected 10 to 100 dB")
+def senseless_budget(room: Room) -> None:
+    given = ["--images", str(room.good_pictures()), "--out", output(room), "--index", str(room.index)]
+    room.command("activate", *given, "--min_psnr", "-3")
+
+
+@fault(CONFIGURATION, "a ground truth that is no csv of two columns", error="expected query,reference")
+def wrong_ground_truth(room: Room) -> None:
+    prepared(room, "Q0,R0,surplus\n")
+
+
+@fault(
+    CONFIGURATION,
+    "a ground truth that names absent references",
+    error="names 1 absent reference(s), the first 'R9'",
+)
+def absent_reference(room: Room) -> None:
+    prepared(room, "Q0,R9\n")
+
+
+@fault(CONFIGURATION, "an empty ground truth", error="holds no line")
+def empty_ground_truth(room: Room) -> None:
+    prepared(room, "")
+
+
+def prepared(room: Room, text: str) -> Path:
+    from tests.conftest import write_pictures
+
+    write_pictures(room.tmp / "disc" / "references", 2, prefix="R")
+    write_pictures(room.tmp / "disc" / "train", 2, prefix="T")
+    (room.tmp / "truth.csv").write_text(text)
+    room.command("prepare", "--data_dir", str(room.tmp / "disc"), "--output_dir", output(room),
+                 "--groundtruth", str(room.tmp / "truth.csv"))  # fmt: skip
+    return room.tmp
