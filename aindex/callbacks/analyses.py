@@ -68,7 +68,7 @@ class Analyses:
         try:
             self._index.quantiser.stored(self._descriptors[:1])
         except FaissIndexError:
-            # graphs have no codes of their own
+            # a kind of index whose codes FAISS cannot decode
             return None
         return self._index.quantiser.stored(self._descriptors)
 

@@ -114,6 +114,11 @@ class _Copies(Dataset[Any]):
         return json.dumps(line) + "\n"
 
 
+def _as_it_is(outcome: Any) -> Any:
+    """Instead of the loader's own conversion, which makes lists of tuples."""
+    return outcome
+
+
 def _as_dict(attack: Attack, template: Template) -> dict[str, Any]:
     described: dict[str, Any] = {"edit": attack.name}
     if attack.param is not None:
@@ -216,7 +221,7 @@ def augment(
         format=format,
     )
     skipped, written = SkippedImages(), 0
-    loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
+    loader = DataLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
     with (
         replace_when_done(output / LINES_FILE) as temporary,
         open(temporary, "w", encoding="utf-8") as file,

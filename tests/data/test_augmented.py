@@ -1,0 +1,112 @@
+"""augment: copies and their description."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aindex.cli import main
+from aindex.data.augmented import augment
+from aindex.edits import DrawnEdit, apply_drawn_edits, default_attacks
+from aindex.errors import ConfigError, DataError, OutputError
+
+
+def _lines(folder):
+    return [json.loads(line) for line in (folder / "edits.jsonl").read_text().splitlines()]
+
+
+def _files(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def test_lines_tell_how_to_make_each_copy_again(make_pictures, tmp_path):
+    source = make_pictures("in", 4)[0].parent
+    result = augment(source, tmp_path / "out", copies=2, seed=3)
+    lines = _lines(tmp_path / "out")
+    assert (result.images, result.copies, len(lines)) == (4, 8, 8)
+    assert [line["name"] for line in lines] == [f"P{i:06d}.png" for i in range(4) for _ in range(2)]
+    assert len({line["file"] for line in lines}) == 8
+    for line in lines:
+        edits = [
+            DrawnEdit(edit["edit"], {k: v for k, v in edit.items() if k != "edit"}) for edit in line["edits"]
+        ]
+        again = apply_drawn_edits(Image.open(source / line["name"]).convert("RGB"), edits)
+        assert np.array_equal(np.asarray(again), np.asarray(Image.open(tmp_path / "out" / line["file"])))
+
+
+def test_workers_change_nothing_and_the_seed_does(make_pictures, tmp_path):
+    source = make_pictures("in", 5)[0].parent
+    augment(source, tmp_path / "one", seed=3)
+    augment(source, tmp_path / "two", seed=3, num_workers=2)
+    augment(source, tmp_path / "three", seed=4)
+    assert _files(tmp_path / "one") == _files(tmp_path / "two")
+    assert _files(tmp_path / "one") != _files(tmp_path / "three")
+
+
+def test_lists_of_attacks(make_pictures, tmp_path):
+    source = make_pictures("in", 1)[0].parent
+    augment(source, tmp_path / "out", edits="default", template="mobile", format="jpg")
+    lines = _lines(tmp_path / "out")
+    assert len(lines) == len(default_attacks())
+    described = {line["file"]: line["edits"] for line in lines}
+    assert described["images/P000000.none.jpg"] == []
+    assert described["images/P000000.center_crop_0.5.jpg"] == [{"edit": "center_crop", "param": 0.5}]
+    assert described["images/P000000.overlay_onto_screenshot.jpg"] == [
+        {"edit": "overlay_onto_screenshot", "template": "mobile"}
+    ]
+    assert described["images/P000000.auto.jpg"]
+    assert Image.open(tmp_path / "out" / "images" / "P000000.jpeg_50.jpg").format == "JPEG"
+
+
+def test_command_counts_and_lists_what_cannot_be_read(make_pictures, tmp_path, capsys):
+    source = make_pictures("in", 3)[0].parent
+    (source / "deep").mkdir()
+    (source / "P000001.png").rename(source / "deep" / "ü x.png")
+    (source / "P000002.png").write_bytes(b"x")
+    arguments = ["augment", f"--data_dir={source}", f"--output_dir={tmp_path / 'out'}", "--num_workers=0"]
+    main([*arguments, "--progress=false"])
+    out = capsys.readouterr().out
+    assert "2 copies of 2 images" in out
+    assert "1 unreadable" in out
+    assert "P000002.png" in (tmp_path / "out" / "skipped.csv").read_text()
+    assert (tmp_path / "out" / "images" / "deep" / "ü x.png").is_file()
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_overwriting_leaves_nothing_of_the_earlier_call(make_pictures, tmp_path):
+    source = make_pictures("in", 2)[0].parent
+    out = tmp_path / "out"
+    augment(source, out, copies=3)
+    with pytest.raises(OutputError, match="not empty"):
+        augment(source, out)
+    augment(source, out, overwrite=True)
+    assert sorted(path.name for path in (out / "images").iterdir()) == ["P000000.png", "P000001.png"]
+    (out / "mine.txt").write_text("x")
+    with pytest.raises(OutputError, match=r"mine\.txt"):
+        augment(source, out, overwrite=True)
+
+
+def test_sources_are_never_written_over(make_pictures, tmp_path):
+    paths = make_pictures("in", 2)
+    source = paths[0].parent
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(map(str, paths)))
+    before = _files(source)
+    for what, where in ((source, source), (source, tmp_path), (listed, source), (source, source / "copies")):
+        with pytest.raises(OutputError, match="give"):
+            augment(what, where, overwrite=True)
+    assert _files(source) == before
+
+
+def test_options_that_are_not_possible(make_pictures, tmp_path):
+    source = make_pictures("in", 1)[0].parent
+    for options in ({"copies": 0}, {"copies": 2, "edits": "full"}, {"num_workers": -1}):
+        with pytest.raises(ConfigError):
+            augment(source, tmp_path / "out", **options)
+    with pytest.raises(DataError):
+        augment(tmp_path / "absent", tmp_path / "out")
