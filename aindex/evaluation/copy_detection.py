@@ -175,7 +175,7 @@ def copy_detection_rows(
 
 def metric_of(distances: npt.ArrayLike) -> IndexMetric:
     """Which metric made these distances: nearest first, distances rise and similarities fall along a row."""
-    steps = np.diff(np.asarray(distances), axis=1)
+    steps = np.diff(np.asarray(distances, dtype=np.float64), axis=1)
     return "IP" if steps.size and steps.sum() < 0 else "L2"
 
 
