@@ -1,17 +1,20 @@
 import filecmp
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from aindex.cli import COMMANDS, main
 from aindex.data import release_writer
 from aindex.data.parts import PartFiles
+from aindex.edits import Attack, full_attacks
 from aindex.errors import OutputError
 from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS
 
@@ -307,3 +310,51 @@ def test_released_folder_that_lacks_an_image(tiny_pipeline, finished_fit, capsys
     (released / "O000004.png").unlink()
     option = f"--retrieval.released_dir={released}"
     assert "O000004" in fails(capsys, ["evaluate", *tiny_pipeline.args(option, output="other")])
+
+
+def test_images_that_are_not_to_be_kept_are_evaluated_and_removed(tiny_pipeline, finished_fit):
+    folder = tiny_pipeline.run("fit", "--images.save_imgs=false")
+    assert same_rows(finished_fit, folder)
+    assert not (folder / "imgs").exists()
+
+
+def test_long_list_of_attacks(tiny_pipeline):
+    some = tiny_pipeline.folder / "originals" / "O000003.png"
+    folder = tiny_pipeline.run("evaluate", "--retrieval.use_attacks_2=true", f"--data.data_dir={some}")
+    rows = pd.read_csv(folder / "retr_df.csv")
+    assert len(rows) == len(full_attacks())
+    assert [Attack(*one) for one in zip(rows["attack"], rows["attack_param"], strict=True)] == full_attacks()
+
+
+def test_prepare_and_extract(tiny_pipeline, tmp_path, capsys):
+    (tmp_path / "truth.csv").write_text("Q1,R000003\nQ2,R000005\n")
+    options = [
+        f"--data_dir={tmp_path}",
+        f"--output_dir={tmp_path}",
+        f"--groundtruth={tmp_path / 'truth.csv'}",
+    ]
+    main(["prepare", *options, "--queries=5", "--progress=false"])
+    assert "references_10k: 2 images" in capsys.readouterr().out
+    options = [
+        f"--extractor={tiny_pipeline.extractor}",
+        "--resize_size=32",
+        "--num_workers=0",
+        "--progress=false",
+    ]
+    folder = tmp_path / "described"
+    main(["extract", f"--data_dir={tmp_path / 'references_10k'}", f"--output_dir={folder}", *options])
+    assert torch.load(folder / "fts.pth", weights_only=True).shape == (2, 16)
+    assert (folder / "filenames.txt").read_text().split() == ["R000003.png", "R000005.png"]
+    line = fails(capsys, ["extract", f"--data_dir={tmp_path}", f"--output_dir={folder}", "--device=tpu9"])
+    assert "tpu9" in line
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate", "extract", "prepare"])
+def test_every_option_has_a_help_text(capsys, command):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert "--" in out
+    undocumented = re.findall(r"^  (--[\w.]+) [A-Z_{][^\n]*\n\s+\((?:type|required)", out, re.MULTILINE)
+    assert not [option for option in undocumented if not option.startswith("--trainer")]
