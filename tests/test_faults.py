@@ -75,7 +75,9 @@ def test_fault(fault: Fault, room: Room) -> None:
 def document() -> str:
     """docs/faults.md."""
     parts = [INTRODUCTION]
-    for group in dict.fromkeys(fault.group for fault in FAULTS):
+    homes = [module.__name__ for module in GROUPS]
+    ordered = sorted(FAULTS, key=lambda fault: homes.index(fault.check.__module__))
+    for group in dict.fromkeys(fault.group for fault in ordered):
         rows = [f"| {f.what} | **{f.answer}** | {_said(f)} |" for f in FAULTS if f.group == group]
         parts.append(
             "\n".join([f"## {group}", "", "| what | answer | it says |", "|---|---|---|", *rows, ""])

@@ -26,14 +26,14 @@ def unknown_option(room: Room) -> None:
     room.command("activate", "--images", str(room.good_pictures()), "--out", output(room), "--min_pnsr", "42")
 
 
-@fault(CONFIGURATION, "an unknown key in a YAML file", error="scalling")
+@fault(CONFIGURATION, "an unknown key in a YAML file", error="did you mean --scaling?")
 def unknown_key(room: Room) -> None:
     room.command(
         "activate", "--config", config(room, "scalling: 2\n"), "--images", "x", "--out", output(room)
     )
 
 
-@fault(CONFIGURATION, "an unknown key in the pipeline's YAML", error="nprob")
+@fault(CONFIGURATION, "an unknown key in the pipeline's YAML", error="does not accept option 'nprob'")
 def unknown_key_of_the_pipeline(room: Room) -> None:
     room.command("fit", "--config", config(room, "index:\n  nprob: 2\n"))
 
@@ -53,14 +53,18 @@ def nested_duplicate_key(room: Room) -> None:
     room.command("fit", "--config", config(room, "index:\n  nprobe: 2\n  nprobe: 3\n"))
 
 
-@fault(CONFIGURATION, "a value of the wrong type", error="scaling")
+@fault(CONFIGURATION, "a value of the wrong type", error="scaling: expected float, got strong")
 def mistyped(room: Room) -> None:
     room.command(
         "activate", "--config", config(room, "scaling: strong\n"), "--images", "x", "--out", output(room)
     )
 
 
-@fault(CONFIGURATION, "a choice that does not exist", error="png")
+@fault(
+    CONFIGURATION,
+    "a choice that does not exist",
+    error="format: expected one of 'png', 'webp', 'tiff', 'jpeg', got bmp",
+)
 def wrong_choice(room: Room) -> None:
     room.command("activate", "--images", str(room.good_pictures()), "--out", output(room), "--format", "bmp")
 
@@ -70,12 +74,14 @@ def no_yaml(room: Room) -> None:
     room.command("fit", "--config", config(room, "{index: [\n"))
 
 
-@fault(CONFIGURATION, "a configuration file that is not there", error="nowhere.yaml")
+@fault(
+    CONFIGURATION, "a configuration file that is not there", error="files that come with aindex: demo.yaml"
+)
 def missing_config(room: Room) -> None:
     room.command("fit", "--config", str(room.tmp / "nowhere.yaml"))
 
 
-@fault(CONFIGURATION, "a required option left out", error="out")
+@fault(CONFIGURATION, "a required option left out", error="the following arguments are required: out")
 def left_out(room: Room) -> None:
     room.command("activate", "--images", str(room.good_pictures()))
 

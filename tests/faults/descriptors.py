@@ -90,7 +90,11 @@ def foreign_pickle(room: Room) -> None:
         assert not (room.tmp / "executed").exists()
 
 
-@fault(DESCRIPTORS, "a bare pickle named .pt: its code never runs", error="fts.pt")
+@fault(
+    DESCRIPTORS,
+    "a bare pickle named .pt: its code never runs",
+    error="pickled objects, which are never loaded",
+)
 def bare_pickle(room: Room) -> None:
     (room.tmp / "fts.pt").write_bytes(pickle.dumps(_Hostile(room.tmp / "executed")))
     try:
