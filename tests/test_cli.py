@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pandas as pd
@@ -358,3 +359,21 @@ def test_every_option_has_a_help_text(capsys, command):
     assert "--" in out
     undocumented = re.findall(r"^  (--[\w.]+) [A-Z_{][^\n]*\n\s+\((?:type|required)", out, re.MULTILINE)
     assert not [option for option in undocumented if not option.startswith("--trainer")]
+
+
+def test_stored_configuration_repeats_a_run(tiny_pipeline, finished_fit):
+    again = tiny_pipeline.folder / "again"
+    main(["fit", f"--config={finished_fit / 'config.yaml'}", f"--output_dir={again}"])
+    assert same_pixels(finished_fit, again)
+    assert same_rows(finished_fit, again)
+
+
+def test_configuration_is_printed_and_understood_again(tiny_pipeline, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *tiny_pipeline.args("--model.scaling=2.5"), "--print_config"])
+    assert exit_.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["scaling"] == 2.5
+    assert printed["model"]["optimizer"] == {"class_path": "torch.optim.Adam", "init_args": ANY}
+    assert printed["model"]["optimizer"]["init_args"]["lr"] == 1.0
+    assert printed["index"]["nprobe"] == 1
