@@ -67,7 +67,7 @@ class EvaluateRetrieval(Callback):
     """Edits every image in every way of the list, and sees at which rank the index finds it.
 
     Args:
-        use_attacks_2: the full list of edits (111) instead of the default fifteen.
+        use_attacks_2: the full list of edits (105) instead of the default fifteen.
         template: screenshot template of the edit `overlay_onto_screenshot`; the paper used `mobile`.
         passive: evaluate the originals too, beside the released images, into `retr_df_passive.csv`.
         released_dir: for `evaluate`: folder of released images (`imgs` of a run); default: the images of

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -198,12 +198,7 @@ def augment(
         OutputError: `output` is not empty, holds the images or lies among them, or cannot be written.
         ConfigError: a number of copies or workers that is not possible.
     """
-    if copies < 1 or (edits != "auto" and copies != 1):
-        raise ConfigError(
-            f"copies {copies} with edits {edits}: expected 1 or more, and 1 for a list of attacks"
-        )
-    if num_workers < 0:
-        raise ConfigError(f"num_workers {num_workers}: expected 0 or more")
+    _check(edits, copies, num_workers)
     paths, root = list_images(source), names_root(source)
     _claim(output, paths, root if os.path.isdir(source) else None, overwrite=overwrite)
     attacks: dict[Edits, Sequence[Attack | None]] = {
@@ -220,20 +215,34 @@ def augment(
         template=template,
         format=format,
     )
-    skipped, written = SkippedImages(), 0
     loader = DataLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
+    return _write(tqdm(loader, total=len(paths), disable=not progress, desc="augment", unit="image"), output)
+
+
+def _check(edits: Edits, copies: int, num_workers: int) -> None:
+    if copies < 1 or (edits != "auto" and copies != 1):
+        raise ConfigError(
+            f"copies {copies} with edits {edits}: expected 1 or more, and 1 for a list of attacks"
+        )
+    if num_workers < 0:
+        raise ConfigError(f"num_workers {num_workers}: expected 0 or more")
+
+
+def _write(outcomes: Iterable[list[str] | tuple[str, str] | Failure], output: Path) -> Augmented:
+    """The lines about all copies into one file, and the list of what could not be read."""
+    skipped, images, copies = SkippedImages(), 0, 0
     with (
         replace_when_done(output / LINES_FILE) as temporary,
         open(temporary, "w", encoding="utf-8") as file,
     ):
-        for outcome in tqdm(loader, total=len(paths), disable=not progress, desc="augment", unit="image"):
+        for outcome in outcomes:
             if isinstance(outcome, Failure):
                 raise outcome.error
             if isinstance(outcome, tuple):
                 skipped.record(*outcome)
             else:
                 file.writelines(outcome)
-                written += len(outcome)
+                images, copies = images + 1, copies + len(outcome)
     if skipped.count:
         skipped.write(output / SKIPPED_FILE)
-    return Augmented(len(paths) - skipped.count, written, skipped)
+    return Augmented(images, copies, skipped)
