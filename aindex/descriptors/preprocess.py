@@ -29,8 +29,12 @@ def resize(values: Tensor, size: int) -> Tensor:
 
 
 def prepare(image: Image.Image, size: int) -> Tensor:
-    """A PIL picture as an extractor's input, float32 3×size×size; the resize acts on normalised values."""
-    return resize(normalise(to_tensor(image)), size)
+    """A PIL picture as an extractor's input, float32 3×size×size.
+
+    As if the resize acted on normalised values: its weights sum to one, so what is the same for all pixels of a
+    channel may as well come after it, where there are fewer.
+    """
+    return normalise(resize(to_tensor(image), size))
 
 
 def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:

@@ -104,6 +104,25 @@ def _perspective_transform() -> Callable[..., Image.Image]:
     )
 
 
+@cache
+def _template(path: str, boxes_path: str) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    template, box = _functional().imutils.get_template_and_bbox(path, boxes_path)
+    template.load()
+    return template, box
+
+
+def _fresh_template(path: str, boxes_path: str) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    template, box = _template(path, boxes_path)
+    return template.copy(), box
+
+
+@cache
+def _overlay_onto_screenshot() -> Callable[..., Image.Image]:
+    functional = _functional()
+    templates = _Overlay(functional.imutils, get_template_and_bbox=_fresh_template)
+    return _rebind(functional.overlay_onto_screenshot, imutils=templates)
+
+
 def meme_format(image: Image.Image, **options: Any) -> Image.Image:
     """AugLy's `meme_format`: a banner with text above the picture, `caption_height` pixels high."""
     return _meme_format()(image, **options)
@@ -117,6 +136,11 @@ def overlay_text(image: Image.Image, **options: Any) -> Image.Image:
 def perspective_transform(image: Image.Image, **options: Any) -> Image.Image:
     """AugLy's `perspective_transform`: the four corners moved by normal noise of `sigma` pixels."""
     return _perspective_transform()(image, **options)
+
+
+def overlay_onto_screenshot(image: Image.Image, **options: Any) -> Image.Image:
+    """AugLy's `overlay_onto_screenshot`, which decodes a template once and not for every picture."""
+    return _overlay_onto_screenshot()(image, **options)
 
 
 def shuffle_pixels(image: Image.Image, *, factor: float, seed: int) -> Image.Image:
@@ -136,6 +160,7 @@ def augly_function(name: str) -> Callable[..., Image.Image]:
     """An image function of AugLy by name, the repaired one where it had to be repaired."""
     repaired = {
         "meme_format": meme_format,
+        "overlay_onto_screenshot": overlay_onto_screenshot,
         "overlay_text": overlay_text,
         "perspective_transform": perspective_transform,
         "shuffle_pixels": shuffle_pixels,

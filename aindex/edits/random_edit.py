@@ -151,7 +151,9 @@ def _augly_arguments(image: Image.Image, edit: DrawnEdit) -> dict[str, Any]:
         case "overlay_text":
             params["font_file"] = augly_repairs.font_path(params.pop("font"))
             params["color"] = tuple(params["color"])
-            params["font_size"] = max(params["font_size"], 1.01 / min(image.size))  # glyphs of at least one pixel
+            params["font_size"] = max(
+                params["font_size"], 1.01 / min(image.size)
+            )  # glyphs of at least one pixel
         case "convert_color":
             params |= {"mode": "P", "palette": int(Image.Palette.ADAPTIVE)}
         case "overlay_onto_screenshot":

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.transforms import functional as tvf
 
-from aindex.edits import Attack, apply_attack, default_attacks, full_attacks
+from aindex.edits import Attack, apply_attack, augly_repairs, default_attacks, full_attacks
 from aindex.errors import EditError
 
 
@@ -118,3 +119,25 @@ def test_odd_sizes(size):
         if attack.name not in ("meme_format", "auto", "overlay_onto_screenshot"):
             edited = apply_attack(Image.new("RGB", size, (40, 90, 200)), attack)
             assert min(edited.size) >= 1
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 11, 29])
+@pytest.mark.parametrize("size", [(180, 120), (41, 33), (200, 7), (1, 9), (1, 1)])
+def test_blur_is_torchvisions(size, kernel):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    largest = 2 * min(size) - 1
+    expected = np.asarray(tvf.gaussian_blur(image, [min(kernel, largest)] * 2), dtype=np.int16)
+    change = np.abs(np.asarray(apply_attack(image, Attack("blur", kernel)), dtype=np.int16) - expected)
+    assert change.max() <= 1, "more than rounding"
+    assert (change > 0).mean() < 0.001
+
+
+@pytest.mark.parametrize("template", ["web", "mobile"])
+def test_screenshot_is_auglys_whatever_came_before(picture, template):
+    attack = Attack("overlay_onto_screenshot")
+    apply_attack(picture.transpose(Image.Transpose.ROTATE_90), attack, template=template)
+    found = apply_attack(picture, attack, template=template)
+    path = augly_repairs.template_path(template)
+    expected = augly_repairs._functional().overlay_onto_screenshot(picture, template_filepath=path)
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
