@@ -60,7 +60,8 @@ def retrieval_section(series: Series) -> Section:
         text += "Exhaustive is what a search without any approximation reaches on the same copies."
     elif any(results.queries is not None for results in series.values()):
         text += (
-            "What an exhaustive search reaches is not known: the index came without its rows' descriptors."
+            "What an exhaustive search reaches is not known: it was not asked for, or the index came without its "
+            "rows' descriptors."
         )
     section = Section("Retrieval", text)
     # whose ceiling a tick shows is clear for one run only
