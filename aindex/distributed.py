@@ -9,10 +9,11 @@ from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from torch.utils.data import Sampler
 
 from aindex.errors import AindexError
+from aindex.watch import Place, Watch
 
 STRATEGY_NAME = "ddp_independent"
-# Rank 0 may build an index for hours while the others wait at a gather; a rank that dies is noticed by the
-# launcher, not by this limit.
+# Rank 0 may build an index for hours while the others wait at a gather; a rank that dies is noticed by the watch,
+# not by this limit.
 _PATIENCE = timedelta(days=2)
 
 T = TypeVar("T")
@@ -29,9 +30,33 @@ class IndependentDDP(DDPStrategy):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("timeout", _PATIENCE)
         super().__init__(*args, **kwargs)
+        self._watch: Watch | None = None
 
     def configure_ddp(self) -> None:
         """Leave the module unwrapped."""
+
+    def setup_distributed(self) -> None:
+        """Make the process group, and watch its ranks from then on."""
+        super().setup_distributed()
+        environment = self.cluster_environment
+        if world_size() > 1 and environment is not None and self._watch is None:
+            self._watch = Watch(
+                Place(rank(), world_size(), environment.local_rank(), environment.node_rank()),
+                environment.main_address,
+                _from_rank_zero,
+            )
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Tell the other ranks; where they are the reason, end with a line that says so."""
+        if self._watch is not None:
+            self._watch.failed(exception)
+        super().on_exception(exception)
+
+    def teardown(self) -> None:
+        """Tell the other ranks that this one is done."""
+        if self._watch is not None:
+            self._watch.leave()
+        super().teardown()
 
 
 def register_strategy() -> None:
@@ -109,7 +134,7 @@ def on_rank_zero(work: Callable[[], T]) -> T:
             outcome = [None, error]
     dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
-        raise outcome[1]
+        raise _told(outcome[1], by=0)
     result: T = outcome[0]
     return result
 
@@ -125,9 +150,9 @@ def everywhere(work: Callable[[], T]) -> T:
         error = caught
     errors: list[AindexError | None] = [None] * world_size()
     dist.all_gather_object(errors, error)
-    for other in errors:
+    for number, other in enumerate(errors):
         if other is not None:
-            raise other
+            raise _told(other, by=number)
     return result  # type: ignore[return-value]
 
 
@@ -138,6 +163,18 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def _told(error: AindexError, *, by: int) -> AindexError:
+    """An error that all ranks raise and one of them prints."""
+    error.is_told_elsewhere = by != rank()
+    return error
+
+
+def _from_rank_zero(value: object) -> object:
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def barrier() -> None:

@@ -2,7 +2,13 @@
 
 
 class AindexError(Exception):
-    """Base of every error that a user can cause and mend; the command line prints it as one line."""
+    """Base of every error that a user can cause and mend; the command line prints it as one line.
+
+    Attributes:
+        is_told_elsewhere: whether another process of the run prints it.
+    """
+
+    is_told_elsewhere = False
 
 
 class DataError(AindexError):

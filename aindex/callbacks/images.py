@@ -64,13 +64,11 @@ class WriteImages(Callback):
             self.finish(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same where nothing is evaluated; and remove what is not to be kept."""
+        """The same where nothing is evaluated."""
         if self._writer is None:
             return
         if not trainer.enable_validation:
             self.finish(trainer)
-        if not self.save_imgs and trainer.is_global_zero:
-            shutil.rmtree(self._folder)
 
     def finish(self, trainer: Trainer) -> None:
         """Flush, and list the released images in ``images_df.csv``.
@@ -110,6 +108,11 @@ class WriteImages(Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def forget_progress(self) -> None:
+        """Remove the images if they are not to be kept, once the run is finished."""
+        if self._writer is not None and not self.save_imgs:
+            shutil.rmtree(self._folder)
 
     def figures(self) -> pd.DataFrame | None:
         """One row per released image (`ReleaseRecord`), or None where none were released in this run."""

@@ -74,9 +74,6 @@ class Report(Callback):
             _callback(trainer, EvaluateRetrieval),
             _callback(trainer, EvaluateCopyDetection),
         )
-        for one in (retrieval, detection):
-            if one is not None:
-                one.forget_progress()
         index = _callback(trainer, BuildIndex)
         skipped = {
             "skipped": index.skipped if index else None,
@@ -84,6 +81,10 @@ class Report(Callback):
         }
         counts = {name: one.count if one else 0 for name, one in skipped.items()}
         write_summary(folder, {**figures, **counts, **_nested(series)})
+        # only what the summary marks as finished may lose the notes of its progress
+        for one in (retrieval, detection, writer):
+            if one is not None:
+                one.forget_progress()
         has_images = released is not None and (folder / IMAGES_FOLDER).exists()
         lines = [
             results_text(series) if series else _line(figures),

@@ -1,6 +1,8 @@
 """The run's folder: claimed by one configuration, continued by the same one, never overwritten unasked."""
 
 import json
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from aindex import distributed
-from aindex.data.atomic import replace_when_done
+from aindex.data.atomic import remove_leftovers, replace_when_done
+from aindex.data.run_lock import LOCK_FILE, RunLock
 from aindex.errors import ConfigError, OutputError
 from aindex.evaluation.run_folder import (
     ASSETS_FOLDER,
@@ -100,14 +103,8 @@ def claim(folder: Path, configuration: dict[str, Any], *, overwrite: bool) -> Li
     """
     way_out = "choose another --output_dir, or pass --overwrite true to replace it"
     try:
-        present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
         stored = folder / CONFIG_FILE
-        is_run = stored.is_file() and stored.read_text(encoding="utf-8").startswith(_HEADER)
-        if present and not is_run:
-            raise OutputError(
-                f"output_dir {str(folder)!r} holds files of something else ({present[0]!r}): expected an empty "
-                "or new folder; choose another --output_dir"
-            )
+        is_run = _holds_run(folder)
         if is_run and overwrite:
             _remove_results(folder)
             is_run = False
@@ -119,7 +116,7 @@ def claim(folder: Path, configuration: dict[str, Any], *, overwrite: bool) -> Li
         if (folder / SUMMARY_FILE).exists():
             raise OutputError(f"output_dir {str(folder)!r} holds a finished run: {way_out}")
         changed = differences(yaml.safe_load(stored.read_text(encoding="utf-8")), configuration)
-        if changed and not any((folder / PROGRESS_FOLDER).glob("*")):
+        if changed and not any(path.stat().st_size for path in (folder / PROGRESS_FOLDER).glob("*")):
             # a first try that came to nothing is no loss
             return claim(folder, configuration, overwrite=True)
     except (OSError, yaml.YAMLError) as error:
@@ -131,6 +128,25 @@ def claim(folder: Path, configuration: dict[str, Any], *, overwrite: bool) -> Li
             f"give its options again to continue it, or {way_out}"
         )
     return "continued"
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether a run's files are there.
+
+    Raises:
+        OutputError: others are.
+    """
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    # a run that was killed in its first moment leaves a hidden file
+    present = [name for name in names if name != LOCK_FILE and not re.match(r"\..*\.partial", name)]
+    stored = folder / CONFIG_FILE
+    is_run = stored.is_file() and stored.read_text(encoding="utf-8").startswith(_HEADER)
+    if present and not is_run:
+        raise OutputError(
+            f"output_dir {str(folder)!r} holds files of something else ({present[0]!r}): expected an empty "
+            "or new folder; choose another --output_dir"
+        )
+    return is_run
 
 
 def _remove_results(folder: Path) -> None:
@@ -159,16 +175,47 @@ class RunFolder(Callback):
         self.configuration = configuration
         self.overwrite = overwrite
         self.tensorboard = tensorboard
+        self._lock: RunLock | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what would leave images out; claim the folder on rank 0."""
         _refuse_partial_runs(trainer)
         folder = Path(trainer.default_root_dir)
-        state = distributed.on_rank_zero(lambda: claim(folder, self.configuration, overwrite=self.overwrite))
+        state, token = distributed.on_rank_zero(lambda: self._take(folder))
+        self._lock = self._lock or RunLock(folder)
+        distributed.everywhere(lambda: self._join(token))
         if self.tensorboard:
             trainer.loggers = [TensorBoardLogger(folder, name="", version=TENSORBOARD_FOLDER)]
         if state == "continued" and trainer.is_global_zero:
             print(f"continuing the interrupted run in {folder}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _take(self, folder: Path) -> tuple[Literal["new", "continued"], str]:
+        """Claim the folder while no other process works in it, and remove what a killed one left half written."""
+        token = secrets.token_hex(8)
+        try:
+            _holds_run(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"output_dir {str(folder)!r} cannot be used: {error.strerror}; choose another --output_dir"
+            ) from error
+        self._lock = RunLock(folder)
+        self._lock.take_alone(token)
+        state = claim(folder, self.configuration, overwrite=self.overwrite)
+        remove_leftovers(folder)
+        self._lock.share()
+        return state, token
+
+    def _join(self, token: str) -> None:
+        if distributed.rank() > 0:
+            assert self._lock is not None
+            self._lock.join(token)
 
 
 def _refuse_partial_runs(trainer: Trainer) -> None:

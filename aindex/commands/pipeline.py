@@ -186,6 +186,8 @@ class PipelineCLI(LightningCLI):
                 trainer = ActivationTrainer(**{**settings, "strategy": STRATEGY_NAME})
         except (MisconfigurationException, ValueError) as error:
             raise ConfigError(f"trainer: {error}") from error
+        # Lightning would take note of a SIGTERM and work on. Here a run may end at any moment, so signals end it.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         return trainer
 
 

@@ -22,7 +22,7 @@ def replace_when_done(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     # A random part, because process numbers repeat over machines that share a disk.
-    temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -37,6 +37,17 @@ def replace_when_done(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of files that never got their final names.
+
+    Args:
+        folder: with its subfolders; nobody may be writing there.
+    """
+    for path in folder.rglob(".*.partial*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager

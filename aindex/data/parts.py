@@ -34,15 +34,17 @@ class PartFiles:
         Raises:
             OutputError: the file cannot be written.
         """
-        line = json.dumps({"batch": batch, **record}, ensure_ascii=False) + "\n"
+        line = json.dumps({"batch": batch, **record}, ensure_ascii=False).encode() + b"\n"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self._own, "a+b") as file:
-                # a line that a kill cut short must not swallow this one
+            # its parent is the run's folder, which is not made anew when it disappears
+            self.folder.mkdir(exist_ok=True)
+            with open(self._own, "a+b", buffering=0) as file:
+                # a line that a kill or a full disk cut short must not swallow this one
                 if file.tell() > 0:
                     file.seek(-1, 2)
-                    line = line if file.read(1) == b"\n" else "\n" + line
-                file.write(line.encode())
+                    line = line if file.read(1) == b"\n" else b"\n" + line
+                while line:
+                    line = line[file.write(line) :]
         except OSError as error:
             raise OutputError(
                 f"cannot write {str(self._own)!r}: {error.strerror}; make room or give a writable output_dir, "
@@ -74,7 +76,7 @@ class PartFiles:
     def remove(self) -> None:
         """Delete all ranks' files."""
         for path in self.files():
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from aindex.data.atomic import replace_when_done
 from aindex.data.parts import PartFiles
+from aindex.errors import OutputError
 
 _PENDING_BATCHES = 4
 """Batches that may wait for the disk; more would let memory grow where the disk is slow."""
@@ -66,8 +67,14 @@ class ReleaseWriter:
         """Take a batch over; H×W×3 uint8 per image.
 
         Raises:
-            OutputError: an earlier batch could not be written.
+            OutputError: an earlier batch could not be written, or the run's folder is gone.
         """
+        if not self._folder.parent.is_dir():
+            # else the images would make it anew, without all that was in it
+            raise OutputError(
+                f"folder {str(self._folder.parent)!r} is gone: bring it back and run again to continue, or run again "
+                "to start anew"
+            )
         futures = [
             self._pool.submit(write_png, self._folder / record.file, pixels, self._level)
             for record, pixels in zip(records, images, strict=True)
