@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 
 import aindex.index
 from aindex import distributed
@@ -109,7 +110,31 @@ class BuildIndex(Callback):
             SourceImage(name=name, path=path_of[name], index_id=int(id_), released=released)
             for name, id_, released in zip(described, ids, released_names(described), strict=True)
         ]
+        self._check(
+            pl_module, descriptors, activates=pl_module.active and trainer.state.fn == TrainerFn.FITTING
+        )
         pl_module.prepare_for(self._index.quantiser, data.images, descriptors)
+
+    def _check(self, module: ActivationModule, descriptors: Matrix, *, activates: bool) -> None:
+        """Find now what would fail after hours: too many neighbours, a target or a loss that the index has not.
+
+        Raises:
+            FaissIndexError: the index has fewer rows, or no such target.
+            ConfigError: the loss does not suit the index.
+        """
+        self.search(descriptors[:0])
+        if not activates:
+            return
+        self.index.quantiser.targets(descriptors[:1], module.target)
+        if (
+            module.settings.loss_f == "mse"
+            and "LSH" in self.index.idx_factory
+            and module.target == "pq_recons"
+        ):
+            raise ConfigError(
+                f"model.loss_f 'mse' with idx_factory {self.index.idx_factory!r}, whose codes keep no norm: expected "
+                "cossim, which compares directions"
+            )
 
     def row_descriptors(self, data: ImageData, module: ActivationModule) -> list[Matrix] | None:
         """The descriptors of the index's rows: matrices whose rows, one after the other, have the ids 0, 1, ….

@@ -39,6 +39,10 @@ class Picture:
     position: int
     pixels: Tensor
 
+    def pin_memory(self) -> "Picture":
+        """The same in memory that a GPU can fetch from by itself."""
+        return Picture(self.position, self.pixels.pin_memory())
+
 
 @dataclass(frozen=True)
 class Failure:

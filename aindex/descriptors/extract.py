@@ -127,7 +127,8 @@ def describe(
         extractor = extractor.to(settings.device)
     device = extractor.device
     run = fast_extractor(extractor, device=device, precision=settings.precision)
-    slots = min(settings.batch_size, len(images))
+    # also for a handful of pictures: kernels round by the shape of their batch
+    slots = settings.batch_size
     loader = DataLoader(
         _Pictures(images, extractor.input_size),
         batch_sampler=[list(batch) for batch in batches],
