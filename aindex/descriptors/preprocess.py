@@ -1,11 +1,12 @@
 """What every extractor sees: ImageNet-normalised pixels, then resized to a square."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from aindex.data.images import to_tensor
+from aindex.descriptors.resizing import resize_picture
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,7 +35,8 @@ def prepare(image: Image.Image, size: int) -> Tensor:
     As if the resize acted on normalised values: its weights sum to one, so what is the same for all pixels of a
     channel may as well come after it, where there are fewer.
     """
-    return normalise(resize(to_tensor(image), size))
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return normalise(resize_picture(pixels, size).div_(255))
 
 
 def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:

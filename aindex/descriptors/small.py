@@ -65,8 +65,9 @@ class Standardise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """B×3×R×R → the same shape; a flat picture becomes zeros."""
-        variance, mean = torch.var_mean(images, dim=(1, 2, 3), keepdim=True, correction=0)
-        return (images - mean) * torch.rsqrt(variance + self.eps)
+        # torch.var_mean takes several times as long on a CPU
+        centred = images.float() - images.float().mean((1, 2, 3), keepdim=True)
+        return centred * torch.rsqrt(centred.square().mean((1, 2, 3), keepdim=True) + self.eps)
 
 
 class SmallExtractor(nn.Module):

@@ -143,15 +143,30 @@ def overlay_onto_screenshot(image: Image.Image, **options: Any) -> Image.Image:
     return _overlay_onto_screenshot()(image, **options)
 
 
+class _RowShuffler:
+    """A random state whose `shuffle` of a matrix draws the same numbers, but moves each row once."""
+
+    def __init__(self) -> None:
+        self._state = np.random.RandomState()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
+
+    def shuffle(self, rows: "np.ndarray[Any, Any]") -> None:
+        order = np.arange(len(rows))
+        self._state.shuffle(order)
+        rows[:] = rows[order]
+
+
 def shuffle_pixels(image: Image.Image, *, factor: float, seed: int) -> Image.Image:
-    """AugLy's `shuffle_pixels`, with a random state of its own instead of numpy's global one.
+    """AugLy's `shuffle_pixels`, with a random state of its own instead of numpy's global one, several times faster.
 
     Args:
         image: any picture.
         factor: share of the pixels that change places, 0 to 1.
         seed: 32-bit seed.
     """
-    own_numpy = _Overlay(np, random=np.random.RandomState())
+    own_numpy = _Overlay(np, random=_RowShuffler())
     shuffle: Callable[..., Image.Image] = _rebind(_functional().shuffle_pixels, np=own_numpy)
     return shuffle(image, factor=factor, seed=seed)
 

@@ -138,3 +138,13 @@ def test_an_edit_that_cannot_work_is_an_error_with_its_parameters():
         apply_drawn_edits(
             Image.new("RGB", (1, 1)), [DrawnEdit("perspective_transform", {"sigma": 60.0, "seed": 1})]
         )
+
+
+@pytest.mark.parametrize(("factor", "seed"), [(0.1, 3), (0.27, 2**32 - 1), (1.0, 0)])
+def test_shuffle_pixels_is_auglys(factor, seed):
+    pixels = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    state = np.random.get_state()  # noqa: NPY002
+    expected = augly_repairs._functional().shuffle_pixels(Image.fromarray(pixels), factor=factor, seed=seed)
+    np.random.set_state(state)  # noqa: NPY002
+    found = augly_repairs.shuffle_pixels(Image.fromarray(pixels), factor=factor, seed=seed)
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
