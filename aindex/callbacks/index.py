@@ -23,13 +23,12 @@ from aindex.errors import ConfigError, DataError
 from aindex.index.cache import train_cached
 from aindex.index.devices import Device
 from aindex.index.factory import Metric
+from aindex.index.originals import add_originals
 from aindex.index.reference_index import ReferenceIndex
 
 SHIPPED = "shipped"
 _IDS_FILE = "index_ids.npy"
 _DEFAULT_FACTORY = "IVF4096,PQ8x8"
-_NEAR = 100
-"""An image that is in the index must be among this many nearest rows of its own descriptor."""
 
 
 class BuildIndex(Callback):
@@ -175,7 +174,7 @@ class BuildIndex(Callback):
             return
         index = self._opened(extractor) if self.path is not None else self._trained(data, module)
         index.nprobe = self.nprobe
-        ids = _add_originals(index, originals.descriptors, originals.names)
+        ids = add_originals(index, originals.descriptors, originals.names)
         index.save(folder / INDEX_FOLDER, overwrite=True)
         with replace_when_done(folder / ORIGINALS_FOLDER / _IDS_FILE) as temporary:
             np.save(temporary, ids)
@@ -243,35 +242,6 @@ class BuildIndex(Callback):
 def _read_originals(folder: Path, extractor: Extractor) -> tuple[Matrix, list[str], SkippedImages]:
     descriptors, names = read_extraction(folder / ORIGINALS_FOLDER, extractor=extractor)
     return descriptors, names, SkippedImages.read(folder / ORIGINALS_FOLDER / SKIPPED_FILE)
-
-
-def _add_originals(index: ReferenceIndex, descriptors: Matrix, names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Give every original a row; one that is there under its name already keeps it.
-
-    Returns:
-        The n ids.
-
-    Raises:
-        DataError: a name in the index belongs to another picture.
-    """
-    wanted = {name: position for position, name in enumerate(names)}
-    ids = np.full(len(names), -1, dtype=np.int64)
-    for row, name in enumerate(index.names):
-        if name in wanted:
-            ids[wanted[name]] = row
-    present = np.flatnonzero(ids >= 0).tolist()
-    if present:
-        _, near = index.search(descriptors[present], min(_NEAR, index.ntotal))
-        for position, row in zip(present, near, strict=True):
-            if ids[position] not in row:
-                raise DataError(
-                    f"image {names[position]!r} has the name of another picture in the index: rename it, or leave that "
-                    "picture out of the references"
-                )
-    missing = np.flatnonzero(ids < 0).tolist()
-    if missing:
-        ids[missing] = index.add(descriptors[missing], [names[position] for position in missing])
-    return ids
 
 
 def index_of(trainer: Trainer) -> BuildIndex:

@@ -8,8 +8,12 @@ from aindex.errors import DataError
 from aindex.index.backend import Ids, Rows
 from aindex.index.reference_index import ReferenceIndex
 
-_NEAR = 100
-"""A picture that is in the index must be among this many nearest rows of its own descriptor."""
+_NEAR, _LEAST_NEAR, _NEAR_SHARE = 100, 3, 20
+"""A picture that is in the index must be among the nearest rows of its own descriptor: so many, in a small index one in
+twenty, but three in any."""
+
+_CELLS = 16
+"""Cells to look into: rounding can put a descriptor that lies between cells into another one than last time."""
 
 
 def named_rows(index: ReferenceIndex, names: Sequence[str]) -> Ids:
@@ -27,7 +31,10 @@ def own_rows(index: ReferenceIndex, descriptors: Rows, names: Sequence[str]) -> 
     ids = named_rows(index, names)
     present = np.flatnonzero(ids >= 0)
     if len(present):
-        _, near = index.search(descriptors[present], min(_NEAR, index.ntotal))
+        cells = index.quantiser.cell_count
+        nprobe = None if cells is None else min(_CELLS, cells)
+        depth = min(_NEAR, max(_LEAST_NEAR, index.ntotal // _NEAR_SHARE), index.ntotal)
+        _, near = index.search(descriptors[present], depth, nprobe)
         ids[present[~(near == ids[present, None]).any(axis=1)]] = -1
     return ids
 
