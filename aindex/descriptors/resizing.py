@@ -49,13 +49,15 @@ def _axis_weights(length: int, size: int) -> _AxisWeights:
     scale = np.float32(length) / np.float32(size)
     reach = max(scale, np.float32(1))  # half width of the triangle, in inputs
     centre = scale * (np.arange(size, dtype=np.float32) + np.float32(0.5))
-    position = np.arange(length, dtype=np.float32)
-    distance = np.abs((position - centre[:, None] + np.float32(0.5)) / reach)
-    weights = np.clip(1 - distance, 0, None)
+    taps = 2 * int(np.ceil(reach)) + 1
+    first = (centre - reach + np.float32(0.5)).astype(np.int64)
+    position = first[:, None] + np.arange(taps)
+    distance = np.abs((position.astype(np.float32) - centre[:, None] + np.float32(0.5)) / reach)
+    weights = np.where((position >= 0) & (position < length), np.clip(1 - distance, 0, None), np.float32(0))
     weights /= weights.sum(axis=1, keepdims=True)
-    outputs, sources = np.nonzero(weights)
-    starts = np.searchsorted(outputs, np.arange(size))
-    return _AxisWeights(*map(torch.from_numpy, (sources, weights[outputs, sources], starts)))
+    used = weights > 0
+    starts = np.append(0, used.sum(axis=1).cumsum()[:-1])
+    return _AxisWeights(*map(torch.from_numpy, (position[used], weights[used], starts)))
 
 
 @torch.no_grad()
