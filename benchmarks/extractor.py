@@ -41,7 +41,9 @@ def edited_descriptors(paths, names, extractor, *, seed, workers):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--extractor", default="aindex_small")
     parser.add_argument("--resize_size", type=int)
     parser.add_argument("--references", type=Path, required=True)
@@ -62,23 +64,35 @@ def main():
     names = image_names(paths, options.references)
     chosen = np.sort(np.random.default_rng(options.seed).permutation(len(paths))[: options.queries])
     queries = edited_descriptors(
-        [paths[i] for i in chosen], [names[i] for i in chosen], extractor, seed=options.seed, workers=options.workers
+        [paths[i] for i in chosen],
+        [names[i] for i in chosen],
+        extractor,
+        seed=options.seed,
+        workers=options.workers,
     )
     attacks = [str(attack) for attack in default_attacks()]
     table = pd.DataFrame(index=[*attacks, "average of fourteen"])
-    nearest = {"exhaustive": np.stack([(queries[:, a] @ gallery.T).argmax(1) for a in range(len(attacks))], 1)}
+    nearest = {
+        "exhaustive": np.stack([(queries[:, a] @ gallery.T).argmax(1) for a in range(len(attacks))], 1)
+    }
     if options.train:
         training = extract(list_images(options.train), extractor, num_workers=options.workers, progress=False)
-        index = train_quantiser(np.asarray(training.descriptors), options.idx_factory, "L2", seed=options.seed)
+        index = train_quantiser(
+            np.asarray(training.descriptors), options.idx_factory, "L2", seed=options.seed
+        )
         set_nprobe(index, 1)
         index.add(np.ascontiguousarray(gallery))
         hits = index.search(np.ascontiguousarray(queries.reshape(-1, queries.shape[-1])), 1)[1]
         nearest[f"{options.idx_factory} nprobe 1"] = hits.reshape(queries.shape[:2])
     for name, ids in nearest.items():
         recalls = (ids == chosen[:, None]).mean(0)
-        fourteen = [recall for recall, a in zip(recalls, attacks, strict=True) if a != "overlay_onto_screenshot"]
+        fourteen = [
+            recall for recall, a in zip(recalls, attacks, strict=True) if a != "overlay_onto_screenshot"
+        ]
         table[name] = [*recalls, np.mean(fourteen)]
-    print(f"{extractor.name}, {extractor.input_size} px, {len(paths)} references, {len(chosen)} queries per attack")
+    print(
+        f"{extractor.name}, {extractor.input_size} px, {len(paths)} references, {len(chosen)} queries per attack"
+    )
     print(table.round(3).to_string())
     print(f"{time.time() - started:.0f} s")
     if options.json:
