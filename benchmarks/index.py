@@ -4,9 +4,10 @@
     python benchmarks/index.py --rows 20000 --factory IVF256,PQ8x8
 
 "aindex" is ReferenceIndex with a name for every row; "faiss" is index_factory, train, add and search on the same
-arrays, with the same threads, without the training for polysemous search, which aindex leaves out. Overhead is aindex's time over FAISS's, less one; medians over the rounds.
-Memory is of the process beyond the descriptors, which lie in a mapped file: at the end of training and adding, and at
-its peak on the way. "same rows" is the share of answers that both give.
+arrays, with the same threads, without the training for polysemous search, which aindex leaves out. Overhead is
+aindex's time over FAISS's, less one; medians over the rounds. Memory is of the process beyond the descriptors, which
+lie in a mapped file: at the end of training and adding, and at its peak on the way. "same rows" is the share of
+answers that both give.
 """
 
 import argparse
