@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from aindex.errors import AindexError, ConfigError
 
-_GRACE_S = 3.0
+_GRACE_S = 8.0
 """A rank that failed has said why; the others mostly fail for the same reason within this time, and say so."""
 _NEWS_S = 5.0
 """How long a rank waits for news when a collective call fails: that another rank ended is the usual reason."""

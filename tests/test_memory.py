@@ -21,5 +21,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_is_used_again() -> None:
     # in a process of its own: the setting cannot be taken back
     result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    # 40 MB are 9,766 pages; handed back, each of the five tensors would fault them in anew
-    assert int(result.stdout) < 2 * 9766
+    # 40 MB are 9,766 pages; handed back, each of the five tensors would fault them in anew, 48,830 in all. A kernel
+    # that takes idle pages from processes causes some faults of its own.
+    assert int(result.stdout) < 4 * 9766

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from aindex.data.atomic import replace_when_done
 from aindex.data.datamodule import Failure
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_image
+from aindex.data.loading import loader_processes
 from aindex.data.released import released_names
 from aindex.edits import Attack, Template, apply_attack, apply_random_edits, default_attacks, full_attacks
 from aindex.errors import AindexError, ConfigError, EditError, ImageReadError, OutputError
@@ -215,7 +216,13 @@ def augment(
         template=template,
         format=format,
     )
-    loader = DataLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        multiprocessing_context=loader_processes(num_workers),
+    )
     return _write(tqdm(loader, total=len(paths), disable=not progress, desc="augment", unit="image"), output)
 
 

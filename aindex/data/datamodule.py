@@ -1,6 +1,5 @@
 """The images to activate, and their edited copies to evaluate, as Lightning's data module."""
 
-import gc
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from aindex import distributed
 from aindex.data.demo import DEMO_SOURCE, demo_folder, demo_images
 from aindex.data.images import image_names, list_images, names_root, read_image
+from aindex.data.loading import loader_processes
 from aindex.data.released import SourceImage
 from aindex.errors import AindexError, ConfigError, DataError
 
@@ -175,14 +175,9 @@ class ImageData(LightningDataModule):
             batch_sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=list,
-            worker_init_fn=keep_inherited_objects,
+            multiprocessing_context=loader_processes(self.num_workers),
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def keep_inherited_objects(worker: int) -> None:
-    """Never collect in a loader process what it inherited: it may own threads or libraries' state of its parent."""
-    gc.freeze()
 
 
 def succeeded(batch: list[Any]) -> list[Any]:

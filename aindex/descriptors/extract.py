@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from aindex.data.images import SkippedImages, image_names, one_line, read_image
+from aindex.data.loading import loader_processes
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import Matrix
 from aindex.descriptors.inference import Precision, fast_extractor
@@ -134,6 +135,7 @@ def describe(
         batch_sampler=[list(batch) for batch in batches],
         num_workers=settings.num_workers,
         collate_fn=_collate,
+        multiprocessing_context=loader_processes(settings.num_workers),
         pin_memory=device.type == "cuda",
     )
     done = len(images) - sum(map(len, batches))
