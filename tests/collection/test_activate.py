@@ -11,7 +11,7 @@ from PIL import Image
 
 from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
 from aindex.cli import main
-from aindex.collection import activating
+from aindex.collection import releasing
 from aindex.collection.activating import activate
 from aindex.collection.planning import Job, batches
 from aindex.data.images import read_image, to_tensor
@@ -160,7 +160,7 @@ def test_interrupted_it_goes_on_and_ends_the_same(
 ) -> None:
     activate(holiday, tmp_path / "whole", **options)
     done = 0
-    real = activating.batch_changes
+    real = releasing.batch_changes
 
     def interrupted(*args: Any, **more: Any) -> Any:
         nonlocal done
@@ -170,13 +170,13 @@ def test_interrupted_it_goes_on_and_ends_the_same(
         return real(*args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(activating, "batch_changes", interrupted)
+        patch.setattr(releasing, "batch_changes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             activate(holiday, tmp_path / "out", **options)
     kept = set(pixels(tmp_path / "out"))
     treated = []
     monkeypatch.setattr(
-        activating,
+        releasing,
         "batch_changes",
         lambda p, names, *a, **k: treated.extend(names) or real(p, names, *a, **k),
     )
@@ -198,9 +198,9 @@ def test_new_and_replaced_pictures_are_treated_at_the_next_call(
     draw_picture(91).save(holiday / "new.png")
     draw_picture(92).save(holiday / "d.bmp")
     treated: list[str] = []
-    real = activating.batch_changes
+    real = releasing.batch_changes
     monkeypatch.setattr(
-        activating,
+        releasing,
         "batch_changes",
         lambda p, names, *a, **k: treated.extend(names) or real(p, names, *a, **k),
     )

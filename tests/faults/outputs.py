@@ -161,16 +161,16 @@ def format_limit(room: Room) -> None:
     OUTPUTS, "a picture that breaks between description and release", recorded="no picture of a known format"
 )
 def broken_meanwhile(room: Room) -> None:
-    from aindex.collection import activating
+    from aindex.collection import releasing
 
     folder = room.good_pictures(3)
-    real = activating.open_picture
+    real = releasing.open_picture
 
     def spoil(path: Path) -> Any:
         if path.name == "P000001.png":
             path.write_bytes(b"overwritten by something else")
         return real(path)
 
-    room.patch.setattr(activating, "open_picture", spoil)
+    room.patch.setattr(releasing, "open_picture", spoil)
     assert len(released(room, room.tmp / "out").table) == 2
     assert folder.is_dir()

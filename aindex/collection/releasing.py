@@ -1,0 +1,154 @@
+"""A release under way: pictures decoded ahead, activated batch by batch, written and measured behind."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from aindex.activation.distortion import DeltaSize
+from aindex.collection.equipment import Equipment
+from aindex.collection.pictures import OpenedPicture, ReleaseError, open_picture
+from aindex.collection.planning import Job, Listing, batches, header_size, released_files, source_state
+from aindex.collection.records import Records
+from aindex.collection.release import ReleaseSettings, batch_changes, release, squared_distances
+from aindex.data.images import SkippedImages
+from aindex.descriptors.extract import Extraction
+from aindex.descriptors.inference import FastExtractor, fast_extractor
+from aindex.errors import ImageReadError
+
+
+class ReleaseRun:
+    """The pictures that are still to be released, batch by batch: files are written behind the next batch."""
+
+    def __init__(
+        self,
+        out: Path,
+        listing: Listing,
+        originals: Extraction,
+        equipment: Equipment,
+        how: ReleaseSettings,
+        records: Records,
+    ) -> None:
+        self.skipped = SkippedImages()
+        self.skipped.rows = list(originals.skipped.rows)
+        self._out, self._how, self._records = out, how, records
+        self._descriptors, self._quantiser = originals.descriptors, equipment.index.quantiser
+        self._settings = equipment.settings
+        self._fast: FastExtractor = fast_extractor(
+            equipment.extractor, device=equipment.settings.device, precision=equipment.settings.precision
+        )
+        self._jobs = _jobs(listing, originals, how)
+        self._paths = dict(zip(listing.names, listing.paths, strict=True))
+
+    def treat(self) -> None:
+        """Release what is not released yet."""
+        finished = self._records.read()
+        open_jobs = [job for job in self._jobs if finished.get(job.name, {}).get("source") != job.state]
+        groups = list(batches(open_jobs, self._settings.batch_size, self._how.delta_size))
+        threads = max(1, self._settings.num_workers)
+        bar = tqdm(total=len(open_jobs), desc="activate", unit="img", disable=not self._settings.progress)
+        with bar, ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
+            waiting: _Written | None = None
+            for kind, jobs, pictures in self._decoded(groups, pool):
+                try:
+                    written = self._activated(kind, jobs, pictures, pool)
+                finally:
+                    # an interrupted batch does not cost the one before
+                    self._settle(waiting, bar)
+                waiting = written
+            self._settle(waiting, bar)
+
+    def _decoded(
+        self, groups: Sequence[tuple[DeltaSize, list[Job]]], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[DeltaSize, list[Job], list[OpenedPicture]]]:
+        """Batches of decoded pictures, the next one being decoded meanwhile; unreadable ones are recorded."""
+        futures = [pool.submit(open_picture, job.path) for job in groups[0][1]] if groups else []
+        for number, (kind, jobs) in enumerate(groups):
+            current = futures
+            if number + 1 < len(groups):
+                futures = [pool.submit(open_picture, job.path) for job in groups[number + 1][1]]
+            good_jobs, pictures = [], []
+            for job, future in zip(jobs, current, strict=True):
+                try:
+                    pictures.append(future.result())
+                    good_jobs.append(job)
+                except ImageReadError as error:
+                    self.skipped.record(job.name, error)
+            if pictures:
+                yield kind, good_jobs, pictures
+
+    def _activated(
+        self, kind: DeltaSize, jobs: list[Job], pictures: list[OpenedPicture], pool: ThreadPoolExecutor
+    ) -> "_Written":
+        originals = torch.from_numpy(np.array(self._descriptors[[job.position for job in jobs]]))
+        targets = self._quantiser.targets(originals, self._how.target)
+        changes = batch_changes(
+            pictures,
+            [job.name for job in jobs],
+            targets,
+            self._fast,
+            self._how,
+            delta_size=kind,
+            batch_size=self._settings.batch_size,
+        )
+        futures = [
+            pool.submit(release, picture, change, job, self._out, self._how)
+            for picture, change, job in zip(pictures, changes, jobs, strict=True)
+        ]
+        before = (originals - targets).square().sum(dim=1).tolist()
+        return _Written(jobs, futures, targets, before)
+
+    def _settle(self, written: "_Written | None", bar: "tqdm[Any]") -> None:
+        """Wait for a batch's files, measure them, note them as finished."""
+        if written is None:
+            return
+        kept: list[tuple[int, dict[str, Any], Tensor]] = []
+        for number, (job, future) in enumerate(zip(written.jobs, written.futures, strict=True)):
+            try:
+                kept.append((number, *future.result()))
+            except ReleaseError as error:
+                self.skipped.record(job.name, error)
+        if kept:
+            numbers = [number for number, _, _ in kept]
+            after = squared_distances(
+                [seen for _, _, seen in kept], written.targets[numbers], self._fast, self._settings.batch_size
+            )
+            for (number, record, _), distance in zip(kept, after, strict=True):
+                self._records.append(
+                    {**record, "distance_before": written.before[number], "distance_after": distance}
+                )
+        bar.update(len(written.jobs))
+
+
+@dataclass(frozen=True)
+class _Written:
+    jobs: list[Job]
+    futures: list["Future[tuple[dict[str, Any], Tensor]]"]
+    targets: Tensor
+    before: list[float]
+
+
+def _jobs(listing: Listing, originals: Extraction, how: ReleaseSettings) -> list[Job]:
+    described = {name: position for position, name in enumerate(originals.names)}
+    files = released_files(listing.names, how.format)
+    jobs = []
+    for name, path, file in zip(listing.names, listing.paths, files, strict=True):
+        if name in described:
+            width, height = header_size(path)
+            jobs.append(
+                Job(
+                    name=name,
+                    path=path,
+                    file=file,
+                    position=described[name],
+                    state=source_state(path),
+                    pixels=width * height,
+                )
+            )
+    return jobs
