@@ -32,7 +32,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from aindex.activation.module import _ROWS_PER_CALL
 from aindex.commands.pipeline import PipelineCLI
-from aindex.data.datamodule import keep_inherited_objects
 from aindex.data.edited import EditedPictures
 from aindex.data.images import list_images, read_image
 from aindex.data.released import released_names
@@ -172,7 +171,6 @@ class Subject:
             Silent(self.copies),
             batch_size=self.options.batch_size,
             num_workers=len(os.sched_getaffinity(0)),
-            worker_init_fn=keep_inherited_objects,
         )
         for _ in loader:
             pass

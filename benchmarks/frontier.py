@@ -12,6 +12,7 @@ less; seconds are of setting up, iterating and rendering. `iterations=0` is the 
 """
 
 import argparse
+import ast
 import csv
 import json
 import os
@@ -24,7 +25,6 @@ from typing import Any
 import numpy as np
 import timm.optim
 import torch
-import yaml
 from common import machine, print_table
 from PIL import Image
 from torch import Tensor
@@ -34,7 +34,6 @@ from aindex.activation.distortion import ActivationSettings
 from aindex.activation.optimizer import make_optimizer
 from aindex.activation.perceptual import psnr_db, ssim
 from aindex.activation.problem import ActivationProblem
-from aindex.data.datamodule import keep_inherited_objects
 from aindex.data.images import image_names, list_images, read_image
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.preprocess import prepare
@@ -87,7 +86,7 @@ class Setting:
         constants = {}
         for part in text.split():
             key, _, raw = part.partition("=")
-            value = yaml.safe_load(raw)
+            value = _value(raw)
             group, _, option = key.partition(".")
             if key in own:
                 constants[key] = value
@@ -102,6 +101,9 @@ class Setting:
                     f"{part!r} in {text!r}: expected one of {sorted(own)}, lr, optimizer, scheduler"
                 )
         found.settings = ActivationSettings(**constants)
+        found.make_scheduler(
+            found.make_optimizer([torch.zeros(1, requires_grad=True)])
+        )  # now, not after an hour
         return found
 
     def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -112,6 +114,14 @@ class Setting:
         if self.scheduler is None:
             return lambda: None
         return getattr(torch.optim.lr_scheduler, self.scheduler)(optimizer, **self.scheduler_options).step
+
+
+def _value(text: str) -> Any:
+    """A number, a list, a truth value; anything else is a name."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 class Copies(Dataset[Tensor]):
@@ -199,9 +209,7 @@ class Search:
     def found(self, released: list[np.ndarray]) -> np.ndarray:
         """Whether each copy of each image finds it first: images×attacks."""
         copies = Copies(released, self.names, self.attacks, self.extractor.input_size)
-        loader = DataLoader(
-            copies, batch_size=4, num_workers=self.options.workers, worker_init_fn=keep_inherited_objects
-        )
+        loader = DataLoader(copies, batch_size=4, num_workers=self.options.workers)
         described = [self.fast(batch.flatten(0, 1).to(self.options.device)).cpu() for batch in loader]
         nearest = self.index.search(torch.cat(described), 1)[1]
         return nearest.reshape(len(released), -1) == self.ids[:, None]
@@ -273,6 +281,15 @@ def draw(records: list[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=130)
 
 
+def write(records: list[dict[str, Any]], folder: Path) -> None:
+    """frontier.csv and frontier.png."""
+    with open(folder / "frontier.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+    draw(records, folder / "frontier.png")
+
+
 def show(records: list[dict[str, Any]]) -> None:
     lines = [
         [
@@ -318,14 +335,10 @@ def main() -> None:
     for setting in settings:
         records.append(search.measure(setting))
         judge(records)
-        print(
-            f"{time.perf_counter() - started:.0f} s: {setting.text}: R@1 {records[-1]['r@1']:.4f}", flush=True
-        )
-    with open(options.output / "frontier.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
-    draw(records, options.output / "frontier.png")
+        last = records[-1]
+        figures = f"R@1 {last['r@1']:.4f}, PSNR {last['psnr_db']:.2f} dB, speed {last['speed']:.2f}"
+        print(f"{time.perf_counter() - started:.0f} s: {setting.text}: {figures}", flush=True)
+        write(records, options.output)
     print(json.dumps({**machine(torch.device(options.device)), "precision": options.precision}))
     show(records)
 
