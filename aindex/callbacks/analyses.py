@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,8 @@ from aindex.descriptors.files import Matrix
 from aindex.edits import Attack
 from aindex.errors import FaissIndexError
 from aindex.evaluation.analyses import image_rows, query_rows, squared_distances
-from aindex.evaluation.run_folder import write_csv
 from aindex.evaluation.search import ExhaustiveSearch, time_search
-from aindex.index.reference_index import ReferenceIndex
+from aindex.index.filling import AnyIndex
 
 _TIMED_QUERIES = 200
 _NPROBES = (1, 16, 32)
@@ -40,7 +38,7 @@ class Analyses:
 
     def __init__(
         self,
-        index: ReferenceIndex,
+        index: AnyIndex,
         images: Sequence[SourceImage],
         descriptors: npt.NDArray[np.float32],
         rows: Sequence[Matrix] | None,
@@ -127,20 +125,15 @@ class Analyses:
         )
         return rows if released is None else rows.assign(**{name: released[name] for name in _EXTRA_COLUMNS})
 
-    def time_search(self, file: Path) -> None:
-        """Write `search_df.csv`: the originals' descriptors searched at several nprobe and k.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
+    def search_times(self) -> pd.DataFrame:
+        """Rows of `search_df.csv`: the originals' descriptors at several nprobe and k; collective for shards."""
         cells = self._index.quantiser.cell_count
         nprobes: list[int | None] = [None]
         if cells is not None:
             nprobes = [nprobe for nprobe in _NPROBES if nprobe <= cells]
-        table = time_search(
+        return time_search(
             self._index.search,
             self._descriptors[:_TIMED_QUERIES],
             nprobes=nprobes,
             neighbours=[k for k in _NEIGHBOURS if k <= self._index.ntotal],
         )
-        write_csv(table, file)

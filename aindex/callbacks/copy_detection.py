@@ -107,7 +107,10 @@ class EvaluateCopyDetection(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Search a batch's copies and note their rows."""
-        if not batch or dataloader_idx not in self._series:
+        if dataloader_idx not in self._series:
+            return
+        if not batch:
+            index_of(trainer).answer_others()
             return
         described: Tensor = outputs
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]

@@ -1,6 +1,5 @@
 """Builds or opens the index, puts the originals into it, and tells the module and the data where they are."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,27 +7,18 @@ import numpy.typing as npt
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
-import aindex.index
 from aindex import distributed
 from aindex.activation.module import ActivationModule
-from aindex.callbacks.run_folder import INDEX_FOLDER, ORIGINALS_FOLDER, SKIPPED_FILE
-from aindex.data.atomic import replace_when_done
+from aindex.callbacks.index_building import DEFAULT_FACTORY, IndexBuilder, IndexSettings
 from aindex.data.datamodule import ImageData
 from aindex.data.images import SkippedImages
 from aindex.data.released import SourceImage, released_names
-from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import Matrix
-from aindex.descriptors.stored import descriptors_for, extract_to_folder, read_extraction
 from aindex.errors import ConfigError, DataError
-from aindex.index.cache import train_cached
-from aindex.index.devices import Device
+from aindex.index.devices import Device, gpu_count
 from aindex.index.factory import Metric
-from aindex.index.originals import add_originals
-from aindex.index.reference_index import ReferenceIndex
-
-SHIPPED = "shipped"
-_IDS_FILE = "index_ids.npy"
-_DEFAULT_FACTORY = "IVF4096,PQ8x8"
+from aindex.index.filling import AnyIndex, Placement
+from aindex.index.sharded import ShardedIndex
 
 
 class BuildIndex(Callback):
@@ -49,69 +39,95 @@ class BuildIndex(Callback):
         fts_training_path: training descriptors (.pth, .pt, .npy, .safetensors, or a folder that `aindex extract` made),
             or images to extract them from (folder or list). Never those of the references.
         fts_reference_path: the references' descriptors or images, in the same forms.
-        device: where the cells are trained and searched, cpu or gpu (needs faiss-gpu).
+        placement: with several processes: `replicated` each searches the whole index (processes of one machine share
+            its memory); `sharded` each holds its share of the rows, queries go to all of them, and the neighbours are
+            the same. Memory per process falls with their number; every search waits for the slowest.
+        on_disk: keep the inverted lists on the disk, for indexes larger than memory (IVF…,PQ…, IVF…,SQ…, IVF…,Flat).
+        device: where the cells are trained and the index is searched: cpu, or gpu (needs faiss-gpu; the index that is
+            stored and that gives the targets stays on the CPU).
         seed: of the training; with the command line it is `seed_everything`.
     """
 
     def __init__(
         self,
         path: str | None = None,
-        idx_factory: str = _DEFAULT_FACTORY,
+        idx_factory: str = DEFAULT_FACTORY,
         idx_dir: str = "runs/indexes",
         quant: Metric = "L2",
         nprobe: int = 1,
         kneighbors: int = 100,
         fts_training_path: str | None = None,
         fts_reference_path: str | None = None,
+        placement: Placement = "replicated",
+        on_disk: bool = False,
         device: Device = "cpu",
         seed: int = 0,
     ) -> None:
         if kneighbors < 1:
             raise ConfigError(f"index.kneighbors {kneighbors}: expected 1 or more")
-        self.path = path
-        self.idx_factory, self.quant = idx_factory, quant
-        self.idx_dir = Path(idx_dir).expanduser()
-        self.nprobe, self.kneighbors = nprobe, kneighbors
-        self.fts_training_path, self.fts_reference_path = fts_training_path, fts_reference_path
-        self.device: Device = device
-        self.seed = seed
+        self.kneighbors = kneighbors
+        self.settings = IndexSettings(
+            path=path,
+            idx_factory=idx_factory,
+            idx_dir=Path(idx_dir).expanduser(),
+            quant=quant,
+            nprobe=nprobe,
+            fts_training_path=fts_training_path,
+            fts_reference_path=fts_reference_path,
+            placement=placement,
+            on_disk=on_disk,
+            device=device,
+            seed=seed,
+        )
         self.skipped = SkippedImages()
-        self._index: ReferenceIndex | None = None
-        self._progress = False
+        self._index: AnyIndex | None = None
+        self._builder: IndexBuilder | None = None
 
     @property
-    def index(self) -> ReferenceIndex:
+    def index(self) -> AnyIndex:
         """The index with the originals in it; there after `setup`."""
         assert self._index is not None
         return self._index
 
     def search(self, descriptors: Matrix) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Distances and ids, nq×kneighbors each."""
+        """Distances and ids, nq×kneighbors each; collective where `is_collective`."""
         return self.index.search(descriptors, self.kneighbors)
+
+    @property
+    def is_collective(self) -> bool:
+        """Whether all ranks must search together, each as often as the others."""
+        return isinstance(self._index, ShardedIndex)
+
+    def answer_others(self) -> None:
+        """Take part in a search of the other ranks, without queries of one's own."""
+        if self.is_collective:
+            self.search(np.empty((0, self.index.dim), np.float32))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Build on rank 0, open on all; hand images, ids and descriptors on."""
         assert isinstance(pl_module, ActivationModule)
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(trainer.default_root_dir)
+        self._builder = IndexBuilder(
+            self.settings,
+            Path(trainer.default_root_dir),
+            data,
+            pl_module,
+            progress=trainer.progress_bar_callback is not None,
+        )
+        self._index = self._builder.build()
+        self._index.nprobe = self.settings.nprobe
+        if self.settings.device == "gpu":
+            self._index.use_device("gpu", _gpu_of(trainer))
+        descriptors, described, self.skipped = self._builder.originals()
+        ids = self._builder.ids()
         paths, names = data.listed()
-        extractor = pl_module.load()
-        self._progress = trainer.progress_bar_callback is not None
-        distributed.on_rank_zero(lambda: self._build(folder, data, paths, pl_module))
-        descriptors, described, self.skipped = _read_originals(folder, extractor)
-        self._index = ReferenceIndex.open(folder / INDEX_FOLDER, extractor, read_only=True)
-        self._index.nprobe = self.nprobe
-        if self.device == "gpu":
-            self._index.use_device("gpu")
-        ids = np.load(folder / ORIGINALS_FOLDER / _IDS_FILE)
         path_of = dict(zip(names, paths, strict=True))
         data.images = [
             SourceImage(name=name, path=path_of[name], index_id=int(id_), released=released)
             for name, id_, released in zip(described, ids, released_names(described), strict=True)
         ]
-        self._check(
-            pl_module, descriptors, activates=pl_module.active and trainer.state.fn == TrainerFn.FITTING
-        )
+        activates = pl_module.active and trainer.state.fn == TrainerFn.FITTING
+        distributed.everywhere(lambda: self._check(pl_module, descriptors, activates=activates))
         pl_module.prepare_for(self._index.quantiser, data.images, descriptors)
 
     def _check(self, module: ActivationModule, descriptors: Matrix, *, activates: bool) -> None:
@@ -143,105 +159,25 @@ class BuildIndex(Callback):
         Raises:
             DataError: they are others than the index was filled with.
         """
-        if self.path is not None or self.fts_reference_path is None:
+        if self.settings.path is not None or self._builder is None:
             return None
-        references, _ = self._descriptors(self.fts_reference_path, data, module)
+        references, _ = self._builder.references()
         added = [position for position, image in enumerate(data.images) if image.index_id >= len(references)]
         if len(references) + len(added) != self.index.ntotal:
             raise DataError(
-                f"{len(references)} references in {self.fts_reference_path!r} and {len(added)} originals: expected "
-                f"the {self.index.ntotal} rows of the run's index; the references have changed, start the run anew "
-                "with --overwrite true"
+                f"{len(references)} references in {self.settings.fts_reference_path!r} and {len(added)} originals: "
+                f"expected the {self.index.ntotal} rows of the run's index; the references have changed, start the run "
+                "anew with --overwrite true"
             )
         return [references, module.descriptors[added]]
 
-    def _build(self, folder: Path, data: ImageData, paths: Sequence[Path], module: ActivationModule) -> None:
-        """Describe the originals, make the index, put them in; what an interrupted run finished is kept."""
-        extractor = module.load()
-        originals = extract_to_folder(
-            paths,
-            extractor,
-            folder / ORIGINALS_FOLDER,
-            root=data.root,
-            batch_size=data.batch_size,
-            num_workers=data.num_workers,
-            precision=module.precision,
-            progress=self._progress,
-        )
-        if originals.skipped.count:
-            originals.skipped.write(folder / SKIPPED_FILE)
-        if (folder / ORIGINALS_FOLDER / _IDS_FILE).is_file():
-            return
-        index = self._opened(extractor) if self.path is not None else self._trained(data, module)
-        index.nprobe = self.nprobe
-        ids = add_originals(index, originals.descriptors, originals.names)
-        index.save(folder / INDEX_FOLDER, overwrite=True)
-        with replace_when_done(folder / ORIGINALS_FOLDER / _IDS_FILE) as temporary:
-            np.save(temporary, ids)
 
-    def _opened(self, extractor: Extractor) -> ReferenceIndex:
-        assert self.path is not None
-        given = {"fts_training_path": self.fts_training_path, "fts_reference_path": self.fts_reference_path}
-        for name, value in given.items():
-            if value is not None:
-                raise ConfigError(
-                    f"index.path and index.{name} are both given: expected one of them; leave one out"
-                )
-        folder = (
-            Path(aindex.index.__file__).parent / SHIPPED
-            if self.path == SHIPPED
-            else Path(self.path).expanduser()
-        )
-        index = ReferenceIndex.open(folder, extractor)
-        stored = {"idx_factory": (self.idx_factory, index.idx_factory, _DEFAULT_FACTORY)}
-        stored["quant"] = (self.quant, index.metric, "L2")
-        for name, (wanted, found, default) in stored.items():
-            if wanted not in (found, default):
-                raise ConfigError(
-                    f"index.{name} {wanted!r}, but the index in {str(folder)!r} has {found!r}: leave index.{name} out, "
-                    "or leave index.path out to build another index"
-                )
-        return index
-
-    def _trained(self, data: ImageData, module: ActivationModule) -> ReferenceIndex:
-        if self.fts_training_path is None or self.fts_reference_path is None:
-            raise ConfigError(
-                "no index is named: give --index.path (shipped is the one that comes with aindex), or both "
-                "--index.fts_training_path and --index.fts_reference_path"
-            )
-        extractor = module.load()
-        training, _ = self._descriptors(self.fts_training_path, data, module)
-        references, names = self._descriptors(self.fts_reference_path, data, module)
-        index, _ = train_cached(
-            self.idx_dir,
-            training,
-            idx_factory=self.idx_factory,
-            metric=self.quant,
-            nprobe=self.nprobe,
-            seed=self.seed,
-            extractor=extractor,
-            device=self.device,
-        )
-        index.add(references, names or [f"reference {row}" for row in range(len(references))])
-        return index
-
-    def _descriptors(
-        self, source: str, data: ImageData, module: ActivationModule
-    ) -> tuple[Matrix, list[str] | None]:
-        return descriptors_for(
-            Path(source).expanduser(),
-            module.load(),
-            self.idx_dir,
-            batch_size=data.batch_size,
-            num_workers=data.num_workers,
-            precision=module.precision,
-            progress=self._progress,
-        )
-
-
-def _read_originals(folder: Path, extractor: Extractor) -> tuple[Matrix, list[str], SkippedImages]:
-    descriptors, names = read_extraction(folder / ORIGINALS_FOLDER, extractor=extractor)
-    return descriptors, names, SkippedImages.read(folder / ORIGINALS_FOLDER / SKIPPED_FILE)
+def _gpu_of(trainer: Trainer) -> int:
+    """The GPU of this process, or its turn where the extractor runs on the CPU."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda" and device.index is not None:
+        return device.index
+    return trainer.local_rank % max(1, gpu_count())
 
 
 def index_of(trainer: Trainer) -> BuildIndex:

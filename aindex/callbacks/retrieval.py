@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
@@ -173,7 +174,10 @@ class EvaluateRetrieval(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Search a batch's copies and note their rows."""
-        if not batch or dataloader_idx not in self._series:
+        if dataloader_idx not in self._series:
+            return
+        if not batch:
+            index_of(trainer).answer_others()
             return
         assert self._analyses is not None
         described: Tensor = outputs
@@ -220,10 +224,17 @@ class EvaluateRetrieval(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put all ranks' rows into one file per set, in the order of images and attacks."""
+        assert self._analyses is not None
         distributed.barrier()
-        distributed.on_rank_zero(lambda: self._merge(trainer))
+        # alone, so that ranks do not slow each other down, unless they must search together
+        times = (
+            self._analyses.search_times()
+            if index_of(trainer).is_collective or distributed.rank() == 0
+            else None
+        )
+        distributed.on_rank_zero(lambda: self._merge(trainer, times))
 
-    def _merge(self, trainer: Trainer) -> None:
+    def _merge(self, trainer: Trainer, search_times: pd.DataFrame | None) -> None:
         folder = Path(trainer.default_root_dir)
         assert self._analyses is not None
         for one in self.series:
@@ -238,7 +249,8 @@ class EvaluateRetrieval(Callback):
         writer = next((one for one in trainer.callbacks if isinstance(one, WriteImages)), None)  # type: ignore[attr-defined]
         released = writer.figures() if writer is not None else None
         write_csv(self._analyses.images(measured, released), folder / IMAGES_FILE)
-        self._analyses.time_search(folder / SEARCH_FILE)
+        assert search_times is not None
+        write_csv(search_times, folder / SEARCH_FILE)
 
     def forget_progress(self) -> None:
         """Remove the part files once the run is finished."""

@@ -16,6 +16,12 @@ GPU_MAX_K = 2048
 _log = logging.getLogger(__name__)
 
 
+def gpu_count() -> int:
+    """Number of GPUs that FAISS can use; 0 for an installation without GPU part."""
+    faiss = import_faiss()
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
 def check_gpu(number: int = 0) -> None:
     """Raise unless faiss-gpu and GPU ``number`` are there.
 

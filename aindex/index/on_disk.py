@@ -69,8 +69,16 @@ def extend_on_disk(
     extractor: ExtractorLike | ExtractorIdentity | None = None,
     *,
     part_rows: int = PART_ROWS,
+    into: Path | None = None,
 ) -> ReferenceIndex:
     """Append rows to a folder that :func:`build_on_disk` wrote; needs room for the old lists and the new ones.
+
+    Args:
+        folder: of the index.
+        batches: as for :func:`build_on_disk`.
+        extractor: the one in use.
+        part_rows: rows that are in memory at a time, as codes.
+        into: another folder for the result; the old index then stays as it is.
 
     Raises:
         FaissIndexError, ExtractorError: the folder holds no such index.
@@ -86,10 +94,10 @@ def extend_on_disk(
         base.empty_copy(),
         base,
         batches,
-        Path(folder),
+        Path(folder) if into is None else into,
         part_rows=part_rows,
-        expected=state.yaml_hash,
-        overwrite=False,
+        expected=state.yaml_hash if into is None else None,
+        overwrite=into is not None,
     )
 
 

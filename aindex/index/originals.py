@@ -1,11 +1,14 @@
 """Pictures and their own rows in an index."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from aindex.errors import DataError
 from aindex.index.backend import Ids, Rows
+from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
 
 _NEAR, _LEAST_NEAR, _NEAR_SHARE = 100, 3, 20
@@ -14,6 +17,16 @@ twenty, but three in any."""
 
 _CELLS = 16
 """Cells to look into: rounding can put a descriptor that lies between cells into another one than last time."""
+
+
+class Searchable(Protocol):
+    """An index, or a rank's share of one, whose searches all ranks make together."""
+
+    @property
+    def ntotal(self) -> int: ...  # noqa: D102
+    @property
+    def quantiser(self) -> Quantiser: ...  # noqa: D102
+    def search(self, descriptors: Any, k: int, nprobe: int | None = None) -> tuple[Any, Ids]: ...  # noqa: D102
 
 
 def named_rows(index: ReferenceIndex, names: Sequence[str]) -> Ids:
@@ -26,26 +39,39 @@ def named_rows(index: ReferenceIndex, names: Sequence[str]) -> Ids:
     return ids
 
 
+def are_near(index: Searchable, descriptors: Rows, ids: Ids) -> npt.NDArray[np.bool_]:
+    """Whether each row is among the nearest of the descriptor that should be its own: n."""
+    if not len(ids):
+        return np.zeros(0, dtype=bool)
+    cells = index.quantiser.cell_count
+    nprobe = None if cells is None else min(_CELLS, cells)
+    depth = min(_NEAR, max(_LEAST_NEAR, index.ntotal // _NEAR_SHARE), index.ntotal)
+    _, near = index.search(descriptors, depth, nprobe)
+    found: npt.NDArray[np.bool_] = (near == ids[:, None]).any(axis=1)
+    return found
+
+
 def own_rows(index: ReferenceIndex, descriptors: Rows, names: Sequence[str]) -> Ids:
     """The rows of these pictures, told by name and descriptor: n ids, −1 where a picture has none."""
     ids = named_rows(index, names)
     present = np.flatnonzero(ids >= 0)
-    if len(present):
-        cells = index.quantiser.cell_count
-        nprobe = None if cells is None else min(_CELLS, cells)
-        depth = min(_NEAR, max(_LEAST_NEAR, index.ntotal // _NEAR_SHARE), index.ntotal)
-        _, near = index.search(descriptors[present], depth, nprobe)
-        ids[present[~(near == ids[present, None]).any(axis=1)]] = -1
+    ids[present[~are_near(index, descriptors[present], ids[present])]] = -1
     return ids
 
 
-def add_originals(index: ReferenceIndex, descriptors: Rows, names: Sequence[str]) -> Ids:
+def add_originals(
+    index: ReferenceIndex,
+    descriptors: Rows,
+    names: Sequence[str],
+    append: Callable[[Rows, Sequence[str]], Ids] | None = None,
+) -> Ids:
     """Give every picture a row; one that is there under its name already keeps it.
 
     Args:
         index: gets the rows.
         descriptors: n×d.
         names: n different names.
+        append: adds rows; default: the index's own `add`.
 
     Returns:
         The n ids.
@@ -64,5 +90,5 @@ def add_originals(index: ReferenceIndex, descriptors: Rows, names: Sequence[str]
             "leave that picture out of the references"
         )
     if len(missing):
-        ids[missing] = index.add(descriptors[missing], new_names)
+        ids[missing] = (append or index.add)(descriptors[missing], new_names)
     return ids

@@ -169,6 +169,11 @@ class ReferenceIndex:
         return int(self.faiss_index.ntotal)
 
     @property
+    def is_on_disk(self) -> bool:
+        """Whether it was opened from a folder whose inverted lists stay on the disk."""
+        return self._origin is not None and "lists" in self._origin[1].description.files
+
+    @property
     def dim(self) -> int:
         """d."""
         return int(self.faiss_index.d)

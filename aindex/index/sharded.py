@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from aindex.errors import AindexError, FaissIndexError
 from aindex.index.backend import Ids, Rows
-from aindex.index.factory import set_nprobe
+from aindex.index.devices import Device
+from aindex.index.factory import Metric, set_nprobe
 from aindex.index.names import RowNames
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.rows import BLOCK_ROWS, Descriptors, aligned_blocks, as_rows, check_k, check_names
+from aindex.index.rows import BLOCK_ROWS, Descriptors, as_rows, check_k, check_names
 from aindex.index.search import by_distance_then_id
 from aindex.index.structure import take_apart
 
@@ -40,6 +41,17 @@ def ids_of_rows(positions: Ids, rank: int, ranks: int) -> Ids:
     return np.where(positions < 0, positions, block * BLOCK_ROWS + positions % BLOCK_ROWS)
 
 
+def own_blocks(first: int, count: int, rank: int, ranks: int) -> Iterator[tuple[int, int]]:
+    """Which of ``count`` new rows, the first of which gets the id ``first``, are a rank's: ranges, in order."""
+    begin = 0
+    while begin < count:
+        block, place = divmod(first + begin, BLOCK_ROWS)
+        end = min(count, begin + BLOCK_ROWS - place)
+        if block % ranks == rank:
+            yield begin, end
+        begin = end
+
+
 def merge_neighbours(parts: Sequence[Neighbours], k: int, *, larger_is_closer: bool) -> Neighbours:
     """The k closest of several shards' neighbours, equally close ones by their id.
 
@@ -59,32 +71,53 @@ class ShardedIndex:
     """One rank's share of an index, and the searches over all shares; :meth:`add` and :meth:`search` are collective.
 
     Args:
-        trained: an empty, trained index, the same on every rank.
+        trained: a trained index, the same on every rank; empty, or with this rank's share of the rows.
         rank: this rank's number.
         ranks: number of ranks.
         gather: every rank's value on every rank; objects that pickle.
+        rows: number of rows of all shares together.
 
     Raises:
-        FaissIndexError: an index that cannot be split without changing what is found.
+        FaissIndexError: an index that cannot be split without changing what is found, or another number of rows.
     """
 
-    def __init__(self, trained: ReferenceIndex, *, rank: int, ranks: int, gather: Gather) -> None:
+    def __init__(
+        self, trained: ReferenceIndex, *, rank: int, ranks: int, gather: Gather, rows: int = 0
+    ) -> None:
         parts = take_apart(trained.faiss_index)
         if parts.chooses_by_k:
             raise FaissIndexError(
                 f"a sharded {trained.idx_factory!r} would find other neighbours (graphs and re-ranking choose their "
                 "candidates by what a shard holds): take the placement replicated, or another idx_factory"
             )
-        if trained.ntotal:
-            raise FaissIndexError(f"{trained.ntotal} rows in an index to be sharded: expected an empty one")
+        expected = sum(end - begin for begin, end in own_blocks(0, rows, rank, ranks))
+        if trained.ntotal != expected:
+            raise FaissIndexError(
+                f"{trained.ntotal} rows in an index to be sharded: expected "
+                + (
+                    f"{expected}, rank {rank}'s share of {rows}; build it again"
+                    if expected
+                    else "an empty one"
+                )
+            )
         self._local = trained
         self._rank, self._ranks, self._gather = rank, ranks, gather
-        self._rows = 0
+        self._rows = rows
 
     @property
     def quantiser(self) -> Quantiser:
         """The same on every rank."""
         return self._local.quantiser
+
+    @property
+    def idx_factory(self) -> str:
+        """FAISS's factory string."""
+        return self._local.idx_factory
+
+    @property
+    def metric(self) -> Metric:
+        """``L2`` or ``IP``."""
+        return self._local.metric
 
     @property
     def ntotal(self) -> int:
@@ -106,10 +139,18 @@ class ShardedIndex:
         """Coarse cells that a search visits."""
         return self._local.nprobe
 
+    @nprobe.setter
+    def nprobe(self, value: int) -> None:
+        self._local.nprobe = value
+
     @property
     def larger_is_closer(self) -> bool:
         """Whether searches return similarities rather than distances."""
         return self._local.larger_is_closer
+
+    def use_device(self, device: Device, number: int = 0) -> None:
+        """As :meth:`ReferenceIndex.use_device`, for this rank's share."""
+        self._local.use_device(device, number)
 
     def add(self, descriptors: Descriptors, names: Sequence[str]) -> Ids:
         """Append rows: every rank gives the same, or the same file mapped into memory, and keeps its own blocks.
@@ -166,11 +207,7 @@ class ShardedIndex:
 
     def _add_own(self, descriptors: Descriptors, names: Sequence[str]) -> None:
         check_names(names, len(descriptors))
-        blocks = [
-            block
-            for block in aligned_blocks(self._rows, len(descriptors), self._local.faiss_index)
-            if (self._rows + block[0]) // BLOCK_ROWS % self._ranks == self._rank
-        ]
+        blocks = list(own_blocks(self._rows, len(descriptors), self._rank, self._ranks))
         for begin, end in blocks:
             as_rows(descriptors[begin:end], self.dim, f"the descriptors to add, from row {begin}")
         for begin, end in blocks:

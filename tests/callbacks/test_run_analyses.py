@@ -77,9 +77,8 @@ def test_ceiling_is_left_out_without_the_rows_descriptors(tmp_path):
 )
 def test_search_is_timed_where_it_is_possible(tmp_path, factory, settings):
     analyses, _ = _analyses(tmp_path, factory)
-    analyses.time_search(tmp_path / "search_df.csv")
-    rows = pd.read_csv(tmp_path / "search_df.csv")
-    nprobes = [None if np.isnan(nprobe) else int(nprobe) for nprobe in rows["nprobe"]]
+    rows = analyses.search_times()
+    nprobes = [None if pd.isna(nprobe) else int(nprobe) for nprobe in rows["nprobe"]]
     assert list(zip(nprobes, rows["k"], strict=True)) == settings
     assert (rows["queries"] == IMAGES).all()
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -70,3 +72,70 @@ def has_a_bug(*, rank: int) -> None:
 
     if _own_rank() == rank:
         _on_call(_module(), "training_step", 0, fail)
+
+
+_FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
+
+
+def _on_file_event(folder: str, happens: Callable[[int], None]) -> None:
+    """Call with the number of each operation that changes files below a folder, before it takes place."""
+    count = [0]
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event not in _FILE_EVENTS or not isinstance(args[0], str | os.PathLike):
+            return
+        if event == "open" and not (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        if os.fspath(args[0]).startswith(folder):
+            count[0] += 1
+            happens(count[0])
+
+    sys.addaudithook(hook)
+
+
+def counting_file_events(*, folder: str, into: str) -> None:
+    """Note in a file, one per rank, how many operations there were."""
+    note = f"{into}{_own_rank()}"
+
+    def write(number: int) -> None:
+        with open(note, "w") as file:
+            file.write(str(number))
+
+    _on_file_event(folder, write)
+
+
+def killed_at_file_event(*, folder: str, rank: int, event: int, delay_s: float, number: int) -> None:
+    """A rank is killed before an operation on files, or some milliseconds after."""
+
+    def kill() -> None:
+        time.sleep(delay_s)
+        os.kill(os.getpid(), number)
+
+    def maybe(count: int) -> None:
+        if count == event:
+            kill() if delay_s == 0 else threading.Thread(target=kill, daemon=True).start()
+
+    if _own_rank() == rank:
+        _on_file_event(folder, maybe)
+
+
+def writing_shards_at_once() -> None:
+    """`extract` keeps every batch, instead of what half a minute brings."""
+    from aindex.descriptors.stored import extract_to_folder
+
+    assert extract_to_folder.__kwdefaults__ is not None
+    extract_to_folder.__kwdefaults__["flush_seconds"] = 0.0
+
+
+def both(first: Callable[[], None], second: Callable[[], None]) -> None:
+    """Two of these."""
+    first()
+    second()
+
+
+def small_blocks() -> None:
+    """Rows are dealt to shards by fours, so that few rows make several shards."""
+    from aindex.index import rows, sharded
+
+    rows.BLOCK_ROWS = 4
+    sharded.BLOCK_ROWS = 4

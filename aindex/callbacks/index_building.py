@@ -1,0 +1,266 @@
+"""How a run gets its index: made of descriptors or opened, the originals put in, whole or a share per rank."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+import aindex.index
+from aindex import distributed
+from aindex.activation.module import ActivationModule
+from aindex.callbacks.run_folder import INDEX_FOLDER, ORIGINALS_FOLDER, SKIPPED_FILE
+from aindex.data.atomic import replace_when_done
+from aindex.data.datamodule import ImageData
+from aindex.data.images import SkippedImages
+from aindex.descriptors.extract import Extraction
+from aindex.descriptors.files import Matrix
+from aindex.descriptors.stored import descriptors_for, extract_to_folder, read_extraction
+from aindex.errors import ConfigError
+from aindex.index.cache import train_cached
+from aindex.index.devices import Device
+from aindex.index.factory import Metric
+from aindex.index.filling import AnyIndex, Filling, NumberedNames, PackedIndex, Placement, fill
+from aindex.index.folder import YAML_NAME
+from aindex.index.on_disk import extend_on_disk
+from aindex.index.originals import add_originals
+from aindex.index.reference_index import ReferenceIndex
+from aindex.index.sharded import ShardedIndex
+
+SHIPPED = "shipped"
+DEFAULT_FACTORY = "IVF4096,PQ8x8"
+_IDS_FILE = "index_ids.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """What decides an index; see `BuildIndex`."""
+
+    path: str | None
+    idx_factory: str
+    idx_dir: Path
+    quant: Metric
+    nprobe: int
+    fts_training_path: str | None
+    fts_reference_path: str | None
+    placement: Placement
+    on_disk: bool
+    device: Device
+    seed: int
+
+
+class IndexBuilder:
+    """Makes a run's index, and finds again what an interrupted run has made of it.
+
+    Args:
+        settings: what to make.
+        folder: of the run.
+        data: the originals.
+        module: has the extractor.
+        progress: show bars.
+    """
+
+    def __init__(
+        self,
+        settings: IndexSettings,
+        folder: Path,
+        data: ImageData,
+        module: ActivationModule,
+        *,
+        progress: bool,
+    ) -> None:
+        self._settings = settings
+        self._folder, self._data, self._module = folder, data, module
+        self._extractor = module.load()
+        self._progress = progress
+
+    def build(self) -> AnyIndex:
+        """The index with the originals in it; collective.
+
+        Raises:
+            AindexError: the options contradict each other, or what they name cannot be used.
+        """
+        packed = distributed.on_rank_zero(self._prepare)
+        if packed is not None:
+            return self._shard(packed)
+        return ReferenceIndex.open(self._folder / INDEX_FOLDER, self._extractor, read_only=True)
+
+    def originals(self) -> tuple[Matrix, list[str], SkippedImages]:
+        """Descriptors n×d and names of the originals, and those that cannot be read; once the index is built."""
+        folder = self._folder / ORIGINALS_FOLDER
+        descriptors, names = read_extraction(folder, extractor=self._extractor)
+        return descriptors, names, SkippedImages.read(folder / SKIPPED_FILE)
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The originals' rows, n; once the index is built."""
+        found: npt.NDArray[np.int64] = np.load(self._folder / ORIGINALS_FOLDER / _IDS_FILE)
+        return found
+
+    def references(self) -> tuple[Matrix, list[str] | None]:
+        """Descriptors and names of the references, from which the index is built.
+
+        Raises:
+            AindexError: they cannot be read.
+        """
+        assert self._settings.fts_reference_path is not None
+        return self._descriptors(self._settings.fts_reference_path)
+
+    def _prepare(self) -> PackedIndex | None:
+        """Describe the originals, make the index, put them in; on rank 0.
+
+        Returns:
+            What each rank fills its share of, or None where the index is whole.
+        """
+        originals = extract_to_folder(
+            self._data.listed()[0],
+            self._extractor,
+            self._folder / ORIGINALS_FOLDER,
+            root=self._data.root,
+            batch_size=self._data.batch_size,
+            num_workers=self._data.num_workers,
+            precision=self._module.precision,
+            progress=self._progress,
+        )
+        if originals.skipped.count:
+            originals.skipped.write(self._folder / SKIPPED_FILE)
+        if self._settings.placement == "sharded":
+            return self._pack()
+        if (self._folder / ORIGINALS_FOLDER / _IDS_FILE).is_file():
+            return None
+        target = self._folder / INDEX_FOLDER
+        if self._settings.path is not None:
+            self._save_ids(self._extend(target, originals))
+            return None
+        trained, filling = self._trained(), self._filling(originals.descriptors, originals.names)
+        ids = filling.ids
+        fill(trained, filling.batches(ids), target, on_disk=self._settings.on_disk)
+        filling.check(ReferenceIndex.open(target, read_only=True, verify=False), ids)
+        self._save_ids(ids)
+        return None
+
+    def _pack(self) -> PackedIndex:
+        """The trained index for all ranks; shares for other numbers of ranks are removed."""
+        if self._settings.path is not None:
+            raise ConfigError(
+                "index.placement 'sharded' with index.path: an index that exists is not split; give "
+                "index.fts_training_path and index.fts_reference_path, or take the placement replicated"
+            )
+        for share in (self._folder / INDEX_FOLDER).glob("rank*of*"):
+            if not share.name.endswith(f"of{distributed.world_size()}"):
+                shutil.rmtree(share)
+        trained = self._trained()
+        # the other ranks then find them extracted
+        self.references()
+        return PackedIndex.of(trained)
+
+    def _shard(self, packed: PackedIndex) -> ShardedIndex:
+        """Make this rank's share, unless an interrupted run has; collective."""
+        rank, ranks = distributed.rank(), distributed.world_size()
+        target = self._folder / INDEX_FOLDER / f"rank{rank}of{ranks}"
+        descriptors, names, _ = self.originals()
+        filling = distributed.everywhere(lambda: self._filling(descriptors, names))
+        ids = filling.ids
+        batches = filling.batches(ids)
+
+        def make() -> ReferenceIndex:
+            if not (target / YAML_NAME).is_file():
+                trained = packed.unpacked(self._extractor)
+                fill(trained, batches, target, rank=rank, ranks=ranks, on_disk=self._settings.on_disk)
+            return ReferenceIndex.open(target, self._extractor, read_only=True)
+
+        share = distributed.everywhere(make)
+        rows = sum(len(batch) for batch, _ in batches)
+        index = ShardedIndex(share, rank=rank, ranks=ranks, gather=distributed.gather, rows=rows)
+        distributed.everywhere(lambda: filling.check(index, ids))
+        distributed.on_rank_zero(lambda: self._save_ids(ids))
+        return index
+
+    def _filling(self, originals: Matrix, names: Sequence[str]) -> Filling:
+        references, reference_names = self.references()
+        return Filling(references, reference_names or NumberedNames(len(references)), originals, names)
+
+    def _save_ids(self, ids: npt.NDArray[np.int64]) -> None:
+        with replace_when_done(self._folder / ORIGINALS_FOLDER / _IDS_FILE) as temporary:
+            np.save(temporary, ids)
+
+    def _extend(self, target: Path, originals: Extraction) -> npt.NDArray[np.int64]:
+        """Put the originals into a copy of the index that was given."""
+        index, source = self._opened()
+        if self._settings.on_disk and not index.is_on_disk:
+            raise ConfigError(
+                "index.on_disk with index.path: the lists of an index stay where they were when it was built; leave "
+                "index.on_disk out, or index.path"
+            )
+        index.nprobe = self._settings.nprobe
+        if not index.is_on_disk:
+            ids = add_originals(index, originals.descriptors, originals.names)
+            index.save(target, overwrite=True)
+            return ids
+        batches: list[tuple[Matrix, Sequence[str]]] = []
+
+        def append(descriptors: Matrix, names: Sequence[str]) -> npt.NDArray[np.int64]:
+            batches.append((descriptors, names))
+            return index.ntotal + np.arange(len(names), dtype=np.int64)
+
+        ids = add_originals(index, originals.descriptors, originals.names, append)
+        extend_on_disk(source, batches, self._extractor, into=target)
+        return ids
+
+    def _opened(self) -> tuple[ReferenceIndex, Path]:
+        assert self._settings.path is not None
+        given = {
+            "fts_training_path": self._settings.fts_training_path,
+            "fts_reference_path": self._settings.fts_reference_path,
+        }
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(
+                    f"index.path and index.{name} are both given: expected one of them; leave one out"
+                )
+        folder = (
+            Path(aindex.index.__file__).parent / SHIPPED
+            if self._settings.path == SHIPPED
+            else Path(self._settings.path).expanduser()
+        )
+        index = ReferenceIndex.open(folder, self._extractor)
+        stored = {"idx_factory": (self._settings.idx_factory, index.idx_factory, DEFAULT_FACTORY)}
+        stored["quant"] = (self._settings.quant, index.metric, "L2")
+        for name, (wanted, found, default) in stored.items():
+            if wanted not in (found, default):
+                raise ConfigError(
+                    f"index.{name} {wanted!r}, but the index in {str(folder)!r} has {found!r}: leave index.{name} out, "
+                    "or leave index.path out to build another index"
+                )
+        return index, folder
+
+    def _trained(self) -> ReferenceIndex:
+        if self._settings.fts_training_path is None or self._settings.fts_reference_path is None:
+            raise ConfigError(
+                "no index is named: give --index.path (shipped is the one that comes with aindex), or both "
+                "--index.fts_training_path and --index.fts_reference_path"
+            )
+        training, _ = self._descriptors(self._settings.fts_training_path)
+        index, _ = train_cached(
+            self._settings.idx_dir,
+            training,
+            idx_factory=self._settings.idx_factory,
+            metric=self._settings.quant,
+            nprobe=self._settings.nprobe,
+            seed=self._settings.seed,
+            extractor=self._extractor,
+            device=self._settings.device,
+        )
+        return index
+
+    def _descriptors(self, source: str) -> tuple[Matrix, list[str] | None]:
+        return descriptors_for(
+            Path(source).expanduser(),
+            self._extractor,
+            self._settings.idx_dir,
+            batch_size=self._data.batch_size,
+            num_workers=self._data.num_workers,
+            precision=self._module.precision,
+            progress=self._progress,
+        )

@@ -1,0 +1,163 @@
+"""From a trained index, references and originals to an index folder: the whole, or one rank's share of the rows."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from aindex.errors import DataError
+from aindex.index.backend import Ids, Rows, index_from_bytes, index_to_bytes
+from aindex.index.description import ExtractorIdentity, ExtractorLike
+from aindex.index.factory import Metric
+from aindex.index.on_disk import build_on_disk
+from aindex.index.originals import are_near
+from aindex.index.reference_index import ReferenceIndex
+from aindex.index.sharded import ShardedIndex, own_blocks
+
+Placement = Literal["replicated", "sharded"]
+AnyIndex = ReferenceIndex | ShardedIndex
+
+
+class PackedIndex(NamedTuple):
+    """A trained, empty index on its way to other processes."""
+
+    data: npt.NDArray[np.uint8]
+    idx_factory: str
+    metric: Metric
+    nprobe: int
+
+    @classmethod
+    def of(cls, trained: ReferenceIndex) -> "PackedIndex":
+        """Pack an index without its rows."""
+        empty = trained.empty_copy()
+        return cls(index_to_bytes(empty.faiss_index), empty.idx_factory, empty.metric, empty.nprobe)
+
+    def unpacked(self, extractor: ExtractorLike | ExtractorIdentity | None) -> ReferenceIndex:
+        """The index; from a process of the same run only."""
+        return ReferenceIndex(
+            index_from_bytes(self.data),
+            idx_factory=self.idx_factory,
+            metric=self.metric,
+            nprobe=self.nprobe,
+            extractor=extractor,
+        )
+
+
+class NumberedNames(Sequence[str]):
+    """Names of rows that have none: ``reference 0``, ``reference 1``, …, however many, in no memory."""
+
+    def __init__(self, count: int) -> None:
+        self._numbers = range(count)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [f"reference {number}" for number in self._numbers[index]]
+        return f"reference {self._numbers[index]}"
+
+
+class Filling(NamedTuple):
+    """All rows of an index to be: those of the references, then those of the originals that are not among them.
+
+    Attributes:
+        references: n×d, possibly a file mapped into memory.
+        reference_names: n.
+        originals: m×d.
+        names: m different names.
+    """
+
+    references: Rows
+    reference_names: Sequence[str]
+    originals: Rows
+    names: Sequence[str]
+
+    @property
+    def ids(self) -> Ids:
+        """The row of each original: that of the last reference of its name, or a new one."""
+        wanted = {name: position for position, name in enumerate(self.names)}
+        ids = np.full(len(self.names), -1, dtype=np.int64)
+        for row, name in enumerate(self.reference_names):
+            if name in wanted:
+                ids[wanted[name]] = row
+        missing = ids < 0
+        ids[missing] = len(self.references) + np.arange(missing.sum())
+        return ids
+
+    def batches(self, ids: Ids) -> list[tuple[Rows, Sequence[str]]]:
+        """Descriptors and names of all rows, in their order."""
+        new = np.flatnonzero(ids >= len(self.references)).tolist()
+        return [
+            (self.references, self.reference_names),
+            (self.originals[new], [self.names[position] for position in new]),
+        ]
+
+    def check(self, index: AnyIndex, ids: Ids) -> None:
+        """See that originals which share a reference's name are that reference; collective for shards.
+
+        Raises:
+            DataError: one is another picture.
+        """
+        present = np.flatnonzero(ids < len(self.references))
+        far = present[~are_near(index, self.originals[present], ids[present])]
+        if len(far):
+            raise DataError(
+                f"image {self.names[int(far[0])]!r} has the name of another picture in the index: rename it, give its "
+                "folder a prefix, or leave that picture out of the references"
+            )
+
+
+def fill(
+    trained: ReferenceIndex,
+    batches: Sequence[tuple[Rows, Sequence[str]]],
+    folder: Path,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    on_disk: bool = False,
+) -> None:
+    """Write an index folder with a rank's share of the rows; it appears whole or not at all.
+
+    Args:
+        trained: an empty, trained index; gets the rows unless they stay on the disk.
+        batches: descriptors and names of all rows, the same on every rank.
+        folder: where to; another index that is there is replaced.
+        rank: whose share.
+        ranks: number of shares; 1 for the whole index.
+        on_disk: keep the inverted lists out of memory.
+
+    Raises:
+        FaissIndexError: the factory cannot be split, or has no lists that could stay on the disk.
+        DescriptorError: wrong dimension, NaN, or another number of names.
+        OutputError: the folder cannot be written.
+    """
+    if ranks > 1:
+        # refuses what cannot be split before hours are spent on it
+        ShardedIndex(trained, rank=rank, ranks=ranks, gather=lambda value: [value])
+    share = _share(batches, rank, ranks)
+    if on_disk:
+        build_on_disk(trained, share, folder, overwrite=True)
+        return
+    for descriptors, names in share:
+        trained.add(descriptors, names)
+    trained.save(folder, overwrite=True)
+
+
+def _share(
+    batches: Sequence[tuple[Rows, Sequence[str]]], rank: int, ranks: int
+) -> Iterator[tuple[Rows, Sequence[str]]]:
+    first = 0
+    for descriptors, names in batches:
+        if ranks == 1:
+            yield descriptors, names
+        else:
+            for begin, end in own_blocks(first, len(descriptors), rank, ranks):
+                yield descriptors[begin:end], names[begin:end]
+        first += len(descriptors)
