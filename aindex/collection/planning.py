@@ -17,8 +17,8 @@ DeltaChoice = Literal["auto", "image", "input"]
 
 _LARGE_PIXELS = 1_000_000
 """From this size on `auto` takes `input`: the cost at the image's own size grows, the gain does not."""
-_BATCH_PIXELS = 48_000_000
-"""Of the pictures in memory at once; some 40 bytes each."""
+_BATCH_PIXELS = 24_000_000
+"""Of the pictures that are activated together; some 50 bytes each, and the next batch is decoded meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)

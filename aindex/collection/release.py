@@ -2,7 +2,7 @@
 
 import errno
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from aindex.descriptors.preprocess import normalise, resize
 from aindex.errors import ConfigError, OutputError
 from aindex.index.quantiser import Target
 from aindex.seeding import derive_seed
+
+_STRIP_PIXELS, _SSIM_WINDOW = 1 << 19, 11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ def release(
         "bytes": len(content),
         "source": job.state,
         "psnr_db": _psnr(seen, picture),
-        "ssim": float(ssim(picture.seen.permute(2, 0, 1), seen.permute(2, 0, 1))),
+        "ssim": _ssim(picture.seen, seen),
         "linf_grey_levels": round(float(linf_grey_levels(picture.seen, seen))),
         "scale": scale,
         "width": width,
@@ -195,10 +197,32 @@ def _scaled(picture: OpenedPicture, change: Tensor, scale: float, settings: Rele
 
 
 def _psnr(seen: Tensor, picture: OpenedPicture) -> float:
-    # In integers: float32 sums over many million pixels would round.
-    difference = seen.to(torch.int32) - picture.seen.to(torch.int32)
-    mean_square = float(difference.square().sum(dtype=torch.int64)) / difference.numel()
-    return math.inf if mean_square == 0 else 10 * math.log10(255**2 / mean_square)
+    # In integers, because float32 sums over many million pixels would round; in strips, to spare memory.
+    total = 0
+    for rows in _strips(seen.shape[0], seen.shape[1], overlap=0):
+        difference = seen[rows].to(torch.int32) - picture.seen[rows].to(torch.int32)
+        total += int(difference.square_().sum(dtype=torch.int64))
+    return math.inf if total == 0 else 10 * math.log10(255**2 * seen.numel() / total)
+
+
+def _ssim(a: Tensor, b: Tensor) -> float:
+    """SSIM of H×W×3 pictures, strip by strip: the mean over all windows, without their maps in memory at once."""
+    height, width, _ = a.shape
+    # An image narrower than the window gets a smaller one, which only the whole of it tells.
+    overlap = _SSIM_WINDOW - 1
+    if min(height, width) <= overlap:
+        return float(ssim(a.permute(2, 0, 1), b.permute(2, 0, 1)))
+    parts = [(rows, rows.stop - rows.start - overlap) for rows in _strips(height, width, overlap=overlap)]
+    windows = sum(count for _, count in parts)
+    total = math.fsum(n * float(ssim(a[r].permute(2, 0, 1), b[r].permute(2, 0, 1))) for r, n in parts)
+    return total / windows
+
+
+def _strips(height: int, width: int, *, overlap: int) -> Iterator[slice]:
+    """Ranges of rows of about _STRIP_PIXELS, each with `overlap` rows of the next, none shorter than that."""
+    step = max(1, _STRIP_PIXELS // width)
+    for start in range(0, height - overlap, step):
+        yield slice(start, min(start + step + overlap, height))
 
 
 def _write(path: Path, content: bytes) -> None:

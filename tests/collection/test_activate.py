@@ -1,6 +1,7 @@
 """`aindex activate` and `activate()`, on tiny pictures."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
 from aindex.cli import main
-from aindex.collection import releasing
+from aindex.collection import release, releasing
 from aindex.collection.activating import activate
 from aindex.collection.planning import Job, batches
 from aindex.data.images import read_image, to_tensor
@@ -268,7 +269,7 @@ def test_batches_hold_one_kind_and_no_more_than_memory_bears() -> None:
     def job(name: str, megapixels: float) -> Job:
         return Job(name=name, path=Path(name), file=name, position=0, state=[], pixels=int(megapixels * 1e6))
 
-    jobs = [job("a", 0.1), job("b", 12), job("c", 0.1), job("d", 40), job("e", 12), job("f", 0.1)]
+    jobs = [job("a", 0.1), job("b", 12), job("c", 0.1), job("d", 20), job("e", 12), job("f", 0.1)]
     groups = [(kind, [j.name for j in group]) for kind, group in batches(jobs, 2, "auto")]
     assert groups == [
         ("input", ["b"]),
@@ -292,3 +293,17 @@ def test_wide_and_narrow_pictures(tmp_path: Path, options: Options) -> None:
     for name in ("narrow", "tiny", "wide"):
         assert read_image(tmp_path / "out" / f"{name}.png").size == read_image(folder / f"{name}.png").size
     assert torch.isfinite(torch.tensor(released.table["distance_after"].tolist())).all()
+
+
+def test_measures_by_strips_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    a = torch.randint(0, 256, (57, 31, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    b = (
+        (a.int() + torch.randint(-9, 10, a.shape, generator=torch.Generator().manual_seed(1)))
+        .clamp(0, 255)
+        .byte()
+    )
+    whole = float(ssim(a.permute(2, 0, 1), b.permute(2, 0, 1)))
+    for pixels in (31, 31 * 7, 31 * 46, 31 * 1000):
+        monkeypatch.setattr(release, "_STRIP_PIXELS", pixels)
+        assert release._ssim(a, b) == pytest.approx(whole, abs=1e-6)
+        assert release._psnr(b, SimpleNamespace(seen=a)) == pytest.approx(float(psnr_db(a, b)), abs=1e-4)
