@@ -46,24 +46,25 @@ from aindex.memory import keep_freed_memory
 from aindex.seeding import derive_seed
 
 DEFAULT = "iterations=10"
+SMALL = "delta_size=input"
 SEARCHED = (
     DEFAULT,
     "iterations=0",
     *(f"iterations={count}" for count in (2, 3, 5)),
     "iterations=3 lr=2",
-    "iterations=2 scaling=2.5",
-    "iterations=3 optimizer.betas=[0.5,0.9]",
-    "iterations=3 lr=1.5 scheduler=ExponentialLR scheduler.gamma=0.6",
     "iterations=3 optimizer=NAdam",
     "iterations=3 optimizer=Lion lr=0.7",
-    "iterations=10 delta_size=input",
-    *(f"iterations={count} delta_size=input" for count in (2, 3, 4, 5)),
-    "iterations=3 delta_size=input scaling=4",
-    "iterations=3 delta_size=input scaling=4 lr=0.7",
-    "iterations=3 delta_size=input scaling=4 lr=1.5",
-    "iterations=3 delta_size=input scaling=4 lr=1.5 scheduler=ExponentialLR scheduler.gamma=0.6",
-    "iterations=3 delta_size=input scaling=4 optimizer.betas=[0.5,0.9]",
-    "iterations=4 delta_size=input scaling=4",
+    *(f"iterations={count} {SMALL}" for count in (2, 3, 10)),
+    f"iterations=1 {SMALL} scaling=4",
+    *(f"iterations=2 {SMALL} scaling={scaling}" for scaling in (4, 4.25, 4.5)),
+    f"iterations=2 {SMALL} scaling=4 lr=1.5",
+    f"iterations=2 {SMALL} scaling=4.5 optimizer.betas=[0.5,0.9]",
+    f"iterations=2 {SMALL} scaling=4.25 lr=1.5 scheduler=ExponentialLR scheduler.gamma=0.6",
+    f"iterations=2 {SMALL} scaling=4.5 optimizer=NvNovoGrad lr=500",
+    f"iterations=2 {SMALL} scaling=4 lr=4 optimizer.eps=1e-5",
+    f"iterations=2 {SMALL} scaling=4.5 lr=3 optimizer.eps=1e-5",
+    f"iterations=2 {SMALL} scaling=5 lr=2 optimizer.eps=1e-5",
+    f"iterations=10 {SMALL} scaling=4.5 lr=3 optimizer.eps=1e-5",
 )
 R1_MARGIN, SPEED_WANTED = 0.01, 4
 
