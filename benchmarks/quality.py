@@ -96,9 +96,12 @@ def fit(options: argparse.Namespace, folders: dict[str, Path], factory: str, pre
     if options.workers is not None:
         arguments["--data.num_workers"] = options.workers
     text = [str(part) if not isinstance(part, bool) else str(part).lower() for part in flat(arguments)]
+    continued = (run / "config.yaml").is_file() and not options.again
     started = time.perf_counter()
     aindex(["fit", *text, *options.more])
-    (run.parent / f"{run.name}.seconds").write_text(f"{time.perf_counter() - started:.1f}")
+    # the time of the rest of an interrupted run says nothing
+    seconds = "nan" if continued else f"{time.perf_counter() - started:.1f}"
+    (run.parent / f"{run.name}.seconds").write_text(seconds)
     return run
 
 
