@@ -215,7 +215,8 @@ def _ssim(a: Tensor, b: Tensor) -> float:
     parts = [(rows, rows.stop - rows.start - overlap) for rows in _strips(height, width, overlap=overlap)]
     windows = sum(count for _, count in parts)
     total = math.fsum(n * float(ssim(a[r].permute(2, 0, 1), b[r].permute(2, 0, 1))) for r, n in parts)
-    return total / windows
+    mean: float = total / windows
+    return mean
 
 
 def _strips(height: int, width: int, *, overlap: int) -> Iterator[slice]:
