@@ -5,10 +5,10 @@
 
 Items are edited copies, fifteen an image. "evaluate" is the retrieval evaluation of released images as a run makes it,
 from the first copy to the last row: read, edit, prepare, describe, search, analyse, note. "serial" does the first five
-one copy after the other in fp32. "edits" is what the loader's processes do, on all cores, its results thrown away;
-"extractor" is the forward pass on prepared pictures, on all cores. Where both parts share the cores, the time of
-an evaluation cannot be below the sum of theirs; where the extractor has a device of its own, not below the slower.
-The index holds random descriptors. Without --data, pictures are made up.
+one copy after the other in fp32, with torchvision and AugLy as they are. "edits" is what the loader's processes do, on
+all cores, its results thrown away; "extractor" is the forward pass on prepared pictures, on all cores. Where both
+parts share the cores, the time of an evaluation cannot be below the sum of theirs; where the extractor has a device of
+its own, not below the slower. The index holds random descriptors. Without --data, pictures are made up.
 """
 
 import argparse
@@ -29,17 +29,19 @@ from common import Work, machine, median_ratio, print_table, take_turns
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import gaussian_blur
 
 from aindex.activation.module import _ROWS_PER_CALL
 from aindex.commands.pipeline import PipelineCLI
 from aindex.data.edited import EditedPictures
-from aindex.data.images import list_images, read_image
+from aindex.data.images import list_images, read_image, to_tensor
+from aindex.data.loading import loader_processes
 from aindex.data.released import released_names
 from aindex.descriptors.files import write_descriptors
 from aindex.descriptors.inference import best_precision, fast_extractor
-from aindex.descriptors.preprocess import prepare
+from aindex.descriptors.preprocess import normalise, resize
 from aindex.descriptors.registry import load_extractor
-from aindex.edits import apply_attack, default_attacks
+from aindex.edits import Attack, apply_attack, augly_repairs, default_attacks
 from aindex.index.reference_index import ReferenceIndex
 from aindex.memory import keep_freed_memory
 from aindex.seeding import derive_seed
@@ -71,6 +73,16 @@ class Clock(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, *args: object) -> None:
         self.seconds = time.perf_counter() - self.started
+
+
+def plain_copy(image: Image.Image, attack: Attack, seed: int) -> Image.Image:
+    """An edited copy by torchvision and AugLy as they are, where aindex has something faster."""
+    if attack.name == "blur":
+        return gaussian_blur(image, [int(attack.param)] * 2)
+    if attack.name == "overlay_onto_screenshot":
+        augly = augly_repairs._functional()  # as it is, imported where libmagic may be missing
+        return augly.overlay_onto_screenshot(image, template_filepath=augly_repairs.template_path("web"))
+    return apply_attack(image, attack, seed=seed)
 
 
 def release(paths: list[Path], names: list[str], folder: Path) -> list[Path]:
@@ -161,16 +173,18 @@ class Subject:
         for i in some:
             image = read_image(self.released[i])
             for attack in self.attacks:
-                copy = apply_attack(image, attack, seed=derive_seed(0, self.names[i], str(attack)))
-                inputs = prepare(copy, self.extractor.input_size)[None].to(self.device)
+                copy = plain_copy(image, attack, derive_seed(0, self.names[i], str(attack)))
+                inputs = resize(normalise(to_tensor(copy)), self.extractor.input_size)[None].to(self.device)
                 self.index.search(self.extractor(inputs).cpu().numpy(), NEIGHBOURS)
         return len(some) * len(self.attacks)
 
     def edits(self) -> int:
+        cores = len(os.sched_getaffinity(0))
         loader = DataLoader(
             Silent(self.copies),
             batch_size=self.options.batch_size,
-            num_workers=len(os.sched_getaffinity(0)),
+            num_workers=cores,
+            multiprocessing_context=loader_processes(cores),
         )
         for _ in loader:
             pass
