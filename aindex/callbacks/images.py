@@ -49,14 +49,20 @@ class WriteImages(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Hand a batch to the writing threads."""
-        if not outputs or self._writer is None:
+        """Hand a batch to the writing threads; after the last one wait until all ranks' images are on disk.
+
+        Lightning starts the validation's loader processes before `on_validation_start`: too late to wait there.
+        """
+        if self._writer is None:
             return
-        released: list[Released] = outputs["released"]
-        number = released[0].position // _data_of(trainer).batch_size
-        self._writer.submit(
-            number, [one.pixels.numpy() for one in released], [_record(one) for one in released]
-        )
+        if outputs:
+            released: list[Released] = outputs["released"]
+            number = released[0].position // _data_of(trainer).batch_size
+            self._writer.submit(
+                number, [one.pixels.numpy() for one in released], [_record(one) for one in released]
+            )
+        if batch_idx + 1 == trainer.num_training_batches:
+            distributed.everywhere(self._writer.flush)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have all released images of all ranks on disk before they are evaluated."""
