@@ -1,8 +1,10 @@
 """The command line: which commands there are, and how errors reach people."""
 
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TextIO
@@ -71,7 +73,7 @@ def main(args: list[str] | None = None) -> None:
         _fail(f"no command {arguments[0]!r}: expected one of {', '.join(COMMANDS)}", code=2)
     keep_freed_memory()
     run: Callable[[list[str]], None] = getattr(import_module(command.module), command.function)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet_threads():
         warnings.showwarning = _show_warning
         try:
             run(arguments[1:])
@@ -81,7 +83,27 @@ def main(args: list[str] | None = None) -> None:
             _fail(str(error))
         except OSError as error:
             # what reaches this place is not the fault of one file among many: a full disk, a lost permission
-            _fail(" ".join(str(error).split()))
+            where = f" ({str(error.filename)!r})" if error.filename else ""
+            _fail(
+                f"{error.strerror or error}{where}: make room or give back the permission, then run the same command "
+                "again: it goes on where it was"
+            )
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Let a thread that cannot write end without a traceback: its user meets the same error, and reports it."""
+    usual = threading.excepthook
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError):
+            usual(args)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
 
 
 def usage() -> str:

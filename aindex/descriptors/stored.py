@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aindex.data.atomic import exclusive, replace_when_done
+from aindex.data.atomic import exclusive, remove_leftovers, replace_when_done
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_names, write_names
 from aindex.descriptors.extract import (
     DEFAULTS,
@@ -81,6 +81,7 @@ def extract_to_folder(
     output = Path(output_dir)
     names = image_names(images, root) if root is not None else [path.as_posix() for path in images]
     with exclusive(output):
+        remove_leftovers(output)
         if overwrite:
             _clear(output)
         if not _claim(output, _configuration(images, names, extractor, settings)):

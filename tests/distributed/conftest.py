@@ -39,6 +39,20 @@ class Workshop:
             *options,
         ]
 
+    def extract_args(self, output: Path) -> list[str]:
+        options = {
+            "data_dir": self.data / "train",
+            "output_dir": output,
+            "extractor": self.extractor,
+            "resize_size": 32,
+            "batch_size": 8,
+            "num_workers": 0,
+            "device": "cpu",
+            "precision": "fp32",
+            "progress": "false",
+        }
+        return ["extract", *(f"--{name}={value}" for name, value in options.items())]
+
 
 @pytest.fixture(autouse=True)
 def nothing_goes_on() -> Iterator[None]:

@@ -135,14 +135,22 @@ def run(args: Sequence[str], logs: Path, ranks: int = 1, *, machines: int = 1) -
     return running
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """All files but locks, by their names."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
 def results(folder: Path) -> dict[str, bytes]:
     """All files of a finished run whose content is not about time, by their names."""
-    not_compared = ("search_df.csv", "summary.json", "report.html", "config.yaml", ".lock")
-    places = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    not_compared = ("search_df.csv", "summary.json", "report.html", "config.yaml")
     found = {
-        place.as_posix(): (folder / place).read_bytes()
-        for place in places
-        if place.name not in not_compared and place.parts[0] not in ("tensorboard", "progress")
+        name: content
+        for name, content in files(folder).items()
+        if name.split("/")[-1] not in not_compared and name.split("/")[0] not in ("tensorboard", "progress")
     }
     table = pd.read_csv(folder / "images_df.csv")
     found["images_df.csv"] = table.drop(columns="activation_seconds").to_csv().encode()

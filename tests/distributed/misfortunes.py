@@ -77,7 +77,7 @@ def has_a_bug(*, rank: int) -> None:
 _FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 
 
-def _on_file_event(folder: str, happens: Callable[[int], None]) -> None:
+def on_file_event(folder: str, happens: Callable[[int], None]) -> None:
     """Call with the number of each operation that changes files below a folder, before it takes place."""
     count = [0]
 
@@ -101,7 +101,7 @@ def counting_file_events(*, folder: str, into: str) -> None:
         with open(note, "w") as file:
             file.write(str(number))
 
-    _on_file_event(folder, write)
+    on_file_event(folder, write)
 
 
 def killed_at_file_event(*, folder: str, rank: int, event: int, delay_s: float, number: int) -> None:
@@ -116,7 +116,7 @@ def killed_at_file_event(*, folder: str, rank: int, event: int, delay_s: float, 
             kill() if delay_s == 0 else threading.Thread(target=kill, daemon=True).start()
 
     if _own_rank() == rank:
-        _on_file_event(folder, maybe)
+        on_file_event(folder, maybe)
 
 
 def writing_shards_at_once() -> None:
