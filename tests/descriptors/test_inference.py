@@ -36,10 +36,12 @@ def output_and_gradient(extractor: nn.Module | FastExtractor, batch: Tensor) -> 
 
 
 def small() -> Extractor:
+    torch.manual_seed(0)
     return Extractor(with_statistics(SmallExtractor(TINY)), name="small", input_size=64)
 
 
 def scripted() -> Extractor:
+    torch.manual_seed(0)
     module = with_statistics(SmallExtractor(TINY)).trunk
     trunk = nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 12))
     return Extractor(torch.jit.trace(trunk.eval(), pixels(64, 1)), name="script", input_size=64)
