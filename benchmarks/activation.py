@@ -153,7 +153,9 @@ class Subject:
         looped = 0.0
         for batch in self.batches():
             problem = self.pose(batch)
-            optimizer = make_optimizer(lambda p: torch.optim.Adam(p, lr=1.0), problem.parameters)
+            optimizer = make_optimizer(
+                lambda p: torch.optim.Adam(p, lr=1.0), problem.parameters, problem.delta
+            )
             self.wait()
             started = time.perf_counter()
             for iteration in range(self.settings.iterations):

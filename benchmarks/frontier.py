@@ -107,9 +107,9 @@ class Setting:
         )  # now, not after an hour
         return found
 
-    def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    def make_optimizer(self, parameters: list[Tensor], flat: Tensor | None = None) -> torch.optim.Optimizer:
         kind = getattr(torch.optim, self.optimizer, None) or getattr(timm.optim, self.optimizer)
-        return make_optimizer(lambda p: kind(p, **self.optimizer_options), parameters)
+        return make_optimizer(lambda p: kind(p, **self.optimizer_options), parameters, flat)
 
     def make_scheduler(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
         if self.scheduler is None:
@@ -186,7 +186,7 @@ class Search:
             seeds=[derive_seed(0, self.names[i], "delta") for i in rows],
             batch_size=self.options.batch_size,
         )
-        optimizer = setting.make_optimizer(problem.parameters)
+        optimizer = setting.make_optimizer(problem.parameters, problem.delta)
         advance = setting.make_scheduler(optimizer)
         for _ in range(setting.settings.iterations):
             problem.loss_and_grad(with_image_loss=False)

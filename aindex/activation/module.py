@@ -178,7 +178,9 @@ class ActivationModule(LightningModule):
                 seeds=[derive_seed(self.seed, self.images[position].name, "delta") for position in positions],
                 batch_size=self.trainer.datamodule.batch_size,  # type: ignore[attr-defined]
             )
-        self.trainer.optimizers = [make_optimizer(self._make_optimizer, self._problem.parameters)]
+        self.trainer.optimizers = [
+            make_optimizer(self._make_optimizer, self._problem.parameters, self._problem.delta)
+        ]
 
     def training_step(self, batch: list[Any], batch_idx: int) -> dict[str, Any] | None:
         """Activate a batch.

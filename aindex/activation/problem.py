@@ -32,12 +32,22 @@ class LossTerms(NamedTuple):
 
 
 class _Part:
-    """Views of the flat buffers: one image's, W×3×H (R×R×3 with delta_size `input`), or the whole batch's."""
+    """Views of the flat buffers: one image's, W×3×H (R×R×3 with delta_size `input`), or the whole batch's.
 
-    def __init__(self, buffers: Sequence[Tensor], start: int, shape: tuple[int, ...]) -> None:
+    Args:
+        kept: buffers of δ, its gradient and the gains.
+        scratch: buffers of squashed δ and of the change; shorter than `kept` if all parts share them.
+        start: of this part in the buffers.
+        shape: of this part.
+    """
+
+    def __init__(
+        self, kept: Sequence[Tensor], scratch: Sequence[Tensor], start: int, shape: tuple[int, ...]
+    ) -> None:
         size = torch.Size(shape).numel()
-        views = [buffer[start : start + size].view(shape) for buffer in buffers]
-        self.delta, self.grad, self.gain, self.squashed, self.change = views
+        self.delta, self.grad, self.gain = (buffer[start : start + size].view(shape) for buffer in kept)
+        begin = start if len(scratch[0]) == len(kept[0]) else 0
+        self.squashed, self.change = (buffer[begin : begin + size].view(shape) for buffer in scratch)
 
 
 class ActivationProblem:
@@ -60,7 +70,7 @@ class ActivationProblem:
     Attributes:
         parameters: δ per image, leaf tensors for the optimiser (see optimizer.make_optimizer); W×3×H, or
             R×R×3 with delta_size `input`.
-        delta: the same memory as one flat leaf tensor.
+        delta: the same memory as one flat leaf tensor; each image starts at a multiple of 64 elements.
         heatmaps: 1×H×W per image, at the image's own size.
     """
 
@@ -105,13 +115,20 @@ class ActivationProblem:
         starts = [0]
         for shape in shapes:
             starts.append(starts[-1] + -(-torch.Size(shape).numel() // _ALIGNMENT) * _ALIGNMENT)
-        buffers = [torch.zeros(starts[-1], device=device) for _ in range(5)]
-        self._parts = [_Part(buffers, start, shape) for start, shape in zip(starts, shapes, strict=False)]
         # one kernel for all images where a kernel's start costs more than its work
-        whole = _Part(buffers, 0, (starts[-1],))
-        self._elementwise = [whole] if favours_few_kernels(device) else self._parts
-        self.delta = whole.delta.detach().requires_grad_()
-        self._flat_grad = whole.grad
+        together = favours_few_kernels(device)
+        # full-size images overflow a CPU's cache: there, what δ gives is computed anew rather than kept
+        self._recomputes = self._full_size and not together
+        largest = max(torch.Size(shape).numel() for shape in shapes)
+        scratch_size = largest if self._recomputes else starts[-1]
+        kept = [torch.zeros(starts[-1], device=device) for _ in range(3)]
+        scratch = [torch.zeros(scratch_size, device=device) for _ in range(2)]
+        self._parts = [
+            _Part(kept, scratch, start, shape) for start, shape in zip(starts, shapes, strict=False)
+        ]
+        self._together = _Part(kept, scratch, 0, (starts[-1],)) if together else None
+        self.delta = kept[0].detach().requires_grad_()
+        self._flat_grad = kept[1]
         self._base = torch.zeros(batch_size, size, size, 3, device=device)
 
     @torch.no_grad()
@@ -151,31 +168,32 @@ class ActivationProblem:
             self._pixels_forward()
         distance, grad = self._extractor_forward_backward()
         with torch.no_grad():
-            self._pixels_backward(grad)
+            change = self._pixels_backward(grad, with_image_loss=with_image_loss)
         self._attach_gradients()
         loss = self.settings.lambda_f * distance
-        if not with_image_loss:
-            return LossTerms(loss, distance, torch.full_like(distance, torch.nan))
-        change = image_loss([part.change for part in self._parts])
-        return LossTerms(loss + self.settings.lambda_i * change, distance, change)
+        if with_image_loss:
+            loss = loss + self.settings.lambda_i * change
+        return LossTerms(loss, distance, change)
 
     def _pixels_forward(self) -> None:
         """δ → change of the image → rows of the extractor's input."""
-        self._update_changes()
+        if self._together:
+            self._update_change(self._together)
         for row, part in enumerate(self._parts):
+            if not self._together:
+                self._update_change(part)
             if self._full_size:
                 self._resamplers[row].add_resized(part.change, self._base[row], self._low[row])
             else:
                 torch.add(self._base[row], part.change, out=self._low[row])
         self._input.detach().copy_(self._low.permute(0, 3, 1, 2))
 
-    def _update_changes(self) -> None:
-        for part in self._elementwise:
-            if self.settings.use_tanh:
-                torch.mul(part.delta, 2, out=part.squashed).sigmoid_()
-                torch.addcmul(part.gain, part.gain, part.squashed, value=-2, out=part.change)
-            else:
-                torch.mul(part.gain, part.delta, out=part.change)
+    def _update_change(self, part: _Part) -> None:
+        if self.settings.use_tanh:
+            torch.mul(part.delta, 2, out=part.squashed).sigmoid_()
+            torch.addcmul(part.gain, part.gain, part.squashed, value=-2, out=part.change)
+        else:
+            torch.mul(part.gain, part.delta, out=part.change)
 
     def _extractor_forward_backward(self) -> tuple[Tensor, Tensor]:
         """Feature losses B, and their slope-scaled gradient to the input, batch_size×R×R×3."""
@@ -188,18 +206,29 @@ class ActivationProblem:
             (grad,) = torch.autograd.grad(objective, self._input)
         return distance.detach(), grad.permute(0, 2, 3, 1).float().contiguous()
 
-    def _pixels_backward(self, grad: Tensor) -> None:
-        """Gradient at the extractor's input → gradient of δ."""
+    def _pixels_backward(self, grad: Tensor, *, with_image_loss: bool) -> Tensor:
+        """Gradient at the extractor's input → gradient of δ; returns the image losses, B."""
+        losses = []
         for row, part in enumerate(self._parts):
+            if self._recomputes:
+                self._update_change(part)
             penalty = self._slope * self.settings.lambda_i * 2 / part.change.numel()
             if self._full_size:
                 self._resamplers[row].add_transposed(grad[row], part.change, penalty, part.grad)
             else:
                 torch.add(grad[row], part.change, alpha=penalty, out=part.grad)
-        for part in self._elementwise:
-            part.grad.mul_(part.gain)
-            if self.settings.use_tanh:
-                torch.ops.aten.sigmoid_backward.grad_input(part.grad, part.squashed, grad_input=part.grad)
+            if with_image_loss:
+                losses.append(image_loss([part.change]))
+            if not self._together:
+                self._finish_gradient(part)
+        if self._together:
+            self._finish_gradient(self._together)
+        return torch.cat(losses) if losses else grad.new_full((len(self._parts),), torch.nan)
+
+    def _finish_gradient(self, part: _Part) -> None:
+        part.grad.mul_(part.gain)
+        if self.settings.use_tanh:
+            torch.ops.aten.sigmoid_backward.grad_input(part.grad, part.squashed, grad_input=part.grad)
 
     def _attach_gradients(self) -> None:
         # an optimiser's zero_grad() detaches them
@@ -210,8 +239,6 @@ class ActivationProblem:
     @torch.no_grad()
     def changes(self) -> list[Tensor]:
         """x' − x per image in normalised space at its own size, 3×H×W, float32."""
-        if self._full_size:
-            self._update_changes()
         return [self._change(row, (1.0, 1.0, 1.0)) for row in range(len(self._parts))]
 
     def _change(self, row: int, units: tuple[float, ...]) -> Tensor:
@@ -219,6 +246,7 @@ class ActivationProblem:
         part, heat = self._parts[row], self.heatmaps[row]
         factor = heat.new_tensor(units).view(3, 1, 1)
         if self._full_size:
+            self._update_change(part)
             planes = part.change.flatten(1).t().contiguous().view(3, *heat.shape[1:])  # from W×3×H
             return planes.mul_(factor)
         scale = channel_scale(self.settings, heat.device)
@@ -228,8 +256,6 @@ class ActivationProblem:
     @torch.no_grad()
     def render(self) -> list[Tensor]:
         """The released images: H×W×3 uint8 each, un-normalised, clamped, rounded."""
-        if self._full_size:
-            self._update_changes()
         grey_levels = tuple(255 * std for std in IMAGENET_STD)
         rendered = []
         for row, image in enumerate(self._images):

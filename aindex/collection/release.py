@@ -105,7 +105,7 @@ def batch_changes(
         seeds=[derive_seed(settings.seed, name, "delta") for name in names],
         batch_size=batch_size,
     )
-    optimizer = make_optimizer(lambda parameters: Adam(parameters, lr=1.0), problem.parameters)
+    optimizer = make_optimizer(lambda parameters: Adam(parameters, lr=1.0), problem.parameters, problem.delta)
     for _ in range(settings.iterations):
         problem.loss_and_grad(with_image_loss=False)
         optimizer.step()

@@ -80,7 +80,7 @@ def activate(
             seeds=[SEEDS[i] for i in batch],
             batch_size=batch_size,
         )
-        optimizer = make_optimizer(factory, problem.parameters)
+        optimizer = make_optimizer(factory, problem.parameters, problem.delta)
         for _ in range(settings.iterations):
             optimizer.zero_grad()
             problem.loss_and_grad(with_image_loss=False)
@@ -247,7 +247,7 @@ def test_eight_bit_images_do_as_well(tiny_extractor: Extractor, targets: Tensor)
             images, targets[:2], tiny_extractor, ActivationSettings(), seeds=SEEDS[:2], batch_size=2
         )
         problem.loss_and_grad()
-        make_optimizer(adam, problem.parameters).step()
+        make_optimizer(adam, problem.parameters, problem.delta).step()
         rendered.append(problem.render())
     assert all(torch.equal(a, b) for a, b in zip(*rendered, strict=True))
 
