@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def make_mosaics(paths: Sequence[Path], folder: Path, count: int, megapixels: fl
 
 
 def encode(pixels: np.ndarray) -> None:
-    Image.fromarray(pixels).save(io.BytesIO(), "PNG", compress_level=1)
+    Image.fromarray(pixels).save(io.BytesIO(), "PNG", compress_level=1, compress_type=zlib.Z_RLE)
 
 
 class Clock(Callback):

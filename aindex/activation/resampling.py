@@ -6,6 +6,7 @@ Rows are whole lines of memory if the axis to resize comes first, hence the layo
 resizing W and transposing gives H×R×C, resizing H gives R×R×C, which is what channels-last convolutions read.
 """
 
+import math
 from functools import lru_cache
 
 import torch
@@ -27,11 +28,14 @@ def resize_matrix(length: int, size: int) -> Tensor:
         size×length float32, rows summing to 1.
     """
     scale = length / size
-    centre = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
-    position = torch.arange(length, dtype=torch.float64) + 0.5
-    weights = 1 - (position - centre.unsqueeze(1)).abs() / max(scale, 1.0)
-    weights = weights.clamp(min=0)
-    return (weights / weights.sum(dim=1, keepdim=True)).float()
+    half_width = max(scale, 1.0)
+    centre = (torch.arange(size, dtype=torch.float64) + 0.5).unsqueeze(1) * scale
+    reach = torch.arange(2 * math.ceil(half_width) + 1)
+    source = (centre - half_width).floor().long() + reach  # size×few, the others weigh nothing
+    weights = 1 - (source + 0.5 - centre).abs() / half_width
+    weights = weights.clamp(min=0) * ((source >= 0) & (source < length))
+    weights = (weights / weights.sum(dim=1, keepdim=True)).float()
+    return torch.zeros(size, length).scatter_add_(1, source.clamp(0, length - 1), weights)
 
 
 def favours_few_kernels(device: torch.device) -> bool:
@@ -68,7 +72,7 @@ class RowMixer:
             torch.add(self(table), addend, alpha=weight, out=out)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def axis_mixers(length: int, size: int, device: torch.device) -> tuple[RowMixer, RowMixer]:
     """The resize of one axis and its transpose; kept, since photographs share a few sizes."""
     matrix = resize_matrix(length, size)

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,34 @@ class Pictures(Dataset[Picture | Failure]):
         except AindexError as error:
             return Failure(error)
         return Picture(position, torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+
+
+class PictureBatch(list[Picture | Failure]):
+    """A batch that crosses from a loader's process to this one as one tensor.
+
+    Tensors on their own cost a round trip each to the process that made them, which has other work to do.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        pictures = [item for item in self if isinstance(item, Picture)]
+        pixels = torch.cat([picture.pixels.flatten() for picture in pictures]) if pictures else None
+        bare = [(one.position, tuple(one.pixels.shape)) if isinstance(one, Picture) else one for one in self]
+        return _unpacked, (bare, pixels)
+
+
+def _unpacked(bare: list[tuple[int, tuple[int, ...]] | Failure], pixels: Tensor | None) -> PictureBatch:
+    """What __reduce__ took apart; the pictures are views of one tensor."""
+    batch, start = PictureBatch(), 0
+    for item in bare:
+        if isinstance(item, Failure):
+            batch.append(item)
+            continue
+        assert pixels is not None
+        position, shape = item
+        end = start + torch.Size(shape).numel()
+        batch.append(Picture(position, pixels[start:end].view(shape)))
+        start = end
+    return batch
 
 
 @dataclass(frozen=True)
@@ -152,7 +181,9 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The images in whole batches, this rank's share."""
-        return self._loader(Pictures(self.images), self.batch_size, self.batches_done)
+        return self._loader(
+            Pictures(self.images), self.batch_size, self.batches_done, collate_fn=PictureBatch
+        )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One loader per evaluation; pictures are opened only when their turn comes."""
@@ -162,7 +193,13 @@ class ImageData(LightningDataModule):
         """Leave the batch to the module, which knows what of it belongs on the device."""
         return batch
 
-    def _loader(self, dataset: Dataset[Any], batch_size: int, done: set[int]) -> DataLoader[Any]:
+    def _loader(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int,
+        done: set[int],
+        collate_fn: Callable[[list[Any]], list[Any]] = list,
+    ) -> DataLoader[Any]:
         sampler = distributed.DealtBatches(
             len(dataset),  # type: ignore[arg-type]
             batch_size,
@@ -174,7 +211,7 @@ class ImageData(LightningDataModule):
             dataset,
             batch_sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=list,
+            collate_fn=collate_fn,
             multiprocessing_context=loader_processes(self.num_workers),
             pin_memory=torch.cuda.is_available(),
         )

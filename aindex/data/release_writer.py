@@ -1,5 +1,6 @@
 """Writes released images as PNG files in the background, and notes batch by batch what is on disk."""
 
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -109,7 +110,9 @@ def write_png(path: Path, pixels: npt.NDArray[np.uint8], compress_level: int = 1
         OutputError: it cannot be written.
     """
     with replace_when_done(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=compress_level)
+        # run lengths alone: as small as the lowest level makes photographs, and faster
+        fast = {"compress_type": zlib.Z_RLE} if compress_level == 1 else {}
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=compress_level, **fast)
 
 
 def finished_batches(parts: PartFiles, folder: Path) -> set[int]:
