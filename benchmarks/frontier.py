@@ -4,11 +4,12 @@
     python benchmarks/frontier.py ... --settings "iterations=3 lr=2 delta_size=input" "optimizer=NAdam iterations=4"
 
 A setting names what differs from the default: fields of ActivationSettings (iterations, scaling, delta_size, …),
-`lr`, `optimizer` (of torch.optim or timm.optim), `optimizer.<argument>`, `scheduler` (of torch.optim.lr_scheduler) and
-`scheduler.<argument>`. Some of the references are activated against an index of all references; the released
-pictures stay in memory, undergo fourteen attacks (all but the screenshot) under the same seeds for every setting, and
-are searched. A setting meets the goal if R@1 is within .01 of the default's, PSNR no lower, and the time a quarter or
-less; seconds are of setting up, iterating and rendering. `iterations=0` is the passive control.
+`closing` (iterations at the full size after those at the input's), `lr`, `optimizer` (of torch.optim or timm.optim),
+`optimizer.<argument>`, `scheduler` (of torch.optim.lr_scheduler) and `scheduler.<argument>`. Some of the references
+are activated against an index of all references; the released pictures stay in memory, undergo fourteen attacks (all
+but the screenshot) under the same seeds for every setting, and are searched. A setting meets the goal if R@1 is
+within .01 of the default's, PSNR no lower, and the time a quarter or less; seconds are of setting up, iterating and
+rendering. `iterations=0` is the passive control.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from aindex.activation.distortion import ActivationSettings
+from aindex.activation.distortion import ActivationSettings, channel_scale
 from aindex.activation.optimizer import make_optimizer
 from aindex.activation.perceptual import psnr_db, ssim
 from aindex.activation.problem import ActivationProblem
@@ -65,6 +66,7 @@ SEARCHED = (
     f"iterations=2 {SMALL} scaling=4.5 lr=3 optimizer.eps=1e-5",
     f"iterations=2 {SMALL} scaling=5 lr=2 optimizer.eps=1e-5",
     f"iterations=10 {SMALL} scaling=4.5 lr=3 optimizer.eps=1e-5",
+    *(f"iterations={count} {SMALL} closing={closing}" for count, closing in ((2, 1), (9, 1), (8, 2))),
 )
 R1_MARGIN, SPEED_WANTED = 0.01, 4
 
@@ -79,6 +81,7 @@ class Setting:
     optimizer_options: dict[str, Any] = field(default_factory=lambda: {"lr": 1.0})
     scheduler: str | None = None
     scheduler_options: dict[str, Any] = field(default_factory=dict)
+    closing: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "Setting":
@@ -91,7 +94,7 @@ class Setting:
             group, _, option = key.partition(".")
             if key in own:
                 constants[key] = value
-            elif key in ("optimizer", "scheduler"):
+            elif key in ("optimizer", "scheduler", "closing"):
                 setattr(found, key, value)
             elif key == "lr" or group == "optimizer":
                 found.optimizer_options[option or key] = value
@@ -99,7 +102,7 @@ class Setting:
                 found.scheduler_options[option] = value
             else:
                 raise SystemExit(
-                    f"{part!r} in {text!r}: expected one of {sorted(own)}, lr, optimizer, scheduler"
+                    f"{part!r} in {text!r}: expected one of {sorted(own)}, closing, lr, optimizer, scheduler"
                 )
         found.settings = ActivationSettings(**constants)
         found.make_scheduler(
@@ -178,21 +181,43 @@ class Search:
     def activate(self, setting: Setting, some: Iterable[int]) -> list[np.ndarray]:
         rows = list(some)
         pixels = [torch.from_numpy(self.originals[i]).permute(2, 0, 1).contiguous() for i in rows]
+        images = [image.to(self.options.device) for image in pixels]
         problem = ActivationProblem(
-            [image.to(self.options.device) for image in pixels],
+            images,
             self.targets[rows],
             self.fast,
             setting.settings,
             seeds=[derive_seed(0, self.names[i], "delta") for i in rows],
             batch_size=self.options.batch_size,
         )
+        self._iterate(problem, setting, setting.settings.iterations)
+        if setting.closing:
+            problem = self._at_full_size(problem, images, rows, setting)
+            self._iterate(problem, setting, setting.closing)
+        return [image.cpu().numpy() for image in problem.render()]
+
+    def _iterate(self, problem: ActivationProblem, setting: Setting, iterations: int) -> None:
         optimizer = setting.make_optimizer(problem.parameters, problem.delta)
         advance = setting.make_scheduler(optimizer)
-        for _ in range(setting.settings.iterations):
+        for _ in range(iterations):
             problem.loss_and_grad(with_image_loss=False)
             optimizer.step()
             advance()
-        return [image.cpu().numpy() for image in problem.render()]
+
+    def _at_full_size(
+        self, problem: ActivationProblem, images: list[Tensor], rows: list[int], setting: Setting
+    ) -> ActivationProblem:
+        """The same changes of the same images, δ at their own size."""
+        settings = replace(setting.settings, delta_size="image")
+        full = ActivationProblem(
+            images, self.targets[rows], self.fast, settings, seeds=rows, batch_size=self.options.batch_size
+        )
+        scale = channel_scale(settings, images[0].device).view(3, 1, 1)
+        with torch.no_grad():
+            for delta, heat, change in zip(full.parameters, full.heatmaps, problem.changes(), strict=True):
+                bounded = (change / (heat * scale)).clamp(-0.99, 0.99)
+                delta.copy_(bounded.atanh().permute(2, 0, 1))
+        return full
 
     def activate_all(self, setting: Setting) -> tuple[list[np.ndarray], dict[str, float]]:
         size, count = self.options.batch_size, len(self.originals)

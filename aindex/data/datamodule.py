@@ -75,6 +75,9 @@ class PictureBatch(list[Picture | Failure]):
     Tensors on their own cost a round trip each to the process that made them, which has other work to do.
     """
 
+    def __copy__(self) -> "PictureBatch":
+        return PictureBatch(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         pictures = [item for item in self if isinstance(item, Picture)]
         pixels = torch.cat([picture.pixels.flatten() for picture in pictures]) if pictures else None
