@@ -25,6 +25,7 @@ _NEWS_S = 5.0
 _ACCEPT_S = 120.0
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
 _DONE, _FAILED, _LOST = b"d", b"f", b"l"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HELLO = struct.Struct("!16si64s")
 
 
@@ -108,11 +109,8 @@ class Watch:
         token = secrets.token_bytes(16)
         family = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as server:
-            try:
-                server.bind((address, 0))
-            except OSError:
-                # a name that means another interface here than there
-                server.bind(("", 0))
+            # a machine's own name can mean another interface to itself than to the others
+            server.bind((address if address in _LOOPBACK else "", 0))
             server.listen(self._place.ranks)
             share((server.getsockname()[1], token, _this_machine()))
             server.settimeout(_ACCEPT_S)
@@ -120,7 +118,7 @@ class Watch:
                 peer, _ = server.accept()
                 peer.settimeout(_ACCEPT_S)
                 with contextlib.suppress(OSError, struct.error):
-                    found, rank, machine = _HELLO.unpack(peer.recv(_HELLO.size, socket.MSG_WAITALL))
+                    found, rank, machine = _HELLO.unpack(_read(peer, _HELLO.size))
                     if secrets.compare_digest(found, token):
                         self._peers[rank] = _kept_alive(peer)
                         self._machines[rank] = machine.rstrip(b"\0").decode(errors="replace")
@@ -182,6 +180,14 @@ def _kept_alive(peer: socket.socket) -> socket.socket:
     return peer
 
 
+def _read(peer: socket.socket, size: int) -> bytes:
+    """So many bytes, or what there is before the end."""
+    found = b""
+    while len(found) < size and (part := peer.recv(size - len(found))):
+        found += part
+    return found
+
+
 def _read_all(peer: socket.socket) -> bytes:
     """What a rank said before it closed its side; nothing if it was killed."""
     parts = []
@@ -193,6 +199,9 @@ def _read_all(peer: socket.socket) -> bytes:
 
 def _end_process(text: str) -> None:
     """End at once, without the cleaning up that would wait for the others; what is finished is on the disk."""
-    if text:
-        print(f"aindex: error: {text}", file=sys.stderr, flush=True)
-    os._exit(1)
+    try:
+        if text:
+            print(f"aindex: error: {text}", file=sys.stderr, flush=True)
+    finally:
+        # also where the reason was a full disk, on which the log lies
+        os._exit(1)

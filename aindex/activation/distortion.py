@@ -1,6 +1,7 @@
 """From δ to the change of an image: the settings of the loop, and the shape it gives to δ."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -74,9 +75,16 @@ def heatmap(image: Tensor, settings: ActivationSettings) -> Tensor:
     return settings.scaling * jnd
 
 
+@lru_cache(maxsize=64)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on a device; kept, because sending them there would wait for all that the device has to do."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
+
+
 def channel_scale(settings: ActivationSettings, device: torch.device) -> Tensor:
     """α of R, G, B, or ones without `scale_channels`."""
-    return torch.tensor(CHANNEL_SCALE if settings.scale_channels else (1.0, 1.0, 1.0), device=device)
+    return constant(CHANNEL_SCALE if settings.scale_channels else (1.0, 1.0, 1.0), device)
 
 
 def bounded(delta: Tensor, settings: ActivationSettings) -> Tensor:

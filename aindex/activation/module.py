@@ -160,6 +160,7 @@ class ActivationModule(LightningModule):
         """Pose the batch's problem, and give Lightning its optimiser, so that `global_step` counts iterations."""
         self._started = time.perf_counter()
         self._problem = None
+        self.trainer.optimizers = []  # the last batch's, as large as its problem
         pictures: list[Picture] = succeeded(batch)
         pixels = [picture.pixels.to(self.device, non_blocking=True) for picture in pictures]
         self._originals = [image.permute(1, 2, 0) for image in pixels]

@@ -25,6 +25,8 @@ _ELEMENTWISE = (
 )
 """Each element's step depends on that element alone, so one optimiser may hold all images."""
 
+_FORMS = ("fused", "foreach", "capturable", "differentiable")
+
 OptimizerFactory = Callable[[list[Tensor]], Optimizer]
 
 
@@ -77,10 +79,12 @@ def make_optimizer(
 
 def _fused(optimizer: Optimizer, parameters: list[Tensor]) -> Optimizer:
     """The same optimiser with its one-kernel step, unless its maker chose a form or it has none."""
-    options = optimizer.defaults
-    form = ("fused", "foreach", "capturable", "differentiable")
-    if "fused" not in options or len(optimizer.param_groups) > 1 or any(options.get(k) for k in form):
+    defaults = inspect.signature(type(optimizer)).parameters
+    options = optimizer.param_groups[0]
+    chose_form = any(k in options and options[k] != defaults[k].default for k in _FORMS if k in defaults)
+    if "fused" not in options or len(optimizer.param_groups) > 1 or chose_form:
         return optimizer
-    accepted = inspect.signature(type(optimizer)).parameters
-    chosen = {key: value for key, value in options.items() if key in accepted and key != "fused"}
+    chosen = {
+        key: value for key, value in options.items() if key in defaults and key not in ("params", "fused")
+    }
     return type(optimizer)(parameters, **chosen, fused=True)  # type: ignore[call-arg]

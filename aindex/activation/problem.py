@@ -6,7 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aindex.activation.distortion import INITIAL_STD, ActivationSettings, bounded, channel_scale, heatmap
+from aindex.activation.distortion import (
+    INITIAL_STD,
+    ActivationSettings,
+    bounded,
+    channel_scale,
+    constant,
+    heatmap,
+)
 from aindex.activation.objective import feature_loss, image_loss
 from aindex.activation.resampling import Resampler, enlarge, favours_few_kernels
 from aindex.descriptors.inference import ExtractorLike, FastExtractor, Precision, fast_extractor
@@ -244,7 +251,7 @@ class ActivationProblem:
     def _change(self, row: int, units: tuple[float, ...]) -> Tensor:
         """Change of one image, 3×H×W, its channels multiplied by `units`."""
         part, heat = self._parts[row], self.heatmaps[row]
-        factor = heat.new_tensor(units).view(3, 1, 1)
+        factor = constant(units, heat.device).view(3, 1, 1)
         if self._full_size:
             self._update_change(part)
             planes = part.change.flatten(1).t().contiguous().view(3, *heat.shape[1:])  # from W×3×H

@@ -51,6 +51,8 @@ class RowMixer:
 
     def __init__(self, matrix: Tensor, device: torch.device) -> None:
         self._dense = matrix.to(device) if favours_few_kernels(device) else None
+        if self._dense is not None:
+            return
         present = matrix > 0
         self._source = present.nonzero()[:, 1].contiguous()
         self._starts = F.pad(present.sum(dim=1).cumsum(0), (1, 0))[:-1]
@@ -72,11 +74,19 @@ class RowMixer:
             torch.add(self(table), addend, alpha=weight, out=out)
 
 
-@lru_cache(maxsize=1024)
 def axis_mixers(length: int, size: int, device: torch.device) -> tuple[RowMixer, RowMixer]:
     """The resize of one axis and its transpose; kept, since photographs share a few sizes."""
-    matrix = resize_matrix(length, size)
-    return RowMixer(matrix, device), RowMixer(matrix.T.contiguous(), device)
+    return (_whole_mixers if favours_few_kernels(device) else _sparse_mixers)(length, size, device)
+
+
+def _mixers(length: int, size: int, device: torch.device) -> tuple[RowMixer, RowMixer]:
+    matrix = resize_matrix(length, size).to(device)
+    return RowMixer(matrix, device), RowMixer(matrix.T, device)
+
+
+# whole matrices are megabytes each
+_whole_mixers = lru_cache(maxsize=64)(_mixers)
+_sparse_mixers = lru_cache(maxsize=1024)(_mixers)
 
 
 class Resampler:

@@ -137,7 +137,7 @@ class BuildIndex(Callback):
             FaissIndexError: the index has fewer rows, or no such target.
             ConfigError: the loss does not suit the index.
         """
-        self.search(descriptors[:0])
+        self.search(descriptors[:1])
         if not activates:
             return
         self.index.quantiser.targets(descriptors[:1], module.target)

@@ -31,6 +31,7 @@ from aindex.index.sharded import ShardedIndex
 
 SHIPPED = "shipped"
 DEFAULT_FACTORY = "IVF4096,PQ8x8"
+_TRAINED_FOLDER = "trained"
 _IDS_FILE = "index_ids.npy"
 
 
@@ -150,10 +151,13 @@ class IndexBuilder:
         for share in (self._folder / INDEX_FOLDER).glob("rank*of*"):
             if not share.name.endswith(f"of{distributed.world_size()}"):
                 shutil.rmtree(share)
-        trained = self._trained()
+        # kept with the run, so that shares made later get the same codes
+        stored = self._folder / INDEX_FOLDER / _TRAINED_FOLDER
+        if not (stored / YAML_NAME).is_file():
+            self._trained().save(stored, overwrite=True)
         # the other ranks then find them extracted
         self.references()
-        return PackedIndex.of(trained)
+        return PackedIndex.of(ReferenceIndex.open(stored, self._extractor))
 
     def _shard(self, packed: PackedIndex) -> ShardedIndex:
         """Make this rank's share, unless an interrupted run has; collective."""

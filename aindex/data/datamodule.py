@@ -145,9 +145,7 @@ class ImageData(LightningDataModule):
         self.data_dir = data_dir
         self.batch_size = batch_size
         self.batch_size_eval = batch_size_eval
-        self.num_workers = (
-            min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if num_workers is None else num_workers
-        )
+        self.num_workers = min(_MOST_WORKERS, _cores()) if num_workers is None else num_workers
         self.query_nonmatch_dir = query_nonmatch_dir
         self.images: list[SourceImage] = []
         self.evaluations: list[Evaluation] = []

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import torch
+
 from aindex.errors import FaissIndexError
 from aindex.index.backend import FaissIndex, faiss_reason, import_faiss
 from aindex.index.structure import IndexParts
@@ -69,8 +71,8 @@ def set_gpu_nprobe(copy: FaissIndex, nprobe: int) -> None:
 
 
 @contextmanager
-def coarse_training_on(device: Device, parts: IndexParts, number: int = 0) -> Iterator[None]:
-    """While open, k-means of the coarse cells assigns points on the GPU if asked to.
+def coarse_training_on(device: Device, parts: IndexParts) -> Iterator[None]:
+    """While open, k-means of the coarse cells assigns points on torch's current GPU if asked to.
 
     Raises:
         FaissIndexError: a GPU is asked for and there is none.
@@ -78,6 +80,7 @@ def coarse_training_on(device: Device, parts: IndexParts, number: int = 0) -> It
     if device == "cpu":
         yield
         return
+    number = torch.cuda.current_device() if torch.cuda.is_available() else 0
     check_gpu(number)
     if parts.ivf is None:
         _log.warning("an index without cells (%s) is trained on the CPU", parts.kind)

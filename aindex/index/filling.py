@@ -19,6 +19,8 @@ from aindex.index.sharded import ShardedIndex, own_blocks
 Placement = Literal["replicated", "sharded"]
 AnyIndex = ReferenceIndex | ShardedIndex
 
+_CHECKED_TOGETHER = 4096
+
 
 class PackedIndex(NamedTuple):
     """A trained, empty index on its way to other processes."""
@@ -106,10 +108,18 @@ class Filling(NamedTuple):
             DataError: one is another picture.
         """
         present = np.flatnonzero(ids < len(self.references))
-        far = present[~are_near(index, self.originals[present], ids[present])]
-        if len(far):
+        far: list[int] = []
+        if isinstance(index, ShardedIndex):
+            # all ranks search all queries together, so each asks about some, a few at a time
+            for start in range(0, len(present), _CHECKED_TOGETHER):
+                some = present[start : start + _CHECKED_TOGETHER][index.rank :: index.ranks]
+                far += some[~are_near(index, self.originals[some], ids[some])].tolist()
+            far = sorted(position for part in index.gather(far) for position in part)
+        else:
+            far = present[~are_near(index, self.originals[present], ids[present])].tolist()
+        if far:
             raise DataError(
-                f"image {self.names[int(far[0])]!r} has the name of another picture in the index: rename it, give its "
+                f"image {self.names[far[0]]!r} has the name of another picture in the index: rename it, give its "
                 "folder a prefix, or leave that picture out of the references"
             )
 
@@ -142,12 +152,17 @@ def fill(
         # refuses what cannot be split before hours are spent on it
         ShardedIndex(trained, rank=rank, ranks=ranks, gather=lambda value: [value])
     share = _share(batches, rank, ranks)
-    if on_disk:
+    if on_disk and _share_rows(batches, rank, ranks):
         build_on_disk(trained, share, folder, overwrite=True)
         return
     for descriptors, names in share:
         trained.add(descriptors, names)
     trained.save(folder, overwrite=True)
+
+
+def _share_rows(batches: Sequence[tuple[Rows, Sequence[str]]], rank: int, ranks: int) -> int:
+    rows = sum(len(descriptors) for descriptors, _ in batches)
+    return rows if ranks == 1 else sum(end - begin for begin, end in own_blocks(0, rows, rank, ranks))
 
 
 def _share(

@@ -40,9 +40,9 @@ def named_rows(index: ReferenceIndex, names: Sequence[str]) -> Ids:
 
 
 def are_near(index: Searchable, descriptors: Rows, ids: Ids) -> npt.NDArray[np.bool_]:
-    """Whether each row is among the nearest of the descriptor that should be its own: n."""
-    if not len(ids):
-        return np.zeros(0, dtype=bool)
+    """Whether each row is among the nearest of the descriptor that should be its own: n; collective for shards."""
+    if not index.ntotal:
+        return np.zeros(len(ids), dtype=bool)
     cells = index.quantiser.cell_count
     nprobe = None if cells is None else min(_CELLS, cells)
     depth = min(_NEAR, max(_LEAST_NEAR, index.ntotal // _NEAR_SHARE), index.ntotal)

@@ -256,7 +256,8 @@ class ReferenceIndex:
                     f"k {k} on a GPU: expected at most {devices.GPU_MAX_K}; search on the CPU"
                 )
             limit = min(self.ntotal, devices.GPU_MAX_K)
-            return with_whole_ties(copy.search, rows, k, limit=limit, larger=self.larger_is_closer)
+            with faiss_errors("the search on the GPU failed", "search on the CPU: index.device cpu"):
+                return with_whole_ties(copy.search, rows, k, limit=limit, larger=self.larger_is_closer)
 
     def use_device(self, device: Device, number: int = 0) -> None:
         """Search on a GPU, or on the CPU again; an index without a GPU form stays on the CPU and says so.
@@ -363,5 +364,9 @@ class ReferenceIndex:
                 self._device = ("cpu", 0)
                 return None
         if self.quantiser.cell_count is not None:
+            if self.nprobe > devices.GPU_MAX_K:
+                raise FaissIndexError(
+                    f"nprobe {self.nprobe} on a GPU: expected at most {devices.GPU_MAX_K}; search on the CPU"
+                )
             devices.set_gpu_nprobe(self._gpu_copy, self.nprobe)
         return self._gpu_copy

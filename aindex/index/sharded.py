@@ -101,7 +101,7 @@ class ShardedIndex:
                 )
             )
         self._local = trained
-        self._rank, self._ranks, self._gather = rank, ranks, gather
+        self.rank, self.ranks, self.gather = rank, ranks, gather
         self._rows = rows
 
     @property
@@ -185,29 +185,29 @@ class ShardedIndex:
                 check_k(k, self.ntotal)
             except AindexError as error:
                 errors.append(error)
-        everyones: list[Rows] = self._gather(queries)
+        everyones: list[Rows] = self.gather(queries)
         with self._together() as errors:
             found: Neighbours = (np.empty(0), np.empty(0))  # type: ignore[assignment]
             try:
                 found = self._search_own(np.concatenate(everyones), k, nprobe)
             except AindexError as error:
                 errors.append(error)
-        start = sum(len(part) for part in everyones[: self._rank])
+        start = sum(len(part) for part in everyones[: self.rank])
         own = slice(start, start + len(queries))
-        parts = [(distances[own], ids[own]) for distances, ids in self._gather(found)]
+        parts = [(distances[own], ids[own]) for distances, ids in self.gather(found)]
         return merge_neighbours(parts, k, larger_is_closer=self.larger_is_closer)
 
     def names_of(self, ids: Ids) -> list[str]:
         """The names of some rows; collective, with ids of each rank's own choice."""
         ids = np.asarray(ids, np.int64)
-        asked: list[Ids] = self._gather(ids)
-        answers: list[list[dict[int, str]]] = self._gather([self._own_names(part) for part in asked])
-        known = {key: name for answer in answers for key, name in answer[self._rank].items()}
+        asked: list[Ids] = self.gather(ids)
+        answers: list[list[dict[int, str]]] = self.gather([self._own_names(part) for part in asked])
+        known = {key: name for answer in answers for key, name in answer[self.rank].items()}
         return [known[int(i)] for i in ids]
 
     def _add_own(self, descriptors: Descriptors, names: Sequence[str]) -> None:
         check_names(names, len(descriptors))
-        blocks = list(own_blocks(self._rows, len(descriptors), self._rank, self._ranks))
+        blocks = list(own_blocks(self._rows, len(descriptors), self.rank, self.ranks))
         for begin, end in blocks:
             as_rows(descriptors[begin:end], self.dim, f"the descriptors to add, from row {begin}")
         for begin, end in blocks:
@@ -223,11 +223,11 @@ class ShardedIndex:
         if depth == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         distances, positions = self._local.search(queries, depth, nprobe)
-        return distances, ids_of_rows(positions, self._rank, self._ranks)
+        return distances, ids_of_rows(positions, self.rank, self.ranks)
 
     def _own_names(self, ids: Ids) -> dict[int, str]:
-        own = ids[(rank_of_rows(ids, self._ranks) == self._rank) & (ids >= 0) & (ids < self._rows)]
-        blocks = own // BLOCK_ROWS // self._ranks
+        own = ids[(rank_of_rows(ids, self.ranks) == self.rank) & (ids >= 0) & (ids < self._rows)]
+        blocks = own // BLOCK_ROWS // self.ranks
         names: RowNames = self._local.names
         return {
             int(i): names[int(block * BLOCK_ROWS + i % BLOCK_ROWS)]
@@ -239,7 +239,7 @@ class ShardedIndex:
         """Raise on every rank what one of them met, instead of leaving the others at a gather."""
         errors: list[AindexError] = []
         yield errors
-        for error in self._gather(errors[0] if errors else None):
+        for error in self.gather(errors[0] if errors else None):
             if error is not None:
                 raise error
 

@@ -142,11 +142,9 @@ def test_the_form_for_other_devices_computes_the_same(
 
     fast = fast_extractor(tiny_extractor, precision="fp32")
     expected = gradients()
-    resampling.axis_mixers.cache_clear()
     for module in (resampling, problem_module):
         monkeypatch.setattr(module, "favours_few_kernels", lambda device: True)
     measured = gradients()
-    resampling.axis_mixers.cache_clear()
     for a, b in zip(measured, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
@@ -217,6 +215,13 @@ def test_adam_is_fused_and_keeps_its_options() -> None:
         (0.5, 0.9),
         0.1,
     )
+
+
+def test_options_of_a_parameter_group_stay_and_a_chosen_form_too() -> None:
+    grouped = make_optimizer(lambda p: torch.optim.Adam([{"params": p, "lr": 0.7}]), [torch.zeros(2)])
+    assert (grouped.param_groups[0]["lr"], grouped.param_groups[0]["fused"]) == (0.7, True)
+    plain = make_optimizer(lambda p: torch.optim.Adam(p, foreach=False), [torch.zeros(2)])
+    assert not plain.param_groups[0]["fused"]
 
 
 def test_delta_is_one_flat_leaf_over_the_images(tiny_extractor: Extractor, targets: Tensor) -> None:

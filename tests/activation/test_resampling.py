@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,12 +7,9 @@ from aindex.activation.resampling import Resampler, resize_matrix
 
 
 @pytest.fixture(params=["sparse", "dense"], autouse=True)
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both forms of the matrices: a CPU's, and the one for devices at which kernels start slowly."""
     monkeypatch.setattr(resampling, "favours_few_kernels", lambda device: request.param == "dense")
-    resampling.axis_mixers.cache_clear()
-    yield
-    resampling.axis_mixers.cache_clear()
 
 
 @pytest.mark.parametrize("size", [(40, 57), (200, 31), (32, 32), (1, 9), (5, 1), (33, 400)])

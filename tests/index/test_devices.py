@@ -132,3 +132,29 @@ def test_on_a_real_gpu(filled_index: Make, query_rows) -> None:
     distances, ids = index.search(query_rows, 5)
     np.testing.assert_allclose(distances, expected[0], rtol=1e-3, atol=1e-4)
     assert (ids == expected[1]).mean() > 0.9
+
+
+def test_what_the_gpu_cannot_probe_is_said(
+    filled_index: Make, query_rows, gpu: FakeGpuFaiss, monkeypatch
+) -> None:
+    index = filled_index("IVF8,PQ4x4", nprobe=4)
+    index.use_device("gpu")
+    monkeypatch.setattr(devices, "GPU_MAX_K", 3)
+    with pytest.raises(FaissIndexError, match="nprobe 4 on a GPU: expected at most 3"):
+        index.search(query_rows, 1)
+
+
+def test_a_failed_search_on_the_gpu_is_one_line(
+    filled_index: Make, query_rows, gpu: FakeGpuFaiss, monkeypatch
+) -> None:
+    class Failing:
+        def search(self, *_: object) -> None:
+            raise RuntimeError("Error: out of memory")
+
+    index = filled_index("Flat")
+    index.use_device("gpu")
+    monkeypatch.setattr(devices, "copy_to_gpu", lambda *_: Failing())
+    with pytest.raises(
+        FaissIndexError, match=r"the search on the GPU failed.*out of memory.*index.device cpu"
+    ):
+        index.search(query_rows, 1)

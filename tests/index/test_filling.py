@@ -1,0 +1,45 @@
+"""What each rank puts into its folder."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from aindex.errors import DataError
+from aindex.index import filling, rows, sharded
+from aindex.index.filling import Filling, fill
+from aindex.index.reference_index import ReferenceIndex
+from aindex.index.sharded import ShardedIndex
+
+Make = Callable[..., ReferenceIndex]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_shares_make_up_the_whole_also_where_a_rank_gets_none(
+    tmp_path, make_index: Make, reference_rows, monkeypatch, on_disk: bool
+) -> None:
+    for module in (rows, sharded):
+        monkeypatch.setattr(module, "BLOCK_ROWS", 16)
+    batches = [(reference_rows[:30], [f"R{i}" for i in range(30)])]
+    counts = []
+    for rank in range(3):
+        fill(make_index(), batches, tmp_path / str(rank), rank=rank, ranks=3, on_disk=on_disk)
+        share = ReferenceIndex.open(tmp_path / str(rank), read_only=True)
+        counts.append(share.ntotal)
+        ShardedIndex(share, rank=rank, ranks=3, gather=lambda value: [value], rows=30)
+    assert counts == [16, 14, 0]
+
+
+def test_an_original_with_the_name_of_another_picture_is_told_on_a_shard(
+    make_index: Make, reference_rows, monkeypatch
+) -> None:
+    monkeypatch.setattr(filling, "_CHECKED_TOGETHER", 2)
+    names = [f"R{i}" for i in range(len(reference_rows))]
+    index = ShardedIndex(make_index(), rank=0, ranks=1, gather=lambda value: [value])
+    index.add(reference_rows, names)
+    good = Filling(reference_rows, names, reference_rows[:5], names[:5])
+    good.check(index, good.ids)
+    others = np.concatenate([reference_rows[:3], -reference_rows[3:5]])
+    bad = Filling(reference_rows, names, others, names[:5])
+    with pytest.raises(DataError, match="'R3' has the name of another picture"):
+        bad.check(index, bad.ids)
