@@ -7,7 +7,8 @@
 arrays, with the same threads, without the training for polysemous search, which aindex leaves out. Overhead is
 aindex's time over FAISS's, less one; medians over the rounds. Memory is of the process beyond the descriptors, which
 lie in a mapped file: at the end of training and adding, and at its peak on the way. "same rows" is the share of
-answers that both give.
+answers that both give. aindex's searches do without matrix products, whose rounding depends on how many queries there
+are; "faiss, pairwise" is bare FAISS with that switch, so that the last two overheads tell its price from aindex's own.
 """
 
 import argparse
@@ -25,13 +26,14 @@ import numpy as np
 import torch
 from common import Work, machine, median_ratio, print_table, take_turns
 
-from aindex.index.backend import import_faiss
+from aindex.index.backend import import_faiss, repeatable_kernels
 from aindex.index.factory import set_nprobe
 from aindex.index.reference_index import ReferenceIndex
 
 NEIGHBOURS = 100
 POINTS_PER_CENTROID = 40
 KINDS = ("aindex", "faiss")
+PAIRWISE = "faiss, pairwise"
 
 
 def make_vectors(path: Path, rows: int, dim: int, seed: int) -> np.ndarray:
@@ -98,6 +100,10 @@ class Subject:
         self.bare.search(self.queries, NEIGHBOURS)
         return len(self.queries)
 
+    def search_pairwise(self, nprobe: int) -> int:
+        with repeatable_kernels():
+            return self.search_faiss(nprobe)
+
     def same_rows(self, nprobe: int) -> float:
         """Share of equal answers; bare FAISS searches what aindex trained and filled."""
         faiss = import_faiss()
@@ -115,6 +121,7 @@ class Subject:
             return {
                 "aindex": lambda: self.search_aindex(nprobe),
                 "faiss": lambda: self.search_faiss(nprobe),
+                PAIRWISE: lambda: self.search_pairwise(nprobe),
             }
 
         return {
@@ -170,11 +177,12 @@ def measure(options: argparse.Namespace, folder: Path, rows: int) -> list[dict]:
             "rows": rows,
             "factory": factory,
             "step": step,
-            "per_second": {kind: 1 / statistics.median(seconds[kind]) for kind in KINDS},
+            "per_second": {kind: 1 / statistics.median(times) for kind, times in seconds.items()},
             "seconds_per_row": seconds,
             "overhead": median_ratio(seconds["aindex"], seconds["faiss"]) - 1,
         }
         if step.startswith("search"):
+            record["overhead_pairwise"] = median_ratio(seconds["aindex"], seconds[PAIRWISE]) - 1
             record["same_rows"] = subject.same_rows(int(step.split()[-1]))
         records.append(record)
     if options.memory:
@@ -192,12 +200,17 @@ def show(records: list[dict]) -> None:
                 f"{record['mib'][kind]['after']:.0f} MiB (peak {record['mib'][kind]['peak']:.0f})"
                 for kind in KINDS
             ]
-            lines.append([*name, *cells, "", ""])
+            lines.append([*name, *cells, "", "", "", ""])
             continue
         rates = [f"{record['per_second'][kind]:,.0f} /s" for kind in KINDS]
-        same = record.get("same_rows")
-        lines.append([*name, *rates, f"{record['overhead']:+.1%}", "" if same is None else f"{same:.4f}"])
-    print_table(["rows", "factory", "step", *KINDS, "overhead", "same rows"], lines)
+        pairwise, same = record["per_second"].get(PAIRWISE), record.get("same_rows")
+        more = ["", "", ""]
+        if pairwise is not None:
+            more = [f"{pairwise:,.0f} /s", f"{record['overhead_pairwise']:+.1%}", f"{same:.4f}"]
+        lines.append([*name, *rates, f"{record['overhead']:+.1%}", *more])
+    print_table(
+        ["rows", "factory", "step", *KINDS, "overhead", PAIRWISE, "overhead over that", "same rows"], lines
+    )
 
 
 def parse() -> argparse.Namespace:

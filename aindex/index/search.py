@@ -98,10 +98,18 @@ def by_distance_then_id(
     distances: npt.NDArray[np.float32], ids: Ids, k: int, larger: bool
 ) -> tuple[npt.NDArray[np.float32], Ids]:
     """The k closest of each row's candidates, ordered by distance, then id; absent ones (id −1) last."""
+    closeness = -distances if larger else distances
     absent = ids < 0
-    closeness = np.where(absent, np.inf, -distances if larger else distances)
-    order = np.lexsort((ids, closeness), axis=-1)[:, :k]
-    return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
+    # FAISS has sorted by distance: mostly there is nothing left to do
+    in_order = (closeness[:, 1:] > closeness[:, :-1]) & ~absent[:, :-1] | absent[:, 1:]
+    rows = np.flatnonzero(~in_order.all(axis=1))
+    found_distances, found_ids = distances[:, :k].copy(), ids[:, :k].copy()
+    if len(rows):
+        placed = np.where(absent[rows], np.inf, closeness[rows])
+        order = np.lexsort((ids[rows], placed), axis=-1)[:, :k]
+        found_distances[rows] = np.take_along_axis(distances[rows], order, 1)
+        found_ids[rows] = np.take_along_axis(ids[rows], order, 1)
+    return found_distances, found_ids
 
 
 def _cut_within_tie(distances: npt.NDArray[np.float32], ids: Ids, k: int) -> npt.NDArray[np.bool_]:
