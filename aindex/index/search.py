@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,9 @@ _QUERY_BY_QUERY = {
     "IndexLSH",
 }
 
+_SPARE_CELLS = 8
+_UNSURE_TOGETHER = 64
+
 
 def larger_is_closer(index: FaissIndex) -> bool:
     """Whether the index returns similarities (metric IP) rather than distances."""
@@ -55,8 +59,9 @@ def nearest(index: FaissIndex, queries: Rows, k: int) -> tuple[npt.NDArray[np.fl
         Distances nq×k (LSH: numbers of bits) and ids nq×k.
     """
     parts = take_apart(index)
+    decides_itself = _has_flat_cells(parts)
     with (
-        repeatable_kernels(),
+        nullcontext() if decides_itself else repeatable_kernels(),
         faiss_errors("the search failed", "search fewer queries or neighbours at a time"),
     ):
         if parts.chooses_by_k:
@@ -121,6 +126,13 @@ def _search(parts: IndexParts, queries: Rows, k: int) -> tuple[npt.NDArray[np.fl
     if parts.refine is not None:
         return _one_by_one(parts.refine, queries, k)
     rows = forward(parts.transforms, queries)
+    if _has_flat_cells(parts):
+        ivf: FaissIndex = parts.ivf
+        cells, coarse = nearest_cells(ivf.quantizer, rows, ivf.nprobe)
+        # a hint to lists on a disk
+        ivf.invlists.prefetch_lists(import_faiss().swig_ptr(cells), cells.size)
+        distances, ids = ivf.search_preassigned(rows, k, cells, coarse)
+        return distances, ids
     if _takes_batches(parts):
         distances, ids = parts.inner.search(rows, k)
         return distances, ids
@@ -135,6 +147,59 @@ def _takes_batches(parts: IndexParts) -> bool:
         return True
     quantizer = faiss.downcast_index(parts.ivf.quantizer)
     return isinstance(quantizer, (faiss.IndexFlat, faiss.IndexHNSWFlat))
+
+
+def _has_flat_cells(parts: IndexParts) -> bool:
+    """Whether cells are found by comparing with all centroids, by squared Euclidean distance."""
+    faiss = import_faiss()
+    if parts.ivf is None or parts.refine is not None or not _takes_batches(parts):
+        return False
+    quantizer = faiss.downcast_index(parts.ivf.quantizer)
+    return isinstance(quantizer, faiss.IndexFlat) and quantizer.metric_type == faiss.METRIC_L2
+
+
+def nearest_cells(quantizer: FaissIndex, rows: Rows, nprobe: int) -> tuple[Ids, npt.NDArray[np.float32]]:
+    """The cells to visit and the squared distances to their centroids, closest first: nq×nprobe both.
+
+    A matrix product says quickly which cells may be among the closest, but its rounding depends on how many queries
+    there are. So the distances to those few are computed again pair by pair, and decide; where rounding could have
+    hidden a closer cell, those to all.
+
+    Args:
+        quantizer: IndexFlat of the centroids, squared Euclidean distance.
+        rows: queries nq×d.
+        nprobe: cells to visit; all, if there are fewer.
+    """
+    count = int(quantizer.ntotal)
+    nprobe = min(nprobe, count)
+    depth = min(count, nprobe + nprobe // 8 + _SPARE_CELLS)
+    rough, candidates = quantizer.search(rows, depth)
+    exact = _pairwise(quantizer, rows, candidates)
+    distances, cells = by_distance_then_id(exact, candidates, nprobe, larger=False)
+    if depth < count:
+        # |x|² + |y|² − 2xy of d products, where |y| is at most |x| + |x − y|
+        norms = np.linalg.norm(rows, axis=1)
+        unit = (rows.shape[1] + 4) * np.finfo(np.float32).eps
+        error = 2 * unit * (2 * norms + np.sqrt(rough[:, -1])) ** 2
+        unsure = np.flatnonzero(~(distances[:, -1] < rough[:, -1] - error))
+        for start in range(0, len(unsure), _UNSURE_TOGETHER):
+            some = unsure[start : start + _UNSURE_TOGETHER]
+            every = np.tile(np.arange(count, dtype=np.int64), (len(some), 1))
+            exact = _pairwise(quantizer, rows[some], every)
+            distances[some], cells[some] = by_distance_then_id(exact, every, nprobe, larger=False)
+    return cells, distances
+
+
+def _pairwise(quantizer: FaissIndex, rows: Rows, cells: Ids) -> npt.NDArray[np.float32]:
+    """Squared distances of each query to some centroids, each from the two vectors alone: nq×n."""
+    faiss = import_faiss()
+    rows, cells = np.ascontiguousarray(rows), np.ascontiguousarray(cells)
+    distances = np.empty(cells.shape, np.float32)
+    pointers = [faiss.swig_ptr(array) for array in (rows, distances, cells)]
+    faiss.downcast_index(quantizer).compute_distance_subset(
+        len(rows), pointers[0], cells.shape[1], pointers[1], pointers[2]
+    )
+    return distances
 
 
 def _one_by_one(index: FaissIndex, queries: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
