@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn, TextIO
 import aindex
 from aindex.errors import AindexError
 from aindex.memory import keep_freed_memory
+from aindex.waiting import wait_asleep_soon
 
 
 class Command(NamedTuple):
@@ -72,6 +73,7 @@ def main(args: list[str] | None = None) -> None:
     if command is None:
         _fail(f"no command {arguments[0]!r}: expected one of {', '.join(COMMANDS)}", code=2)
     keep_freed_memory()
+    wait_asleep_soon()
     run: Callable[[list[str]], None] = getattr(import_module(command.module), command.function)
     with warnings.catch_warnings(), _quiet_threads():
         warnings.showwarning = _show_warning
