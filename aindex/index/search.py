@@ -36,6 +36,7 @@ _QUERY_BY_QUERY = {
 
 _SPARE_CELLS = 8
 _UNSURE_TOGETHER = 64
+_ROWS_PER_THREAD = 64
 
 
 def larger_is_closer(index: FaissIndex) -> bool:
@@ -127,12 +128,7 @@ def _search(parts: IndexParts, queries: Rows, k: int) -> tuple[npt.NDArray[np.fl
         return _one_by_one(parts.refine, queries, k)
     rows = forward(parts.transforms, queries)
     if _has_flat_cells(parts):
-        ivf: FaissIndex = parts.ivf
-        cells, coarse = nearest_cells(ivf.quantizer, rows, ivf.nprobe)
-        # a hint to lists on a disk
-        ivf.invlists.prefetch_lists(import_faiss().swig_ptr(cells), cells.size)
-        distances, ids = ivf.search_preassigned(rows, k, cells, coarse)
-        return distances, ids
+        return _search_cells(parts.ivf, rows, k)
     if _takes_batches(parts):
         distances, ids = parts.inner.search(rows, k)
         return distances, ids
@@ -156,6 +152,27 @@ def _has_flat_cells(parts: IndexParts) -> bool:
         return False
     quantizer = faiss.downcast_index(parts.ivf.quantizer)
     return isinstance(quantizer, faiss.IndexFlat) and quantizer.metric_type == faiss.METRIC_L2
+
+
+def _search_cells(ivf: FaissIndex, rows: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
+    def treat(some: Rows) -> tuple[npt.NDArray[np.float32], Ids]:
+        cells, coarse = nearest_cells(ivf.quantizer, some, ivf.nprobe)
+        # a hint to lists on a disk
+        ivf.invlists.prefetch_lists(import_faiss().swig_ptr(cells), cells.size)
+        distances, ids = ivf.search_preassigned(some, k, cells, coarse)
+        return distances, ids
+
+    def treat_alone(some: Rows) -> tuple[npt.NDArray[np.float32], Ids]:
+        with one_thread():
+            return treat(some)
+
+    # FAISS makes the matrix product on one thread, and is slower at lists with several than side by side
+    workers = min(import_faiss().omp_get_max_threads(), len(rows) // _ROWS_PER_THREAD)
+    if workers < 2:
+        return treat(rows)
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(treat_alone, np.array_split(rows, workers)))
+    return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
 
 
 def nearest_cells(quantizer: FaissIndex, rows: Rows, nprobe: int) -> tuple[Ids, npt.NDArray[np.float32]]:
