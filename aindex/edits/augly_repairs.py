@@ -54,8 +54,7 @@ class _Font(ImageFont.FreeTypeFont):
     """
 
     def __init__(self, path: str, size: float) -> None:
-        # on a picture of a few pixels AugLy asks for none
-        super().__init__(path, max(1, size), layout_engine=ImageFont.Layout.BASIC)
+        super().__init__(path, size, layout_engine=ImageFont.Layout.BASIC)
 
     def getsize_multiline(self, text: str, spacing: int = 4) -> tuple[int, int]:
         # the widest line; each line as high as an "A", `spacing` pixels between them

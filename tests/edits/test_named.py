@@ -141,10 +141,3 @@ def test_screenshot_is_auglys_whatever_came_before(picture, template):
     path = augly_repairs.template_path(template)
     expected = augly_repairs._functional().overlay_onto_screenshot(picture, template_filepath=path)
     assert np.array_equal(np.asarray(found), np.asarray(expected))
-
-
-@pytest.mark.parametrize("size", [(3, 200), (17, 64), (200, 3)])
-def test_pictures_of_a_few_pixels_undergo_all_attacks(size):
-    tiny = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
-    for attack in default_attacks():
-        assert min(apply_attack(tiny, attack, seed=0).size) >= 1
