@@ -34,7 +34,6 @@ from torch import Tensor, nn
 
 from aindex.activation.distortion import ActivationSettings
 from aindex.activation.module import ActivationModule
-from aindex.activation.optimizer import make_optimizer
 from aindex.activation.problem import ActivationProblem
 from aindex.callbacks.images import WriteImages
 from aindex.commands.pipeline import ActivationTrainer
@@ -154,9 +153,7 @@ class Subject:
         looped = 0.0
         for batch in self.batches():
             problem = self.pose(batch)
-            optimizer = make_optimizer(
-                lambda p: torch.optim.Adam(p, lr=1.0), problem.parameters, problem.delta
-            )
+            optimizer = problem.optimizer(lambda p: torch.optim.Adam(p, lr=1.0))
             self.wait()
             started = time.perf_counter()
             for iteration in range(self.settings.iterations):

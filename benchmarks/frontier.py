@@ -32,7 +32,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aindex.activation.distortion import ActivationSettings, channel_scale
-from aindex.activation.optimizer import make_optimizer
 from aindex.activation.perceptual import psnr_db, ssim
 from aindex.activation.problem import ActivationProblem
 from aindex.data.images import image_names, list_images, read_image
@@ -105,14 +104,13 @@ class Setting:
                     f"{part!r} in {text!r}: expected one of {sorted(own)}, closing, lr, optimizer, scheduler"
                 )
         found.settings = ActivationSettings(**constants)
-        found.make_scheduler(
-            found.make_optimizer([torch.zeros(1, requires_grad=True)])
-        )  # now, not after an hour
+        # now, not after an hour
+        found.make_scheduler(found.make_optimizer([torch.zeros(1, requires_grad=True)]))
         return found
 
-    def make_optimizer(self, parameters: list[Tensor], flat: Tensor | None = None) -> torch.optim.Optimizer:
+    def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         kind = getattr(torch.optim, self.optimizer, None) or getattr(timm.optim, self.optimizer)
-        return make_optimizer(lambda p: kind(p, **self.optimizer_options), parameters, flat)
+        return kind(parameters, **self.optimizer_options)
 
     def make_scheduler(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
         if self.scheduler is None:
@@ -197,7 +195,7 @@ class Search:
         return [image.cpu().numpy() for image in problem.render()]
 
     def _iterate(self, problem: ActivationProblem, setting: Setting, iterations: int) -> None:
-        optimizer = setting.make_optimizer(problem.parameters, problem.delta)
+        optimizer = problem.optimizer(setting.make_optimizer)
         advance = setting.make_scheduler(optimizer)
         for _ in range(iterations):
             problem.loss_and_grad(with_image_loss=False)
@@ -216,7 +214,7 @@ class Search:
         with torch.no_grad():
             for delta, heat, change in zip(full.parameters, full.heatmaps, problem.changes(), strict=True):
                 bounded = (change / (heat * scale)).clamp(-0.99, 0.99)
-                delta.copy_(bounded.atanh().permute(2, 0, 1))
+                delta.copy_(bounded.atanh().permute(1, 0, 2))
         return full
 
     def activate_all(self, setting: Setting) -> tuple[list[np.ndarray], dict[str, float]]:

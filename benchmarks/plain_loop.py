@@ -62,9 +62,9 @@ def plain_loop(
         heatmaps = [torch.full_like(heat, float(heat.mean())) for heat in heatmaps]
     deltas = []
     for image, seed in zip(images, seeds, strict=True):
-        # aindex draws the numbers column by column
-        shape = (image.shape[2], 3, image.shape[1])
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).permute(1, 2, 0)
+        # aindex draws the numbers row by row
+        shape = (image.shape[1], 3, image.shape[2])
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).permute(1, 0, 2)
         deltas.append((1e-6 * noise).contiguous().to(device).requires_grad_())
     optimizer = torch.optim.Adam(deltas, lr=learning_rate)
 

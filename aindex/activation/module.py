@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from aindex.activation.distortion import ActivationSettings, DeltaSize
 from aindex.activation.objective import FeatureLoss
-from aindex.activation.optimizer import make_optimizer
 from aindex.activation.outcome import Curves, Released, measured, to_cpu
 from aindex.activation.problem import ActivationProblem, LossTerms
 from aindex.data.datamodule import Picture, succeeded
@@ -179,9 +178,7 @@ class ActivationModule(LightningModule):
                 seeds=[derive_seed(self.seed, self.images[position].name, "delta") for position in positions],
                 batch_size=self.trainer.datamodule.batch_size,  # type: ignore[attr-defined]
             )
-        self.trainer.optimizers = [
-            make_optimizer(self._make_optimizer, self._problem.parameters, self._problem.delta)
-        ]
+        self.trainer.optimizers = [self._problem.optimizer(self._make_optimizer)]
 
     def training_step(self, batch: list[Any], batch_idx: int) -> dict[str, Any] | None:
         """Activate a batch.

@@ -4,10 +4,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
+from aindex.activation.kernels import AdamStep
 from aindex.errors import ConfigError
 
 _ELEMENTWISE = (
@@ -50,6 +52,54 @@ class PerImageOptimizer(Optimizer):
         for member in self.members:
             member.step()
         return loss
+
+
+class SweepingAdam(Adam):
+    """Adam whose step is part of the pass that computes the gradient, which is never written out.
+
+    Args:
+        delta: all of δ.
+        options: of Adam: lr, betas, eps; read anew at each step, so that a scheduler acts on it.
+        advance: makes the pass.
+    """
+
+    def __init__(self, delta: Tensor, options: dict[str, Any], advance: Callable[[AdamStep], None]) -> None:
+        super().__init__([delta], **{key: options[key] for key in ("lr", "betas", "eps")})
+        self._advance = advance
+        self._count = 0
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of every element; the closure is called once, before."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._count += 1
+        group = self.param_groups[0]
+        beta1, beta2 = map(float, group["betas"])
+        self._advance(
+            AdamStep(
+                mean_share=np.float32(1 - beta1),
+                square_share=np.float32(1 - beta2),
+                size=np.float32(float(group["lr"]) / (1 - beta1**self._count)),
+                root=np.float32((1 - beta2**self._count) ** -0.5),
+                eps=np.float32(group["eps"]),
+            )
+        )
+        return loss
+
+
+def is_plain_adam(optimizer: Optimizer) -> bool:
+    """Whether it is Adam with lr, betas and eps alone, its form left to us."""
+    if type(optimizer) is not Adam or len(optimizer.param_groups) > 1:
+        return False
+    options = optimizer.param_groups[0]
+    ours = ("params", "lr", "betas", "eps")
+    return all(
+        options[key] == parameter.default
+        for key, parameter in inspect.signature(Adam).parameters.items()
+        if key in options and key not in ours
+    )
 
 
 def make_optimizer(

@@ -1,14 +1,15 @@
-"""The extractor's resize as sparse matrices applied by hand, with its transpose for the gradient.
+"""The extractor's resize as small matrices, one per axis, so that it can be applied, and transposed, by hand.
 
-An antialiased bilinear resize is one small matrix per axis with a handful of weights in each row. Torch's own
-kernels for it, backward above all, cost about as much as a small extractor; weighted sums of whole rows do not.
-Rows are whole lines of memory if the axis to resize comes first, hence the layout W×C×H for full-size images:
-resizing W and transposing gives H×R×C, resizing H gives R×R×C, which is what channels-last convolutions read.
+An antialiased bilinear resize has a handful of neighbouring weights in each row of these. Torch's own kernels for it,
+backward above all, cost about as much as a small extractor.
 """
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,59 +39,48 @@ def resize_matrix(length: int, size: int) -> Tensor:
     return torch.zeros(size, length).scatter_add_(1, source.clamp(0, length - 1), weights)
 
 
-def favours_few_kernels(device: torch.device) -> bool:
-    """Whether starting a kernel costs more than one image's work: not on a CPU."""
-    return device.type != "cpu"
+class Taps(NamedTuple):
+    """A matrix M×N whose rows have few, neighbouring weights.
 
-
-class RowMixer:
-    """A non-negative matrix applied to the rows of a table, N×D → M×D.
-
-    As weighted sums of rows on a CPU, where most weights are zero; as a matrix product elsewhere.
+    Attributes:
+        first: column of each row's first weight, M; T columns from there on exist in every row.
+        counts: how many columns from there on reach to the last weight, M; T at most.
+        weights: M×T, zeros after the last weight.
     """
 
-    def __init__(self, matrix: Tensor, device: torch.device) -> None:
-        self._dense = matrix.to(device) if favours_few_kernels(device) else None
-        if self._dense is not None:
-            return
-        present = matrix > 0
-        self._source = present.nonzero()[:, 1].contiguous()
-        self._starts = F.pad(present.sum(dim=1).cumsum(0), (1, 0))[:-1]
-        self._weights = matrix[present]
-
-    def __call__(self, table: Tensor) -> Tensor:
-        """Mix the rows of a table."""
-        if self._dense is not None:
-            return self._dense @ table
-        return F.embedding_bag(
-            self._source, table.contiguous(), self._starts, mode="sum", per_sample_weights=self._weights
-        )
-
-    def add(self, table: Tensor, addend: Tensor, weight: float, out: Tensor) -> None:
-        """Write mixed rows + weight · addend to `out`, M×D."""
-        if self._dense is not None:
-            torch.addmm(addend, self._dense, table, beta=weight, out=out)
-        else:
-            torch.add(self(table), addend, alpha=weight, out=out)
+    first: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
 
 
-def axis_mixers(length: int, size: int, device: torch.device) -> tuple[RowMixer, RowMixer]:
+def taps_of(matrix: Tensor) -> Taps:
+    """The weights of a non-negative matrix, none of whose rows is empty."""
+    values = matrix.numpy()
+    present = values > 0
+    first = present.argmax(axis=1)
+    end = values.shape[1] - present[:, ::-1].argmax(axis=1)
+    width = int((end - first).max())
+    first = np.minimum(first, values.shape[1] - width)
+    columns = first[:, None] + np.arange(width)
+    weights = np.ascontiguousarray(np.take_along_axis(values, columns, axis=1))
+    return Taps(first.astype(np.int32), (end - first).astype(np.int32), weights)
+
+
+@lru_cache(maxsize=1024)
+def axis_taps(length: int, size: int) -> tuple[Taps, Taps]:
     """The resize of one axis and its transpose; kept, since photographs share a few sizes."""
-    return (_whole_mixers if favours_few_kernels(device) else _sparse_mixers)(length, size, device)
+    matrix = resize_matrix(length, size)
+    return taps_of(matrix), taps_of(matrix.T)
 
 
-def _mixers(length: int, size: int, device: torch.device) -> tuple[RowMixer, RowMixer]:
-    matrix = resize_matrix(length, size).to(device)
-    return RowMixer(matrix, device), RowMixer(matrix.T, device)
-
-
-# whole matrices are megabytes each
-_whole_mixers = lru_cache(maxsize=64)(_mixers)
-_sparse_mixers = lru_cache(maxsize=1024)(_mixers)
+@lru_cache(maxsize=64)
+def axis_matrix(length: int, size: int, device: torch.device) -> Tensor:
+    """The resize of one axis on a device, size×length; kept, but few: they are megabytes each."""
+    return resize_matrix(length, size).to(device)
 
 
 class Resampler:
-    """Resize of one image's planes, W×C×H → R×R×C, and its transpose.
+    """Resize of one image's rows H×3×W → R×3×R and its transpose, as matrix products: few kernels, for a GPU.
 
     Args:
         height: H.
@@ -102,23 +92,32 @@ class Resampler:
     def __init__(self, height: int, width: int, size: int, *, device: torch.device | str = "cpu") -> None:
         device = torch.device(device)
         self._height, self._width, self._size = height, width, size
-        self._down, self._down_transposed = axis_mixers(height, size, device)
-        self._across, self._across_transposed = axis_mixers(width, size, device)
+        self._down = axis_matrix(height, size, device)
+        self._across = axis_matrix(width, size, device)
 
     def add_resized(self, planes: Tensor, base: Tensor, out: Tensor) -> None:
-        """Write base + resized planes to `out`, R×R×C both; planes W×C×H."""
-        columns = self._across(planes.view(self._width, -1))  # R×CH
-        columns = columns.view(-1, self._height).t()  # H×RC
-        self._down.add(columns, base.view(self._size, -1), 1.0, out.view(self._size, -1))
+        """Write base + resized planes to `out`, R×3×R both; planes H×3×W."""
+        rows = self._down @ planes.view(self._height, -1)  # R×3W
+        torch.addmm(
+            base.view(-1, self._size),
+            rows.view(-1, self._width),
+            self._across.T,
+            out=out.view(-1, self._size),
+        )
 
     def add_transposed(self, gradient: Tensor, addend: Tensor, weight: float, out: Tensor) -> None:
-        """Carry a gradient R×R×C back to the full size, and write it + weight · addend to `out`, W×C×H."""
-        rows = self._down_transposed(gradient.view(self._size, -1))  # H×RC
-        columns = rows.t().contiguous().view(self._size, -1)  # R×CH
-        self._across_transposed.add(columns, addend.view(self._width, -1), weight, out.view(self._width, -1))
+        """Carry a gradient R×3×R back to the full size, and write it + weight · addend to `out`, H×3×W."""
+        rows = gradient.view(-1, self._size) @ self._across  # 3R×W
+        torch.addmm(
+            addend.view(self._height, -1),
+            self._down.T,
+            rows.view(self._size, -1),
+            beta=weight,
+            out=out.view(self._height, -1),
+        )
 
 
 def enlarge(values: Tensor, height: int, width: int) -> Tensor:
-    """R×R×C → C×H×W, bilinear, antialiased where an axis shrinks."""
-    planes = values.permute(2, 0, 1).unsqueeze(0)
-    return F.interpolate(planes, size=(height, width), mode="bilinear", antialias=True).squeeze(0)
+    """C×R×R → C×H×W, bilinear, antialiased where an axis shrinks."""
+    resized = F.interpolate(values.unsqueeze(0), size=(height, width), mode="bilinear", antialias=True)
+    return resized.squeeze(0)

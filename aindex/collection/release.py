@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.optim import Adam
 
 from aindex.activation.distortion import ActivationSettings, DeltaSize
-from aindex.activation.optimizer import make_optimizer
 from aindex.activation.perceptual import linf_grey_levels, ssim
 from aindex.activation.problem import ActivationProblem
 from aindex.collection.budget import largest_scale
@@ -105,7 +104,7 @@ def batch_changes(
         seeds=[derive_seed(settings.seed, name, "delta") for name in names],
         batch_size=batch_size,
     )
-    optimizer = make_optimizer(lambda parameters: Adam(parameters, lr=1.0), problem.parameters, problem.delta)
+    optimizer = problem.optimizer(lambda parameters: Adam(parameters, lr=1.0))
     for _ in range(settings.iterations):
         problem.loss_and_grad(with_image_loss=False)
         optimizer.step()

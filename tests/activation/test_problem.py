@@ -1,5 +1,6 @@
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -9,11 +10,12 @@ import timm.optim
 import torch
 from torch import Tensor
 
+from aindex.activation import kernels
 from aindex.activation import problem as problem_module
-from aindex.activation import resampling
 from aindex.activation.distortion import ActivationSettings
-from aindex.activation.optimizer import PerImageOptimizer, make_optimizer
+from aindex.activation.optimizer import PerImageOptimizer, SweepingAdam, make_optimizer
 from aindex.activation.perceptual import psnr_db
+from aindex.activation.pixels import CpuPixels, GpuPixels
 from aindex.activation.problem import ActivationProblem
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import FastExtractor, fast_extractor
@@ -80,7 +82,7 @@ def activate(
             seeds=[SEEDS[i] for i in batch],
             batch_size=batch_size,
         )
-        optimizer = make_optimizer(factory, problem.parameters, problem.delta)
+        optimizer = problem.optimizer(factory)
         for _ in range(settings.iterations):
             optimizer.zero_grad()
             problem.loss_and_grad(with_image_loss=False)
@@ -113,7 +115,7 @@ def test_losses_and_gradients_equal_autograd(
         terms = problem.loss_and_grad()
         for measured, expected in zip(problem.parameters, record["gradients"], strict=True):  # type: ignore[call-overload]
             tolerance = 1e-3 * float(expected.abs().max())
-            torch.testing.assert_close(measured.grad.permute(1, 2, 0), expected, rtol=1e-3, atol=tolerance)
+            torch.testing.assert_close(measured.grad.permute(1, 0, 2), expected, rtol=1e-3, atol=tolerance)
         np.testing.assert_allclose(terms.feature_loss, record["feature_loss"], atol=1e-5)
         np.testing.assert_allclose(terms.image_loss, record["image_loss"], atol=1e-5)
         np.testing.assert_allclose(terms.loss.sum(), record["loss"], atol=1e-4)
@@ -129,24 +131,90 @@ def test_losses_and_gradients_equal_autograd(
         assert (measured.int() - wanted.int()).abs().max() <= 1
 
 
-def test_the_form_for_other_devices_computes_the_same(
-    tiny_extractor: Extractor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "options", [{}, {"use_tanh": False, "scale_channels": False}, {"delta_size": "input"}]
+)
+def test_the_form_for_gpus_computes_the_same(
+    options: dict[str, object], tiny_extractor: Extractor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gradients() -> list[Tensor]:
-        problem = ActivationProblem(
-            PICTURES, targets, fast, ActivationSettings(lambda_i=1.0), seeds=SEEDS, batch_size=7
-        )
+    def run() -> tuple[list[Tensor], list[Tensor]]:
+        settings = ActivationSettings(lambda_i=1.0, **options)  # type: ignore[arg-type]
+        problem = ActivationProblem(PICTURES, targets, fast, settings, seeds=SEEDS, batch_size=8)
         problem.delta.detach().uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
-        problem.loss_and_grad()
-        return [parameter.grad.clone() for parameter in problem.parameters]
+        terms = problem.loss_and_grad()
+        return [parameter.grad.clone() for parameter in problem.parameters], list(terms)
 
     fast = fast_extractor(tiny_extractor, precision="fp32")
-    expected = gradients()
-    for module in (resampling, problem_module):
-        monkeypatch.setattr(module, "favours_few_kernels", lambda device: True)
-    measured = gradients()
-    for a, b in zip(measured, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+    expected = run()
+    monkeypatch.setattr(problem_module, "pixels_for", GpuPixels)
+    for measured, wanted in zip(run(), expected, strict=True):
+        for a, b in zip(measured, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("delta_size", ["image", "input"])
+def test_steps_within_the_pass_are_those_of_torch(
+    delta_size: str, tiny_extractor: Extractor, targets: Tensor
+) -> None:
+    deltas, losses = [], []
+    for foreach in (None, True):  # a form that was chosen is kept
+        settings = ActivationSettings(delta_size=delta_size)  # type: ignore[arg-type]
+        problem = ActivationProblem(PICTURES, targets, tiny_extractor, settings, seeds=SEEDS, batch_size=7)
+        optimizer = problem.optimizer(partial(torch.optim.Adam, lr=0.3, betas=(0.7, 0.9), foreach=foreach))
+        assert isinstance(optimizer, SweepingAdam) == (foreach is None)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        terms = []
+        for _ in range(4):
+            terms.append(problem.loss_and_grad())
+            optimizer.step()
+            scheduler.step()
+        deltas.append(problem.delta.detach())
+        losses.append(torch.stack([value for term in terms for value in term]))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-4)
+    assert (deltas[0] - deltas[1]).abs().mean() < 1e-3
+    assert deltas[0].abs().max() > 0.3
+
+
+@pytest.mark.parametrize("size", [(700, 300), (300, 700), (90, 2000), (1, 40000), (40000, 1), (161, 159)])
+def test_bands_of_a_picture_add_up(size: tuple[int, int]) -> None:
+    """More pixels than one thread treats at a time: what bands share is neither lost nor counted twice."""
+    heat = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    base = torch.rand(2, 48, 48, 3, generator=torch.Generator().manual_seed(1))
+    pull = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(2))
+    found = []
+    for form in (CpuPixels, GpuPixels):
+        pixels = form([heat], base, ActivationSettings(lambda_i=10.0))
+        pixels.delta.detach().uniform_(-1, 1, generator=torch.Generator().manual_seed(3))
+        rows = pixels.forward().clone()
+        pixels.backward(pull)
+        found.append((rows, pixels.image_losses(), pixels.parameters[0].grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_pixels_do_not_depend_on_the_number_of_threads(tiny_extractor: Extractor, targets: Tensor) -> None:
+    heat = torch.rand((300, 400), generator=torch.Generator().manual_seed(0))
+    base, threads = torch.zeros(1, 48, 48, 3), torch.get_num_threads()
+    deltas = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        try:
+            pixels = CpuPixels([heat], base, ActivationSettings())
+            optimizer = pixels.optimizer(adam)
+            for _ in range(3):
+                pixels.forward()
+                pixels.backward(torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(1)) - 0.5)
+                optimizer.step()
+        finally:
+            torch.set_num_threads(threads)
+        deltas.append(pixels.delta.detach())
+    assert torch.equal(*deltas)
+
+
+def test_tanh_is_that_of_torch() -> None:
+    x = torch.linspace(-12, 12, 20001)
+    measured = torch.tensor([float(kernels.tanh(np.float32(value))) for value in x])
+    torch.testing.assert_close(measured, torch.tanh(x), rtol=0, atol=5e-7)
 
 
 def test_pixels_do_not_depend_on_company_order_or_fill(tiny_extractor: Extractor, targets: Tensor) -> None:
@@ -252,7 +320,7 @@ def test_eight_bit_images_do_as_well(tiny_extractor: Extractor, targets: Tensor)
             images, targets[:2], tiny_extractor, ActivationSettings(), seeds=SEEDS[:2], batch_size=2
         )
         problem.loss_and_grad()
-        make_optimizer(adam, problem.parameters, problem.delta).step()
+        problem.optimizer(adam).step()
         rendered.append(problem.render())
     assert all(torch.equal(a, b) for a, b in zip(*rendered, strict=True))
 
