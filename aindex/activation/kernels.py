@@ -35,7 +35,7 @@ def _jit(function: Callable[..., Any], *, cache: bool) -> Callable[..., Any]:
 
 
 # Python's numbers are float64 and would widen all arithmetic
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_ZERO, _ONE, _WHITE = np.float32(0), np.float32(1), np.float32(255)
 
 # tanh x = x P(x²)/Q(x²) on |x| ≤ 8, fitted by least squares of the absolute error: 6e-9, beyond float32's own
 _TANH_LIMIT = np.float32(8)
@@ -331,3 +331,33 @@ def join_edges(
             for c in range(3):
                 _add(row[c], _ONE, edges[numbers[k], c])
         _narrow(row, plan.columns_out, planes.base[rows[n]], planes.low[rows[n]])
+
+
+@compiled
+def render(
+    bounded: Floats,
+    heat: Floats,
+    scale: Floats,
+    use_tanh: bool,
+    image: npt.NDArray[np.uint8],
+    out: npt.NDArray[np.uint8],
+) -> None:
+    """Released pixels, H×W×3: the image and its change, rounded to even and clamped.
+
+    Args:
+        bounded: tanh δ, or δ with `use_tanh`, H×3×W.
+        heat: H×W.
+        scale: of R, G, B, in grey levels.
+        use_tanh: take the tanh of `bounded`.
+        image: 3×H×W.
+        out: H×W×3, written.
+    """
+    height, _, width = bounded.shape
+    row = np.empty(width, np.float32)
+    for h in range(height):
+        for c in range(3):
+            for w in range(width):
+                value = tanh(bounded[h, c, w]) if use_tanh else bounded[h, c, w]
+                row[w] = np.rint(np.float32(image[c, h, w]) + scale[c] * heat[h, w] * value)
+            for w in range(width):
+                out[h, w, c] = np.uint8(min(max(row[w], _ZERO), _WHITE))

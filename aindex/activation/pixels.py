@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from aindex.activation import kernels
-from aindex.activation.distortion import ActivationSettings, bounded, channel_scale
+from aindex.activation.distortion import ActivationSettings, channel_scale
 from aindex.activation.objective import image_loss
 from aindex.activation.optimizer import OptimizerFactory, SweepingAdam, is_plain_adam, make_optimizer
 from aindex.activation.resampling import Resampler, axis_taps
@@ -300,8 +300,3 @@ class GpuPixels(Pixels):
 def pixels_for(heats: Sequence[Tensor], base: Tensor, settings: ActivationSettings) -> Pixels:
     """The form that suits the device of `base`."""
     return (CpuPixels if base.device.type == "cpu" else GpuPixels)(heats, base, settings)
-
-
-def changed(delta: Tensor, settings: ActivationSettings) -> Tensor:
-    """α ⊙ tanh(δ), H×3×W."""
-    return bounded(delta, settings) * channel_scale(settings, delta.device).view(3, 1)

@@ -7,14 +7,25 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from aindex.activation.distortion import INITIAL_STD, ActivationSettings, constant, heatmap
+from aindex.activation import kernels
+from aindex.activation.distortion import (
+    INITIAL_STD,
+    ActivationSettings,
+    bounded,
+    channel_scale,
+    constant,
+    heatmap,
+)
 from aindex.activation.objective import feature_loss
 from aindex.activation.optimizer import OptimizerFactory
-from aindex.activation.pixels import changed, pixels_for
+from aindex.activation.pixels import pixels_for
 from aindex.activation.resampling import enlarge
 from aindex.descriptors.inference import ExtractorLike, FastExtractor, Precision, fast_extractor
 from aindex.descriptors.preprocess import IMAGENET_STD, normalise, resize
 from aindex.parallel import side_by_side
+
+GREY_LEVELS = tuple(255 * std for std in IMAGENET_STD)
+"""What 1 in normalised space is in R, G, B."""
 
 
 class LossTerms(NamedTuple):
@@ -144,17 +155,21 @@ class ActivationProblem:
     @torch.no_grad()
     def changes(self) -> list[Tensor]:
         """x' − x per image in normalised space at its own size, 3×H×W, float32."""
-        return self._each(lambda row: self._change(row, (1.0, 1.0, 1.0)))
+        return self._each(self._change)
 
     @torch.no_grad()
-    def _change(self, row: int, units: tuple[float, ...]) -> Tensor:
-        """Change of one image, 3×H×W, its channels multiplied by `units`."""
-        heat = self.heatmaps[row]
-        factor = constant(units, heat.device).view(3, 1)
-        value = (changed(self.parameters[row].detach(), self.settings) * factor).permute(1, 0, 2)
-        if self.settings.delta_size == "input":
-            value = enlarge(value, *heat.shape[1:])
-        return value * heat
+    def _change(self, row: int) -> Tensor:
+        """Change of one image in normalised space, 3×H×W."""
+        scale = channel_scale(self.settings, self._targets.device).view(3, 1, 1)
+        return self._bounded(row).permute(1, 0, 2) * scale * self.heatmaps[row]
+
+    def _bounded(self, row: int) -> Tensor:
+        """Tanh δ of one image at the image's own size, H×3×W."""
+        value = bounded(self.parameters[row].detach(), self.settings)
+        if self.settings.delta_size == "image":
+            return value
+        height, width = self.heatmaps[row].shape[1:]
+        return enlarge(value.permute(1, 0, 2), height, width).permute(1, 0, 2)
 
     def render(self) -> list[Tensor]:
         """The released images: H×W×3 uint8 each, un-normalised, clamped, rounded."""
@@ -162,11 +177,21 @@ class ActivationProblem:
 
     @torch.no_grad()
     def _rendered(self, row: int) -> Tensor:
-        image = self._images[row]
-        pixels = self._change(row, tuple(255 * std for std in IMAGENET_STD))
-        pixels = pixels.add_(image) if image.dtype == torch.uint8 else pixels.add_(image, alpha=255)
-        eight_bits = pixels.round_().clamp_(0, 255).to(torch.uint8)
-        return torch.stack(tuple(eight_bits), dim=2)
+        image, heat = self._images[row], self.heatmaps[row]
+        scale = channel_scale(self.settings, heat.device) * constant(GREY_LEVELS, heat.device)
+        if image.device.type != "cpu" or image.dtype != torch.uint8:
+            pixels = self._bounded(row).permute(1, 0, 2) * scale.view(3, 1, 1) * heat
+            pixels = pixels.add_(image, alpha=1 if image.dtype == torch.uint8 else 255)
+            eight_bits = pixels.round_().clamp_(0, 255).to(torch.uint8)
+            return torch.stack(tuple(eight_bits), dim=2)
+        at_full_size = self.settings.delta_size == "image"
+        value = self.parameters[row].detach() if at_full_size else self._bounded(row)
+        takes_tanh = at_full_size and self.settings.use_tanh
+        released = torch.empty(*heat.shape[1:], 3, dtype=torch.uint8)
+        kernels.render(
+            value.numpy(), heat[0].numpy(), scale.numpy(), takes_tanh, image.numpy(), released.numpy()
+        )
+        return released
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aindex import distributed
+from aindex.data.decoding import DecodedBatches
 from aindex.data.demo import DEMO_SOURCE, demo_folder, demo_images
 from aindex.data.images import image_names, list_images, names_root, read_image
 from aindex.data.loading import loader_processes
@@ -69,37 +69,6 @@ class Pictures(Dataset[Picture | Failure]):
         return Picture(position, torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
 
 
-class PictureBatch(list[Picture | Failure]):
-    """A batch that crosses from a loader's process to this one as one tensor.
-
-    Tensors on their own cost a round trip each to the process that made them, which has other work to do.
-    """
-
-    def __copy__(self) -> "PictureBatch":
-        return PictureBatch(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        pictures = [item for item in self if isinstance(item, Picture)]
-        pixels = torch.cat([picture.pixels.flatten() for picture in pictures]) if pictures else None
-        bare = [(one.position, tuple(one.pixels.shape)) if isinstance(one, Picture) else one for one in self]
-        return _unpacked, (bare, pixels)
-
-
-def _unpacked(bare: list[tuple[int, tuple[int, ...]] | Failure], pixels: Tensor | None) -> PictureBatch:
-    """What __reduce__ took apart; the pictures are views of one tensor."""
-    batch, start = PictureBatch(), 0
-    for item in bare:
-        if isinstance(item, Failure):
-            batch.append(item)
-            continue
-        assert pixels is not None
-        position, shape = item
-        end = start + torch.Size(shape).numel()
-        batch.append(Picture(position, pixels[start:end].view(shape)))
-        start = end
-    return batch
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """A data set to validate on: its items' batches are dealt over the ranks.
@@ -122,8 +91,8 @@ class ImageData(LightningDataModule):
         batch_size: images activated together. More is faster and takes more memory; results stay the same
             but for the kernels' rounding.
         batch_size_eval: images whose edited copies are described together in an evaluation.
-        num_workers: processes that decode and edit; default: one per core, 8 at most. 0 works in the main
-            process.
+        num_workers: threads that decode what is activated, and processes that edit copies of it; default: one
+            per core, 8 at most. 0 does it all in between.
         query_nonmatch_dir: images that are not in the index, folder or list, for the copy detection
             evaluation; without it there is none.
     """
@@ -180,10 +149,14 @@ class ImageData(LightningDataModule):
             raise DataError(f"{self.data_dir!r} lists {name!r} {times} times: give every image once")
         return paths, names
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> DecodedBatches:
         """The images in whole batches, this rank's share."""
-        return self._loader(
-            Pictures(self.images), self.batch_size, self.batches_done, collate_fn=PictureBatch
+        pictures = Pictures(self.images)
+        return DecodedBatches(
+            pictures.__getitem__,
+            self._dealt(len(pictures), self.batch_size, self.batches_done),
+            threads=self.num_workers,
+            finish=_pinned if torch.cuda.is_available() else _as_it_is,
         )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
@@ -194,28 +167,28 @@ class ImageData(LightningDataModule):
         """Leave the batch to the module, which knows what of it belongs on the device."""
         return batch
 
-    def _loader(
-        self,
-        dataset: Dataset[Any],
-        batch_size: int,
-        done: set[int],
-        collate_fn: Callable[[list[Any]], list[Any]] = list,
-    ) -> DataLoader[Any]:
-        sampler = distributed.DealtBatches(
-            len(dataset),  # type: ignore[arg-type]
-            batch_size,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            done=done,
-        )
+    def _loader(self, dataset: Dataset[Any], batch_size: int, done: set[int]) -> DataLoader[Any]:
         return DataLoader(
             dataset,
-            batch_sampler=sampler,
+            batch_sampler=self._dealt(len(dataset), batch_size, done),  # type: ignore[arg-type]
             num_workers=self.num_workers,
-            collate_fn=collate_fn,
+            collate_fn=list,
             multiprocessing_context=loader_processes(self.num_workers),
             pin_memory=torch.cuda.is_available(),
         )
+
+    @staticmethod
+    def _dealt(count: int, batch_size: int, done: set[int]) -> distributed.DealtBatches:
+        rank, world_size = distributed.rank(), distributed.world_size()
+        return distributed.DealtBatches(count, batch_size, rank=rank, world_size=world_size, done=done)
+
+
+def _as_it_is(item: Picture | Failure) -> Picture | Failure:
+    return item
+
+
+def _pinned(item: Picture | Failure) -> Picture | Failure:
+    return item.pin_memory() if isinstance(item, Picture) else item
 
 
 def succeeded(batch: list[Any]) -> list[Any]:

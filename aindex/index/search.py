@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -170,8 +171,7 @@ def _search_cells(ivf: FaissIndex, rows: Rows, k: int) -> tuple[npt.NDArray[np.f
     workers = min(import_faiss().omp_get_max_threads(), len(rows) // _ROWS_PER_THREAD)
     if workers < 2:
         return treat(rows)
-    with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(treat_alone, np.array_split(rows, workers)))
+    found = list(_threads().map(treat_alone, np.array_split(rows, workers)))
     return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
 
 
@@ -191,20 +191,28 @@ def nearest_cells(quantizer: FaissIndex, rows: Rows, nprobe: int) -> tuple[Ids, 
     nprobe = min(nprobe, count)
     depth = min(count, nprobe + nprobe // 8 + _SPARE_CELLS)
     rough, candidates = quantizer.search(rows, depth)
-    exact = _pairwise(quantizer, rows, candidates)
-    distances, cells = by_distance_then_id(exact, candidates, nprobe, larger=False)
-    if depth < count:
-        # |x|² + |y|² − 2xy of d products, where |y| is at most |x| + |x − y|
-        norms = np.linalg.norm(rows, axis=1)
-        unit = (rows.shape[1] + 4) * np.finfo(np.float32).eps
-        error = 2 * unit * (2 * norms + np.sqrt(rough[:, -1])) ** 2
-        unsure = np.flatnonzero(~(distances[:, -1] < rough[:, -1] - error))
-        for start in range(0, len(unsure), _UNSURE_TOGETHER):
-            some = unsure[start : start + _UNSURE_TOGETHER]
-            every = np.tile(np.arange(count, dtype=np.int64), (len(some), 1))
-            exact = _pairwise(quantizer, rows[some], every)
-            distances[some], cells[some] = by_distance_then_id(exact, every, nprobe, larger=False)
+    distances, cells = _by_exact_distance(quantizer, rows, candidates[:, :nprobe], nprobe)
+    if nprobe == count:
+        return cells, distances
+    # |x|² + |y|² − 2xy of d products, where |y| is at most |x| + |x − y|
+    norms = np.linalg.norm(rows, axis=1)
+    unit = (rows.shape[1] + 4) * np.finfo(np.float32).eps
+    error = 2 * unit * (2 * norms + np.sqrt(rough[:, -1])) ** 2
+    # those whose next cell is as far behind as rounding cannot move it are done
+    close = np.flatnonzero(~(distances[:, -1] < rough[:, nprobe] - error))
+    distances[close], cells[close] = _by_exact_distance(quantizer, rows[close], candidates[close], nprobe)
+    unsure = close[~(distances[close, -1] < rough[close, -1] - error[close])] if depth < count else close[:0]
+    for start in range(0, len(unsure), _UNSURE_TOGETHER):
+        some = unsure[start : start + _UNSURE_TOGETHER]
+        every = np.tile(np.arange(count, dtype=np.int64), (len(some), 1))
+        distances[some], cells[some] = _by_exact_distance(quantizer, rows[some], every, nprobe)
     return cells, distances
+
+
+def _by_exact_distance(
+    quantizer: FaissIndex, rows: Rows, candidates: Ids, nprobe: int
+) -> tuple[npt.NDArray[np.float32], Ids]:
+    return by_distance_then_id(_pairwise(quantizer, rows, candidates), candidates, nprobe, larger=False)
 
 
 def _pairwise(quantizer: FaissIndex, rows: Rows, cells: Ids) -> npt.NDArray[np.float32]:
@@ -232,6 +240,10 @@ def _one_by_one(index: FaissIndex, queries: Rows, k: int) -> tuple[npt.NDArray[n
     if workers < 2:
         treat(range(len(queries)))
     else:
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(treat, [range(start, len(queries), workers) for start in range(workers)]))
+        list(_threads().map(treat, [range(start, len(queries), workers) for start in range(workers)]))
     return distances, ids
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(import_faiss().omp_get_max_threads(), "search")
