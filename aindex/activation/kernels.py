@@ -5,33 +5,15 @@ row, H×3×W, so that a row's three planes are contiguous. All runs without Pyth
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from aindex.activation.resampling import Taps
+from aindex.compiling import compiled
 
 Floats = npt.NDArray[np.float32]
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
-
-
-def compiled(function: Kernel) -> Kernel:
-    """Compile at the first call, and keep the machine code beside this file or in the user's cache folder."""
-    kernel: Any
-    try:
-        kernel = _jit(function, cache=True)
-    except RuntimeError:  # no folder that can be written
-        kernel = _jit(function, cache=False)
-    return cast(Kernel, kernel)
-
-
-def _jit(function: Callable[..., Any], *, cache: bool) -> Callable[..., Any]:
-    return numba.njit(cache=cache, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})(
-        function
-    )
 
 
 # Python's numbers are float64 and would widen all arithmetic

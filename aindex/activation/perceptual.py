@@ -1,4 +1,4 @@
-"""How visible a change is: the just-noticeable-difference map, and measures between two images."""
+"""How visible a change is: the just-noticeable-difference map, PSNR and L∞."""
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,6 @@ _BACKGROUND_KERNEL = (
 
 _BAND_PIXELS = 1 << 17
 """Pixels treated at a time on a CPU: half a dozen float32 planes of so many fit the second-level cache."""
-
-_SSIM_SIGMA = 1.5
 
 
 def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
@@ -155,39 +153,3 @@ def psnr_db(a: Tensor, b: Tensor) -> Tensor:
 def linf_grey_levels(a: Tensor, b: Tensor) -> Tensor:
     """Largest absolute difference in grey levels (of 255); 0-d, no synchronisation. Arguments as psnr_db."""
     return 255 * (_unit_range(a) - _unit_range(b)).abs().max()
-
-
-def _window_sum(planes: Tensor, window: Tensor, axis: int) -> Tensor:
-    """Weighted sums over windows along an axis (valid ones); 20 times faster than a convolution on a CPU."""
-    length = planes.shape[axis] - len(window) + 1
-    total = planes.narrow(axis, 0, length) * window[0]
-    for k in range(1, len(window)):
-        total.addcmul_(planes.narrow(axis, k, length), window[k])
-    return total
-
-
-def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity, mean over channels and over the windows that lie inside; 0-d.
-
-    Source: Wang et al., IEEE Transactions on Image Processing 13(4), 2004: Gaussian window of 11 pixels and
-    σ = 1.5. An image less than 11 pixels wide or high gets the largest odd window that fits.
-
-    Args:
-        a: 3×H×W, float in [0, 1] or uint8.
-        b: the same shape.
-    """
-    a, b = _unit_range(a), _unit_range(b)
-    size = min(11, *a.shape[-2:])
-    size -= 1 - size % 2
-    position = torch.arange(size, device=a.device, dtype=torch.float32) - size // 2
-    window = torch.exp(-(position**2) / (2 * _SSIM_SIGMA**2))
-    window = window / window.sum()
-
-    planes = torch.cat([a, b, a * a, b * b, a * b])  # 5·3×H×W
-    planes = _window_sum(_window_sum(planes, window, 1), window, 2)
-    mean_a, mean_b, square_a, square_b, product = planes.chunk(5)
-    variance_a, variance_b = square_a - mean_a**2, square_b - mean_b**2
-    covariance = product - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
-    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return (numerator / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))).mean()

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.optim import Adam
 
 from aindex.activation.distortion import ActivationSettings, DeltaSize
-from aindex.activation.perceptual import linf_grey_levels, ssim
+from aindex.activation.perceptual import linf_grey_levels
 from aindex.activation.problem import ActivationProblem
+from aindex.activation.similarity import ssim
 from aindex.collection.budget import largest_scale
 from aindex.collection.pictures import (
     Format,
@@ -210,10 +211,10 @@ def _ssim(a: Tensor, b: Tensor) -> float:
     # An image narrower than the window gets a smaller one, which only the whole of it tells.
     overlap = _SSIM_WINDOW - 1
     if min(height, width) <= overlap:
-        return float(ssim(a.permute(2, 0, 1), b.permute(2, 0, 1)))
+        return ssim(a.permute(2, 0, 1), b.permute(2, 0, 1))
     parts = [(rows, rows.stop - rows.start - overlap) for rows in _strips(height, width, overlap=overlap)]
     windows = sum(count for _, count in parts)
-    total = math.fsum(n * float(ssim(a[r].permute(2, 0, 1), b[r].permute(2, 0, 1))) for r, n in parts)
+    total = math.fsum(n * ssim(a[r].permute(2, 0, 1), b[r].permute(2, 0, 1)) for r, n in parts)
     mean: float = total / windows
     return mean
 

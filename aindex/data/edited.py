@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
+from aindex.activation.perceptual import linf_grey_levels, psnr_db
+from aindex.activation.similarity import ssim
 from aindex.data.datamodule import Failure
 from aindex.data.images import read_image
 from aindex.descriptors.preprocess import prepare
@@ -54,7 +55,7 @@ def quality_of(original: Image.Image, released: Image.Image) -> Quality:
         return Quality()
     return Quality(
         psnr_db=round(psnr_db(before, after).item(), 6),
-        ssim=round(ssim(before, after).item(), 6),
+        ssim=round(ssim(before, after), 6),
         linf=float(round(linf_grey_levels(before, after).item())),
     )
 

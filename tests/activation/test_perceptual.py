@@ -7,7 +7,8 @@ import torch
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from aindex.activation.perceptual import jnd_map, linf_grey_levels, pad_by_reflection, psnr_db, ssim
+from aindex.activation.perceptual import jnd_map, linf_grey_levels, pad_by_reflection, psnr_db
+from aindex.activation.similarity import ssim
 from aindex.data.images import read_image, to_tensor
 
 

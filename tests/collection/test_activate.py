@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
+from aindex.activation.perceptual import linf_grey_levels, psnr_db
+from aindex.activation.similarity import ssim
 from aindex.cli import main
 from aindex.collection import release, releasing
 from aindex.collection.activating import activate
@@ -66,7 +67,7 @@ def test_the_tree_is_kept_and_the_manifest_is_true(
         original = to_tensor(read_image(holiday / line.name))
         saved = to_tensor(read_image(tmp_path / "out" / line.file))
         assert float(psnr_db(original, saved)) == pytest.approx(line.psnr_db, abs=1e-3)
-        assert float(ssim(original, saved)) == pytest.approx(line.ssim, abs=1e-4)
+        assert ssim(original, saved) == pytest.approx(line.ssim, abs=1e-4)
         assert round(float(linf_grey_levels(original, saved))) == line.linf_grey_levels
         paths = [holiday / line.name, tmp_path / "out" / line.file]
         descriptors = extract(paths, extractor, num_workers=0, progress=False).descriptors
@@ -302,7 +303,7 @@ def test_measures_by_strips_are_those_of_the_whole(monkeypatch: pytest.MonkeyPat
         .clamp(0, 255)
         .byte()
     )
-    whole = float(ssim(a.permute(2, 0, 1), b.permute(2, 0, 1)))
+    whole = ssim(a.permute(2, 0, 1), b.permute(2, 0, 1))
     for pixels in (31, 31 * 7, 31 * 46, 31 * 1000):
         monkeypatch.setattr(release, "_STRIP_PIXELS", pixels)
         assert release._ssim(a, b) == pytest.approx(whole, abs=1e-6)
