@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aindex.activation.jnd_rows import jnd_rows
+
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of R, G, B in luminance (ITU-R BT.601)."""
 
@@ -14,9 +16,6 @@ _BACKGROUND_KERNEL = (
     (1.0, 2.0, 2.0, 2.0, 1.0),
     (1.0, 1.0, 1.0, 1.0, 1.0),
 )
-
-_BAND_PIXELS = 1 << 17
-"""Pixels treated at a time on a CPU: half a dozen float32 planes of so many fit the second-level cache."""
 
 
 def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
@@ -73,8 +72,8 @@ def _bright_masking(background: Tensor) -> Tensor:
     return 3 / 128 * (background - 127) + 3
 
 
-def _luminance_masking(background: Tensor, image: Tensor, top: int) -> Tensor:
-    """LA of a background h×W whose first row is the image's row `top`: one branch up to 127, one above.
+def _luminance_masking(background: Tensor, image: Tensor) -> Tensor:
+    """LA of a background H×W: one branch up to 127, one above.
 
     The larger branch is the right one but between 126.9 and 127, where they cross before they change over
     with a jump. Pictures of 8 bits hit 127 exactly, so there the background is computed in float64: rounding
@@ -85,7 +84,7 @@ def _luminance_masking(background: Tensor, image: Tensor, top: int) -> Tensor:
     if len(rows):
         _, height, width = image.shape
         window = torch.arange(5, device=image.device)
-        row_window = _reflected(height, 2, image.device)[top + rows[:, None] + window]  # n×5
+        row_window = _reflected(height, 2, image.device)[rows[:, None] + window]  # n×5
         column_window = _reflected(width, 2, image.device)[columns[:, None] + window]
         pixels = image[:, row_window[:, :, None], column_window[:, None, :]].double()  # 3×n×5×5
         luminance = 255 * sum(weight * plane for weight, plane in zip(LUMINANCE, pixels, strict=True))
@@ -95,12 +94,15 @@ def _luminance_masking(background: Tensor, image: Tensor, top: int) -> Tensor:
     return masking
 
 
-def _jnd_band(padded: Tensor, image: Tensor, top: int) -> Tensor:
-    """JND of some rows, from their luminance (h+4)×(W+4)."""
+def _jnd_by_planes(image: Tensor) -> Tensor:
+    """JND H×W with few kernels, for a GPU."""
+    red, green, blue = (255 * weight for weight in LUMINANCE)
+    luminance = (red * image[0]).add_(image[1], alpha=green).add_(image[2], alpha=blue)
+    padded = pad_by_reflection(luminance, 2)
     inner = padded[1:-1, 1:-1]
     # the 5×5 kernel (outer ring 1, inner ring 2, centre 0) is a 5×5 box plus a 3×3 box less twice the centre
     background = _box_sum(padded, 5).add_(_box_sum(inner, 3)).sub_(padded[2:-2, 2:-2], alpha=2).div_(32)
-    masking = _luminance_masking(background.clamp_(min=0), image, top)
+    masking = _luminance_masking(background.clamp_(min=0), image)
     squared = _squared_gradient(inner)
     contrast = squared.pow(1.2).mul_(0.117 * 16).div_(squared.add_(26**2))
     overlap = torch.minimum(masking, contrast)
@@ -123,15 +125,11 @@ def jnd_map(image: Tensor) -> Tensor:
         1×H×W float32, in units of the [0, 1] range; never below 5/255. No gradient flows through it.
     """
     image = image.float()
-    red, green, blue = (255 * weight for weight in LUMINANCE)
-    luminance = (red * image[0]).add_(image[1], alpha=green).add_(image[2], alpha=blue)
-    padded = pad_by_reflection(luminance, 2)
-    height, width = luminance.shape
-    # forty passes over a large plane are forty trips to memory; a band stays in the cache
-    rows = max(1, _BAND_PIXELS // width) if image.device.type == "cpu" else height
-    jnd = torch.empty_like(luminance)
-    for top in range(0, height, rows):
-        jnd[top : top + rows] = _jnd_band(padded[top : top + rows + 4], image, top)
+    if image.device.type != "cpu":
+        return _jnd_by_planes(image).unsqueeze(0)
+    jnd = torch.empty(image.shape[1:])
+    rows, columns = (_reflected(length, 2, image.device).numpy() for length in jnd.shape)
+    jnd_rows(image.numpy(), rows, columns, jnd.numpy())
     return jnd.unsqueeze(0)
 
 

@@ -197,5 +197,7 @@ class ActivationProblem:
 @torch.no_grad()
 def _start(delta: Tensor, seed: int) -> Tensor:
     """Draw the start of δ on the CPU, so that it is the same on every device."""
-    noise = torch.randn(delta.shape, generator=torch.Generator().manual_seed(seed))
-    return torch.mul(noise.to(delta.device), INITIAL_STD, out=delta.detach())
+    generator = torch.Generator().manual_seed(seed)
+    if delta.device.type == "cpu":
+        return delta.detach().normal_(0, INITIAL_STD, generator=generator)
+    return delta.detach().copy_(torch.empty(delta.shape).normal_(0, INITIAL_STD, generator=generator))
