@@ -26,7 +26,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Work, machine, median_ratio, peak_mib, print_table, reset_peak, take_turns
+from common import (
+    Work,
+    as_the_commands_do,
+    machine,
+    median_ratio,
+    peak_mib,
+    print_table,
+    reset_peak,
+    take_turns,
+)
 from PIL import Image
 from plain_loop import plain_loop
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -45,7 +54,6 @@ from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.small import GeM, SmallExtractor
 from aindex.index.factory import train_quantiser
 from aindex.index.quantiser import Quantiser
-from aindex.memory import keep_freed_memory
 
 ROWS = ("a", "a loop", "a files", "b", "c", "once", "decode + encode")
 MEGAPIXEL = 1_000_000
@@ -342,7 +350,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    keep_freed_memory()
+    as_the_commands_do()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     if options.threads:

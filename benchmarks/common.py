@@ -3,14 +3,27 @@
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from aindex.memory import keep_freed_memory
+from aindex.waiting import wait_asleep_soon
+
 Work = Callable[[], int | tuple[int, float]]
 """Treats some items; returns how many, and the seconds if it takes the time by itself."""
+
+
+def as_the_commands_do() -> None:
+    """Start this program anew with the settings that aindex's commands make before torch is loaded."""
+    before = dict(os.environ)
+    wait_asleep_soon()
+    if dict(os.environ) != before:
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    keep_freed_memory()
 
 
 def take_turns(rows: dict[str, Work], rounds: int) -> dict[str, list[float]]:

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from activation import make_pictures
-from common import Work, machine, median_ratio, print_table, take_turns
+from common import Work, as_the_commands_do, machine, median_ratio, print_table, take_turns
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
@@ -43,7 +43,6 @@ from aindex.descriptors.preprocess import normalise, resize
 from aindex.descriptors.registry import load_extractor
 from aindex.edits import Attack, apply_attack, augly_repairs, default_attacks
 from aindex.index.reference_index import ReferenceIndex
-from aindex.memory import keep_freed_memory
 from aindex.seeding import derive_seed
 
 ROWS = ("evaluate", "serial", "edits", "extractor")
@@ -238,7 +237,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    keep_freed_memory()
+    as_the_commands_do()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     options.precision = options.precision or best_precision(options.device)

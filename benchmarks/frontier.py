@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import timm.optim
 import torch
-from common import machine, print_table
+from common import as_the_commands_do, machine, print_table
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -42,7 +42,6 @@ from aindex.descriptors.stored import descriptors_for
 from aindex.edits import Attack, apply_attack, default_attacks
 from aindex.index.cache import train_cached
 from aindex.index.reference_index import ReferenceIndex
-from aindex.memory import keep_freed_memory
 from aindex.seeding import derive_seed
 
 DEFAULT = "iterations=10"
@@ -349,7 +348,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    keep_freed_memory()
+    as_the_commands_do()
     options.precision = options.precision or best_precision(options.device)
     settings = [Setting.parse(text) for text in options.settings]
     options.output.mkdir(parents=True, exist_ok=True)

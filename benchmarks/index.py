@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Work, machine, median_ratio, print_table, take_turns
+from common import Work, as_the_commands_do, machine, median_ratio, print_table, take_turns
 
 from aindex.index.backend import import_faiss, repeatable_kernels
 from aindex.index.factory import set_nprobe
@@ -238,6 +238,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    as_the_commands_do()
     if options.memory_of:
         rows = options.rows[0]
         vectors = np.load(options.folder / "vectors.npy", mmap_mode="c")

@@ -13,8 +13,8 @@ from aindex import distributed
 from aindex.activation.module import ActivationModule
 from aindex.callbacks.index import index_of
 from aindex.callbacks.merging import merge_rows
-from aindex.callbacks.retrieval import EvaluateRetrieval, ImageSet
-from aindex.callbacks.run_folder import ORIGINALS_FOLDER, PROGRESS_FOLDER, SKIPPED_FILE
+from aindex.callbacks.retrieval import EvaluateRetrieval, ImageSet, failed_edits
+from aindex.callbacks.run_folder import PROGRESS_FOLDER
 from aindex.data.datamodule import Evaluation, ImageData
 from aindex.data.edited import RandomCopies, RandomlyEditedPictures
 from aindex.data.images import SkippedImages, image_names, list_images, names_root
@@ -59,6 +59,7 @@ class EvaluateCopyDetection(Callback):
         self._of_set: list[tuple[ImageSet, _Series]] = []
         self._queries: _Series | None = None
         self.skipped = SkippedImages()
+        self.failed = failed_edits()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say what is to be evaluated; pictures are opened later."""
@@ -124,39 +125,50 @@ class EvaluateCopyDetection(Callback):
             distances=distances,
             indices=ids,
         )
-        skipped = [row for item in batch for row in item.skipped]
-        series.parts.append(number, {"csv": rows.to_csv(index=False, header=False), "skipped": skipped})
+        record = {
+            "csv": rows.to_csv(index=False, header=False),
+            "skipped": [row for item in batch for row in item.skipped],
+            "failed": [row for item in batch for row in item.failed],
+        }
+        series.parts.append(number, record)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put all ranks' rows into one file per set: the images', then the non-matching queries'."""
         if self._queries is None:
             return
         distributed.barrier()
-        self.skipped = distributed.on_rank_zero(lambda: self._merge(Path(trainer.default_root_dir)))
+        self.skipped, self.failed = distributed.on_rank_zero(
+            lambda: self._merge(Path(trainer.default_root_dir))
+        )
 
-    def _merge(self, folder: Path) -> SkippedImages:
+    def _merge(self, folder: Path) -> tuple[SkippedImages, SkippedImages]:
         assert self._queries is not None
-        skipped = SkippedImages()
-        for record in self._queries.parts.records():
-            for path, reason in record["skipped"]:
-                skipped.record(path, reason)
-        queries = len(self._queries.ids) - skipped.count
+        skipped, failed = SkippedImages(), failed_edits()
+        skipped.rows, failed.rows = _left_out(self._queries)
+        queries = len(self._queries.ids) - skipped.count - failed.count
         for images, series in self._of_set:
+            _, missing = _left_out(series)
+            failed.rows += missing
             merge_rows(
                 [series.parts, self._queries.parts],
                 "csv",
                 images.file(folder, COPY_DETECTION_FILE),
                 COPY_DETECTION_COLUMNS,
-                expected=len(series.ids) + queries,
+                expected=len(series.ids) - len(missing) + queries,
             )
-        if skipped.count:
-            # one list for the run: unreadable originals first
-            both = SkippedImages.read(folder / ORIGINALS_FOLDER / SKIPPED_FILE)
-            both.rows += skipped.rows
-            both.write(folder / SKIPPED_FILE)
-        return skipped
+        return skipped, failed
 
     def forget_progress(self) -> None:
         """Remove the part files once the run is finished."""
         for one in self._series.values():
             one.parts.remove()
+
+
+def _left_out(series: _Series) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Path and reason of unreadable pictures, and of pictures whose edit failed."""
+    skipped: list[tuple[str, str]] = []
+    failed: list[tuple[str, str]] = []
+    for record in series.parts.records():
+        skipped += [(path, reason) for path, reason in record["skipped"]]
+        failed += [(path, reason) for path, reason in record.get("failed", ())]
+    return skipped, failed

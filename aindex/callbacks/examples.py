@@ -1,9 +1,11 @@
 """A dozen images for the report: before, after, the change, and a few edited copies."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from aindex import distributed
@@ -14,6 +16,7 @@ from aindex.data.datamodule import ImageData
 from aindex.data.edited import EditedPictures
 from aindex.data.images import read_image, to_tensor
 from aindex.edits import Attack
+from aindex.errors import EditError
 from aindex.evaluation.examples import EditedCopy, save_example
 from aindex.evaluation.run_folder import ASSETS_FOLDER
 
@@ -72,11 +75,18 @@ class SaveExamples(Callback):
             original=original,
             released=released,
             heatmap=heatmap(to_tensor(original), module.settings).numpy() if active else None,
-            copies=[
-                EditedCopy(attack.name, attack.param, dataset.copy(released, position, attack))
-                for attack in attacks
-            ],
+            copies=_copies(dataset, released, position, attacks),
         )
+
+
+def _copies(
+    dataset: EditedPictures, image: Image.Image, position: int, attacks: Sequence[Attack]
+) -> list[EditedCopy]:
+    copies = []
+    for attack in attacks:
+        with suppress(EditError):  # the evaluation has recorded it
+            copies.append(EditedCopy(attack.name, attack.param, dataset.copy(image, position, attack)))
+    return copies
 
 
 def shown_attacks(attacks: Sequence[Attack]) -> list[Attack]:

@@ -1,7 +1,7 @@
 """The end of a run: a table for people, `report.html`, the same in TensorBoard, the figures in `summary.json`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +15,9 @@ from aindex.callbacks.copy_detection import EvaluateCopyDetection
 from aindex.callbacks.images import WriteImages
 from aindex.callbacks.index import BuildIndex
 from aindex.callbacks.retrieval import EvaluateRetrieval
-from aindex.callbacks.run_folder import IMAGES_FOLDER, TENSORBOARD_FOLDER, write_summary
+from aindex.callbacks.run_folder import IMAGES_FOLDER, SKIPPED_FILE, TENSORBOARD_FOLDER, write_summary
 from aindex.callbacks.tensorboard import log_configuration, log_results
+from aindex.data.images import SkippedImages
 from aindex.errors import ConfigError
 from aindex.evaluation.report import run_series, write_report
 from aindex.evaluation.retrieval import MEASURES, retrieval_table
@@ -78,7 +79,10 @@ class Report(Callback):
         skipped = {
             "skipped": index.skipped if index else None,
             "skipped_queries": detection.skipped if detection else None,
+            "failed_edits": retrieval.failed if retrieval else None,
+            "failed_random_edits": detection.failed if detection else None,
         }
+        _write_skipped(folder, [one for one in skipped.values() if one])
         counts = {name: one.count if one else 0 for name, one in skipped.items()}
         write_summary(folder, {**figures, **counts, **_nested(series)})
         # only what the summary marks as finished may lose the notes of its progress
@@ -112,6 +116,14 @@ def image_figures(images: pd.DataFrame) -> dict[str, float]:
     if len(changed):
         figures["psnr_db"] = float(changed.mean())
     return figures
+
+
+def _write_skipped(folder: Path, lists: Sequence[SkippedImages]) -> None:
+    """One list for the run: originals first, then in the order of the evaluations."""
+    together = SkippedImages()
+    together.rows = [row for one in lists for row in one.rows]
+    if together.count:
+        together.write(folder / SKIPPED_FILE)
 
 
 def _line(figures: Mapping[str, float]) -> str:

@@ -18,6 +18,7 @@ from aindex.callbacks.merging import merge_rows
 from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER
 from aindex.data.datamodule import Evaluation, ImageData
 from aindex.data.edited import EditedCopies, EditedPictures
+from aindex.data.images import SkippedImages
 from aindex.data.parts import PartFiles
 from aindex.data.released import find_released
 from aindex.edits import Attack, Template, default_attacks, full_attacks
@@ -94,6 +95,7 @@ class EvaluateRetrieval(Callback):
         self.exhaustive = exhaustive
         self.seed = seed
         self.sets: list[ImageSet] = []
+        self.failed = failed_edits()
         self._series: dict[int, _Series] = {}
         self._analyses: Analyses | None = None
 
@@ -202,6 +204,7 @@ class EvaluateRetrieval(Callback):
                 index=False, header=False
             ),
             "images": self._measured(batch, unedited, described),
+            "failed": [row for item in batch for row in item.failed],
         }
         self._series[dataloader_idx].parts.append(batch[0].item // data.batch_size_eval, record)
 
@@ -232,13 +235,17 @@ class EvaluateRetrieval(Callback):
             if index_of(trainer).is_collective or distributed.rank() == 0
             else None
         )
-        distributed.on_rank_zero(lambda: self._merge(trainer, times))
+        self.failed = distributed.on_rank_zero(lambda: self._merge(trainer, times))
 
-    def _merge(self, trainer: Trainer, search_times: pd.DataFrame | None) -> None:
+    def _merge(self, trainer: Trainer, search_times: pd.DataFrame | None) -> SkippedImages:
         folder = Path(trainer.default_root_dir)
         assert self._analyses is not None
+        failed = failed_edits()
         for one in self.series:
-            count = len(one.dataset.paths) * len(self.attacks)
+            before = failed.count
+            for record in one.parts.records():
+                failed.rows += [(path, reason) for path, reason in record.get("failed", ())]
+            count = len(one.dataset.paths) * len(self.attacks) - (failed.count - before)
             tables = {"csv": (RETRIEVAL_FILE, RETRIEVAL_COLUMNS), "queries": (QUERIES_FILE, QUERY_COLUMNS)}
             for key, (name, columns) in tables.items():
                 merge_rows([one.parts], key, one.images.file(folder, name), columns, expected=count)
@@ -251,11 +258,17 @@ class EvaluateRetrieval(Callback):
         write_csv(self._analyses.images(measured, released), folder / IMAGES_FILE)
         assert search_times is not None
         write_csv(search_times, folder / SEARCH_FILE)
+        return failed
 
     def forget_progress(self) -> None:
         """Remove the part files once the run is finished."""
         for one in self.series:
             one.parts.remove()
+
+
+def failed_edits() -> SkippedImages:
+    """A list of edited copies that there are not."""
+    return SkippedImages("edited copies left out")
 
 
 def _rows_of(batch: list[EditedCopies]) -> tuple[list[int], list[int]]:

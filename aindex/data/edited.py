@@ -71,6 +71,7 @@ class EditedCopies:
         inputs: prepared for the extractor, n×3×R×R; one more where the unedited image is not among them.
         unedited: the row of the image itself, and
         quality: what activation did to it; both in an image's first item only.
+        failed: path and reason of attacks that failed; they are not among the others.
     """
 
     item: int
@@ -79,6 +80,7 @@ class EditedCopies:
     inputs: Tensor
     unedited: int | None = None
     quality: Quality | None = None
+    failed: Sequence[tuple[str, str]] = ()
 
 
 class EditedPictures(Dataset[EditedCopies | Failure]):
@@ -118,10 +120,17 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
 
     def __getitem__(self, item: int) -> EditedCopies | Failure:
         position, part = divmod(item, self.items_per_image)
-        attacks = self.attacks[part * COPIES_PER_ITEM : (part + 1) * COPIES_PER_ITEM]
+        attacks: list[Attack] = []
+        copies: list[Tensor] = []
+        failed: list[tuple[str, str]] = []
         try:
             image = read_image(self.paths[position])
-            copies = [prepare(self.copy(image, position, attack), self.size) for attack in attacks]
+            for attack in self.attacks[part * COPIES_PER_ITEM : (part + 1) * COPIES_PER_ITEM]:
+                try:
+                    copies.append(prepare(self.copy(image, position, attack), self.size))
+                    attacks.append(attack)
+                except EditError as error:
+                    failed.append((str(self.paths[position]), str(error)))
             unedited, quality = None, None
             if part == 0:
                 unedited = next(
@@ -132,7 +141,8 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
                 quality = self._quality(position, image)
         except AindexError as error:
             return Failure(error)
-        return EditedCopies(item, position, attacks, torch.stack(copies), unedited, quality)
+        inputs = torch.stack(copies) if copies else torch.empty(0, 3, self.size, self.size)
+        return EditedCopies(item, position, attacks, inputs, unedited, quality, failed)
 
     def copy(self, image: Image.Image, position: int, attack: Attack) -> Image.Image:
         """The image at a position as an attack leaves it.
@@ -169,6 +179,7 @@ class RandomCopies:
         edits: per image what was done, with all parameters.
         inputs: n×3×R×R, prepared for the extractor.
         skipped: path and reason of pictures that cannot be read.
+        failed: path and reason of pictures whose edit failed.
     """
 
     item: int
@@ -176,6 +187,7 @@ class RandomCopies:
     edits: Sequence[list[dict[str, Any]]]
     inputs: Tensor
     skipped: Sequence[tuple[str, str]]
+    failed: Sequence[tuple[str, str]] = ()
 
 
 class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
@@ -209,6 +221,7 @@ class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
         edits: list[list[dict[str, Any]]] = []
         copies: list[Tensor] = []
         skipped: list[tuple[str, str]] = []
+        failed: list[tuple[str, str]] = []
         try:
             for position in range(item * COPIES_PER_ITEM, min((item + 1) * COPIES_PER_ITEM, len(self.paths))):
                 try:
@@ -218,14 +231,18 @@ class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
                         raise
                     skipped.append((str(self.paths[position]), str(error)))
                     continue
-                copy, drawn = self._edited(image, position)
+                try:
+                    copy, drawn = self._edited(image, position)
+                except EditError as error:
+                    failed.append((str(self.paths[position]), str(error)))
+                    continue
                 positions.append(position)
                 edits.append(drawn)
                 copies.append(prepare(copy, self.size))
         except AindexError as error:
             return Failure(error)
         inputs = torch.stack(copies) if copies else torch.empty(0, 3, self.size, self.size)
-        return RandomCopies(item, positions, edits, inputs, skipped)
+        return RandomCopies(item, positions, edits, inputs, skipped, failed)
 
     def _edited(self, image: Image.Image, position: int) -> tuple[Image.Image, list[dict[str, Any]]]:
         try:

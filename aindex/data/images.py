@@ -238,9 +238,14 @@ def one_line(error: BaseException) -> str:
 
 
 class SkippedImages:
-    """The pictures that batch work left out, each with its reason."""
+    """The pictures that batch work left out, each with its reason.
 
-    def __init__(self) -> None:
+    Args:
+        what: what happened to them, for people.
+    """
+
+    def __init__(self, what: str = "unreadable picture(s) skipped") -> None:
+        self.what = what
         self.rows: list[tuple[str, str]] = []
 
     @property
@@ -257,7 +262,7 @@ class SkippedImages:
         if not self.rows:
             return ""
         more = f", and {self.count - 1} more" if self.count > 1 else ""
-        return f"{self.count} unreadable picture(s) skipped: {self.rows[0][1]}{more}"
+        return f"{self.count} {self.what}: {self.rows[0][1]}{more}"
 
     def write(self, path: Path) -> None:
         """Write a csv with the columns path and reason."""

@@ -349,3 +349,29 @@ def test_released_image_of_another_size_is_an_error(pipeline, run, tmp_path, cap
     line = capsys.readouterr().err
     assert "O000002.png" in line
     assert "20×20" in line
+
+
+def test_a_failed_edit_is_recorded_and_costs_no_other_row(tmp_path, tiny_data, tiny_script):
+    """A sliver of a picture is too narrow for a banner with text."""
+    (tmp_path / "originals").mkdir()
+    for path in sorted((tiny_data / "originals").iterdir())[:3]:
+        (tmp_path / "originals" / path.name).symlink_to(path)
+    sliver = tmp_path / "originals" / "A_sliver.png"
+    Image.new("RGB", (4, 300), "green").save(sliver)
+    for name in ("references", "train"):
+        (tmp_path / name).symlink_to(tiny_data / name)
+    write_pictures(tmp_path / "queries", 3, seed=9, prefix="Q")
+    pipeline = TinyPipeline(tmp_path, tiny_script)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        folder = pipeline.run("fit", *_options(pipeline), "--report.html=true", "--report.examples=4")
+    for kind in KINDS.values():
+        rows = pd.read_csv(folder / f"retr_df{kind}.csv")
+        assert len(rows) == len(pd.read_csv(folder / f"queries_df{kind}.csv")) == 4 * 15 - 1
+        assert rows["attack"].value_counts()["meme_format"] == 3
+        assert rows["attack"].value_counts()["none"] == 4
+    skipped = pd.read_csv(folder / "skipped.csv")
+    assert skipped["reason"].str.contains("attack meme_format failed").sum() == 2
+    assert "2 edited copies left out" in out.getvalue()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["skipped"], summary["failed_edits"]) == (0, 2)
