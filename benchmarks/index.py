@@ -114,6 +114,12 @@ class Subject:
         shared = [np.intersect1d(a[a >= 0], b[b >= 0]).size for a, b in zip(ours, theirs, strict=True)]
         return sum(shared) / max(1, int((theirs >= 0).sum()))
 
+    def prepare(self) -> None:
+        """What searches need, where training and adding are not measured: one training for both."""
+        self.train_aindex()
+        self.add_aindex()
+        self.bare = import_faiss().clone_index(self.filled.faiss_index)
+
     def steps(self, nprobes: list[int]) -> dict[str, dict[str, Work]]:
         """Step → its two works, in an order in which they can run."""
 
@@ -171,7 +177,11 @@ def measure(options: argparse.Namespace, folder: Path, rows: int) -> list[dict]:
     queries = np.array(make_vectors(folder / "queries.npy", options.queries, options.dim, seed=1))
     subject = Subject(rows, factory, vectors, queries)
     records = []
-    for step, works in subject.steps(options.nprobes).items():
+    steps = subject.steps(options.nprobes)
+    if options.only_search:
+        subject.prepare()
+        steps = {step: works for step, works in steps.items() if step.startswith("search")}
+    for step, works in steps.items():
         seconds = take_turns(works, options.rounds)
         record = {
             "rows": rows,
@@ -224,6 +234,7 @@ def parse() -> argparse.Namespace:
     add("--queries", type=int, default=1000)
     add("--nprobes", nargs="+", type=int, default=[1, 16])
     add("--rounds", type=int, default=3)
+    add("--only_search", action="store_true", help="leave out training and adding, a training takes minutes")
     add(
         "--no_memory",
         dest="memory",
