@@ -1,11 +1,13 @@
 """Threads side by side, for work that lets go of Python's lock."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TypeVar
 
 import torch
+
+from aindex.forking import forget_in_children
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,6 +28,7 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> l
         return [function(item) for item in items]
     waiting = iter(enumerate(items))
     shares = [_threads(torch.get_num_threads()).submit(_treat, function, waiting) for _ in range(threads)]
+    wait(shares)
     results = dict(pair for share in shares for pair in share.result())
     return [results[number] for number in range(len(items))]
 
@@ -34,9 +37,17 @@ def _treat(
     function: Callable[[Item], Result], waiting: Iterator[tuple[int, Item]]
 ) -> list[tuple[int, Result]]:
     # an iterator over a sequence hands every item out once, whichever thread asks
-    return [(number, function(item)) for number, item in waiting]
+    try:
+        return [(number, function(item)) for number, item in waiting]
+    except BaseException:
+        for _ in waiting:  # the others end after what they have in hand
+            pass
+        raise
 
 
 @lru_cache(maxsize=1)
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "side by side", initializer=torch.set_num_threads, initargs=(1,))
+
+
+forget_in_children(_threads)

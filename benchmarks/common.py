@@ -22,7 +22,7 @@ def as_the_commands_do() -> None:
     before = dict(os.environ)
     wait_asleep_soon()
     if dict(os.environ) != before:
-        os.execv(sys.executable, [sys.executable, *sys.argv])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     keep_freed_memory()
 
 

@@ -249,7 +249,7 @@ class Search:
             "psnr_db": float(decibels[np.isfinite(decibels)].mean())
             if np.isfinite(decibels).any()
             else np.inf,
-            "ssim": float(np.mean([ssim(a, b).item() for a, b in planes])),
+            "ssim": float(np.mean([ssim(a, b) for a, b in planes])),
             "linf": float(np.mean([(a.int() - b.int()).abs().max().item() for a, b in pairs])),
             **seconds,
             **{f"r@1 {attack}": float(r) for attack, r in zip(self.attacks, recalls, strict=True)},

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,7 +72,9 @@ def heatmap(image: Tensor, settings: ActivationSettings) -> Tensor:
     """
     jnd = jnd_map(image)
     if not settings.use_attenuation:
-        jnd = jnd.mean().expand_as(jnd)
+        # a CPU's mean in torch depends on the number of threads
+        mean = float(np.mean(jnd.numpy(), dtype=np.float64)) if jnd.device.type == "cpu" else jnd.mean()
+        jnd = torch.full_like(jnd, mean) if isinstance(mean, float) else mean.expand_as(jnd)
     return settings.scaling * jnd
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from aindex.compiling import compiled
+from aindex.compiling import compiled, part
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,19 +54,19 @@ def jnd_rows(image: Floats, rows: npt.NDArray[np.int64], columns: npt.NDArray[np
         _combine(squared, out[p - 4])
 
 
-@compiled
+@part
 def _luminance(red: Floats, green: Floats, blue: Floats, out: Floats) -> None:
     for w in range(len(out)):
         out[w] = _RED * red[w] + _GREEN * green[w] + _BLUE * blue[w]
 
 
-@compiled
+@part
 def _sum(a: Floats, b: Floats, c: Floats, out: Floats) -> None:
     for w in range(len(out)):
         out[w] = a[w] + b[w] + c[w]
 
 
-@compiled
+@part
 def _background(five: Floats, three: Floats, centre: Floats, out: Floats) -> None:
     for w in range(len(out)):
         wide = five[w] + five[w + 1] + five[w + 2] + five[w + 3] + five[w + 4]
@@ -74,19 +74,19 @@ def _background(five: Floats, three: Floats, centre: Floats, out: Floats) -> Non
         out[w] = _RING * (wide + narrow - _TWO * centre[w + 2])
 
 
-@compiled
+@part
 def _smooth(above: Floats, middle: Floats, below: Floats, out: Floats) -> None:
     for w in range(len(out)):
         out[w] = above[w] + _TWO * middle[w] + below[w]
 
 
-@compiled
+@part
 def _difference(above: Floats, below: Floats, out: Floats) -> None:
     for w in range(len(out)):
         out[w] = below[w] - above[w]
 
 
-@compiled
+@part
 def _gradient(smooth: Floats, difference: Floats, out: Floats) -> None:
     """Squared Sobel magnitude, kernels ±1, ±2, ±1 not normalised."""
     for w in range(len(out)):
@@ -95,7 +95,7 @@ def _gradient(smooth: Floats, difference: Floats, out: Floats) -> None:
         out[w] = across * across + down * down
 
 
-@compiled
+@part
 def _masking(background: Floats, out: Floats) -> int:
     """Luminance masking; returns how many backgrounds are so near to the turn that rounding may take sides."""
     near = 0
@@ -108,7 +108,7 @@ def _masking(background: Floats, out: Floats) -> int:
     return near
 
 
-@compiled
+@part
 def _decide(
     background: Floats,
     image: Floats,
@@ -138,7 +138,7 @@ def _decide(
             out[w] = 3 / 128 * (exact - 127) + 3
 
 
-@compiled
+@part
 def _combine(squared: Floats, jnd: Floats) -> None:
     """Contrast masking, and its overlap with the luminance masking that `jnd` holds."""
     root = np.empty(len(jnd), np.float32)

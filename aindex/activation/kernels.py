@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aindex.activation.resampling import Taps
-from aindex.compiling import compiled
+from aindex.compiling import compiled, part
 
 Floats = npt.NDArray[np.float32]
 
@@ -111,7 +111,7 @@ def tanh(x: np.float32) -> np.float32:
     return min(max(x * top / bottom, -_ONE), _ONE)
 
 
-@compiled
+@part
 def _change_row(delta: Floats, heat: Floats, alpha: np.float32, use_tanh: bool, out: Floats) -> np.float32:
     """Change of one plane of a row; returns the sum of its squares."""
     total = _ZERO
@@ -128,7 +128,7 @@ def _change_row(delta: Floats, heat: Floats, alpha: np.float32, use_tanh: bool, 
     return total
 
 
-@compiled
+@part
 def _gradient_row(
     delta: Floats, heat: Floats, alpha: np.float32, penalty: np.float32, use_tanh: bool, grad: Floats
 ) -> None:
@@ -144,7 +144,7 @@ def _gradient_row(
             grad[w] = (grad[w] + penalty * gain * delta[w]) * gain
 
 
-@compiled
+@part
 def _adam_row(delta: Floats, mean: Floats, square: Floats, grad: Floats, adam: AdamStep) -> None:
     c1, c2, size, root, eps = adam
     for w in range(len(grad)):
@@ -155,19 +155,19 @@ def _adam_row(delta: Floats, mean: Floats, square: Floats, grad: Floats, adam: A
         delta[w] -= size * m / (root * math.sqrt(v) + eps)
 
 
-@compiled
+@part
 def _put(out: Floats, weight: np.float32, row: Floats) -> None:
     for k in range(len(out)):
         out[k] = weight * row[k]
 
 
-@compiled
+@part
 def _add(out: Floats, weight: np.float32, row: Floats) -> None:
     for k in range(len(out)):
         out[k] += weight * row[k]
 
 
-@compiled
+@part
 def _widen(pull: Floats, columns: Taps, out: Floats) -> None:
     """Transposed resize of one row, R×3 → 3×W."""
     for w in range(out.shape[1]):
@@ -181,7 +181,7 @@ def _widen(pull: Floats, columns: Taps, out: Floats) -> None:
         out[0, w], out[1, w], out[2, w] = red, green, blue
 
 
-@compiled
+@part
 def _narrow(row: Floats, columns: Taps, base: Floats, low: Floats) -> None:
     """Resize of one row, 3×W → R×3, on top of the base's."""
     for j in range(low.shape[0]):
@@ -204,6 +204,7 @@ def sweep(
     shape: Shape,
     adam: AdamStep,
     backward: bool,
+    step: bool,
     forward: bool,
     edges: Floats,
     edge: int,
@@ -216,8 +217,9 @@ def sweep(
         planes: the picture's numbers.
         plan: of its resize.
         shape: of the change.
-        adam: the step, taken where `planes.mean` has rows; else the gradient is left in `planes.grad`.
+        adam: what to take a step with.
         backward: compute the gradient from `planes.pull`.
+        step: take a step with it; else it is left in `planes.grad`.
         forward: compute `planes.low`.
         edges: n×3×W, takes what these rows contribute to rows of the input that others contribute to as well, one
             after the other from
@@ -227,15 +229,15 @@ def sweep(
         The sum of the squared changes, if `forward`.
     """
     width = planes.delta.shape[2]
-    steps = len(planes.mean) > 0
     pulled = np.empty((plan.depth, 3, width), np.float32)  # rows of the input, widened
     summed = np.empty((plan.depth, 3, width), np.float32)  # rows of the input, not yet narrowed
     kept = np.empty((3, width), np.float32)
     change = np.empty((3, width), np.float32)
     total = 0.0
-    done = entered = plan.rows.first[begin]
+    done = entered = np.int64(plan.rows.first[begin])
     for h in range(begin, end):
-        first, count, weights = plan.rows.first[h], plan.rows.counts[h], plan.rows.weights[h]
+        first, count = np.int64(plan.rows.first[h]), plan.rows.counts[h]
+        weights = plan.rows.weights[h]
         if forward:
             edge = _finish(done, first, begin, end, summed, planes, plan, edges, edge)
         done = first
@@ -246,14 +248,14 @@ def sweep(
             entered += 1
         for c in range(3):
             if backward:
-                grad = kept[c] if steps else planes.grad[h, c]
+                grad = kept[c] if step else planes.grad[h, c]
                 _put(grad, weights[0], pulled[first % plan.depth, c])
                 for k in range(1, count):
                     _add(grad, weights[k], pulled[(first + k) % plan.depth, c])
                 _gradient_row(
                     planes.delta[h, c], planes.heat[h], shape.alpha[c], shape.penalty, shape.use_tanh, grad
                 )
-                if steps:
+                if step:
                     _adam_row(planes.delta[h, c], planes.mean[h, c], planes.square[h, c], grad, adam)
             if forward:
                 total += float(
@@ -266,10 +268,10 @@ def sweep(
     return total
 
 
-@compiled
+@part
 def _finish(
-    done: int,
-    first: int,
+    done: np.int64,
+    first: np.int64,
     begin: int,
     end: int,
     summed: Floats,
@@ -283,7 +285,8 @@ def _finish(
         if plan.first_row[i] >= begin and plan.last_row[i] <= end:
             _narrow(summed[i % plan.depth], plan.columns_out, planes.base[i], planes.low[i])
         else:
-            edges[edge] = summed[i % plan.depth]
+            for c in range(3):  # assigning arrays would cost three seconds of compilation
+                _put(edges[edge, c], _ONE, summed[i % plan.depth, c])
             edge += 1
     return edge
 

@@ -288,9 +288,10 @@ class ActivationModule(LightningModule):
         if not len(inputs):
             return torch.empty(0, self._fast.dim)
         if self.device.type == "cpu":
-            threads = torch.get_num_threads()
-            count = min(_ROWS_PER_THREAD, max(1, -(-len(inputs) // threads)))
-            return torch.cat(side_by_side(self._described, torch.split(inputs, count)))
+            # kernels round by the number of rows
+            blank = inputs.new_zeros(-len(inputs) % _ROWS_PER_THREAD, *inputs.shape[1:])
+            calls = torch.split(torch.cat([inputs, blank]), _ROWS_PER_THREAD)
+            return torch.cat(side_by_side(self._described, calls))[: len(inputs)]
         return torch.cat([self._described(rows) for rows in torch.split(inputs, _ROWS_PER_CALL)])
 
     @torch.no_grad()

@@ -170,15 +170,26 @@ class CpuPixels(Pixels):
         ]
         self._tasks = [(row, *band) for row, layout in enumerate(self._layouts) for band in layout.bands]
         self._squares: list[float] = []
-        self._planes: list[kernels.Planes] = []
-        self._is_fresh = False
+        self._keep_gradients()
+
+    def _keep_gradients(self) -> None:
+        """For an optimiser of any kind."""
+        self._planes: list[kernels.Planes] = []  # made when they are needed
+        self._grad = None
+        self._steps_itself = False
+        # δ as it was when the input was computed: a step within the pass leaves both in accord
+        self._seen = -1
 
     def optimizer(self, factory: OptimizerFactory) -> Optimizer:
         """As it says above; plain Adam steps within the pass."""
         optimizer = factory(self.parameters)
+        self._keep_gradients()
         if not is_plain_adam(optimizer):
             return make_optimizer(factory, self.parameters, self.delta)
+        self._steps_itself = True
         self._planes = self._views(moments=[self._buffer(), self._buffer()])
+        for parameter in (self.delta, *self.parameters):
+            parameter.grad = None
         return SweepingAdam(self.delta, optimizer.param_groups[0], self._advance)
 
     def forward(self) -> Tensor:
@@ -186,7 +197,7 @@ class CpuPixels(Pixels):
         if not self._planes:
             self._grad = self._buffer()
             self._planes = self._views(grad=self._grad)
-        if not self._is_fresh:
+        if self._seen != self._delta._version:  # every other way to change δ counts it up
             self._sweep(_NO_STEP, backward=False, forward=True)
         return self._low.permute(0, 3, 1, 2)
 
@@ -204,7 +215,7 @@ class CpuPixels(Pixels):
 
     def _advance(self, step: kernels.AdamStep) -> None:
         self._sweep(step, backward=True, forward=True)
-        self._is_fresh = True
+        self._seen = self._delta._version
 
     def _views(self, *, moments: Sequence[Tensor] = (), grad: Tensor | None = None) -> list[kernels.Planes]:
         def parts(buffer: Tensor | None) -> list[npt.NDArray[np.float32]]:
@@ -219,13 +230,15 @@ class CpuPixels(Pixels):
         # the rows that only fill the batch up are left out
         return [kernels.Planes(*values) for values in zip(*columns, strict=False)]
 
-    def _sweep(self, step: kernels.AdamStep, *, backward: bool, forward: bool) -> None:
+    def _sweep(self, adam: kernels.AdamStep, *, backward: bool, forward: bool) -> None:
         def treat(task: tuple[int, int, int, int]) -> float:
             row, begin, end, edge = task
             plan, edges, planes = self._layouts[row].plan, self._edges[row], self._planes[row]
             return kernels.sweep(
-                begin, end, planes, plan, self._forms[row], step, backward, forward, edges, edge
+                begin, end, planes, plan, self._forms[row], adam, backward, steps, forward, edges, edge
             )
+
+        steps = backward and self._steps_itself
 
         sums = side_by_side(treat, self._tasks)
         if not forward:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aindex.compiling import compiled
+from aindex.compiling import compiled, part
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,7 +23,12 @@ def ssim(a: Tensor, b: Tensor) -> float:
     Args:
         a: 3×H×W, float in [0, 1] or uint8.
         b: the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    if a.shape != b.shape:
+        raise ValueError(f"images of {tuple(a.shape)} and {tuple(b.shape)}: expected one shape")
     size = min(_WINDOW, *a.shape[-2:])
     size -= 1 - size % 2
     position = np.arange(size) - size // 2
@@ -74,20 +79,20 @@ def _similarities(a: Floats, b: Floats, window: Floats, offset: np.float32) -> f
     return total
 
 
-@compiled
+@part
 def _weighted(row: Floats, window: Floats, out: Floats) -> None:
     out[:] = _ZERO
     for k in range(len(window)):
         _add(out, window[k], row[k : k + len(out)])
 
 
-@compiled
+@part
 def _add(out: Floats, weight: np.float32, row: Floats) -> None:
     for w in range(len(out)):
         out[w] += weight * row[w]
 
 
-@compiled
+@part
 def _row_similarities(
     mean_a: Floats, mean_b: Floats, squares: Floats, product: Floats, offset: np.float32
 ) -> np.float32:

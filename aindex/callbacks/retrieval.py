@@ -1,5 +1,6 @@
 """Retrieval evaluation: edited copies of the images are searched in the index, one row of the csv each."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from aindex.data.images import SkippedImages
 from aindex.data.parts import PartFiles
 from aindex.data.released import find_released
 from aindex.edits import Attack, Template, default_attacks, full_attacks
-from aindex.errors import ConfigError
+from aindex.errors import ConfigError, EditError
 from aindex.evaluation.analyses import QUERY_COLUMNS
 from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS, retrieval_rows
 from aindex.evaluation.run_folder import (
@@ -242,10 +243,12 @@ class EvaluateRetrieval(Callback):
         assert self._analyses is not None
         failed = failed_edits()
         for one in self.series:
-            before = failed.count
-            for record in one.parts.records():
-                failed.rows += [(path, reason) for path, reason in record.get("failed", ())]
-            count = len(one.dataset.paths) * len(self.attacks) - (failed.count - before)
+            missing = [row for record in one.parts.records() for row in record.get("failed", ())]
+            failed.rows += [(path, reason) for _, path, reason in missing]
+            for attack, times in Counter(attack for attack, _, _ in missing).items():
+                if times == len(one.dataset.paths):
+                    raise EditError(f"attack {attack} failed on every image; {missing[0][2]}")
+            count = len(one.dataset.paths) * len(self.attacks) - len(missing)
             tables = {"csv": (RETRIEVAL_FILE, RETRIEVAL_COLUMNS), "queries": (QUERIES_FILE, QUERY_COLUMNS)}
             for key, (name, columns) in tables.items():
                 merge_rows([one.parts], key, one.images.file(folder, name), columns, expected=count)

@@ -63,10 +63,11 @@ class Pictures(Dataset[Picture | Failure]):
 
     def __getitem__(self, position: int) -> Picture | Failure:
         try:
-            pixels = np.array(read_image(self.images[position].path))
+            pixels = np.asarray(read_image(self.images[position].path))
         except AindexError as error:
             return Failure(error)
-        return Picture(position, torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+        # torch would start threads for it
+        return Picture(position, torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
-import torch
-
 _BATCHES_AHEAD = 2
 
 
@@ -48,7 +46,7 @@ class DecodedBatches:
         if not self._threads:
             yield from ([self._made(position) for position in batch] for batch in self._batches)
             return
-        pool = ThreadPoolExecutor(self._threads, "decode", torch.set_num_threads, (1,))
+        pool = ThreadPoolExecutor(self._threads, "decode")
         waiting: deque[list[Future[Any]]] = deque()
         try:
             for batch in self._batches:

@@ -71,7 +71,7 @@ class EditedCopies:
         inputs: prepared for the extractor, n×3×R×R; one more where the unedited image is not among them.
         unedited: the row of the image itself, and
         quality: what activation did to it; both in an image's first item only.
-        failed: path and reason of attacks that failed; they are not among the others.
+        failed: attack, path and reason of attacks that failed; they are not among the others.
     """
 
     item: int
@@ -80,7 +80,7 @@ class EditedCopies:
     inputs: Tensor
     unedited: int | None = None
     quality: Quality | None = None
-    failed: Sequence[tuple[str, str]] = ()
+    failed: Sequence[tuple[str, str, str]] = ()
 
 
 class EditedPictures(Dataset[EditedCopies | Failure]):
@@ -122,7 +122,7 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
         position, part = divmod(item, self.items_per_image)
         attacks: list[Attack] = []
         copies: list[Tensor] = []
-        failed: list[tuple[str, str]] = []
+        failed: list[tuple[str, str, str]] = []
         try:
             image = read_image(self.paths[position])
             for attack in self.attacks[part * COPIES_PER_ITEM : (part + 1) * COPIES_PER_ITEM]:
@@ -130,7 +130,7 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
                     copies.append(prepare(self.copy(image, position, attack), self.size))
                     attacks.append(attack)
                 except EditError as error:
-                    failed.append((str(self.paths[position]), str(error)))
+                    failed.append((str(attack), *_told(self.paths[position], error)))
             unedited, quality = None, None
             if part == 0:
                 unedited = next(
@@ -167,6 +167,20 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
             return quality_of(read_image(self.originals[position]), image)
         except DataError as error:
             raise DataError(f"released image {str(self.paths[position])!r}: {error}") from error
+
+
+def _told(path: Path, error: EditError) -> tuple[str, str]:
+    """Path and reason of an edit that failed on a picture.
+
+    Raises:
+        EditError: not the picture but the machine was the reason; another time it may work.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError | ImportError | FileNotFoundError | PermissionError):
+            raise error
+        cause = cause.__cause__
+    return str(path), str(error)
 
 
 @dataclass(frozen=True)
@@ -234,7 +248,7 @@ class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
                 try:
                     copy, drawn = self._edited(image, position)
                 except EditError as error:
-                    failed.append((str(self.paths[position]), str(error)))
+                    failed.append(_told(self.paths[position], error))
                     continue
                 positions.append(position)
                 edits.append(drawn)

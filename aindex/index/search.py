@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from aindex.forking import forget_in_children
 from aindex.index.backend import (
     FaissIndex,
     Ids,
@@ -247,3 +248,6 @@ def _one_by_one(index: FaissIndex, queries: Rows, k: int) -> tuple[npt.NDArray[n
 @lru_cache(maxsize=1)
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(import_faiss().omp_get_max_threads(), "search")
+
+
+forget_in_children(_threads)

@@ -95,3 +95,8 @@ def test_ssim_equals_scikit_image(size: tuple[int, int]) -> None:
 def test_ssim_of_equal_and_of_tiny_pictures() -> None:
     picture = torch.tensor([9, 80, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 5, 1)
     assert ssim(picture, picture) == pytest.approx(1)
+
+
+def test_ssim_of_two_sizes_is_refused() -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        ssim(torch.zeros(3, 40, 40), torch.zeros(3, 10, 40))

@@ -175,6 +175,58 @@ def test_steps_within_the_pass_are_those_of_torch(
     assert deltas[0].abs().max() > 0.3
 
 
+def test_losses_may_be_looked_at_before_there_is_an_optimiser(
+    tiny_extractor: Extractor, targets: Tensor
+) -> None:
+    def steps(optimizers: Sequence[Callable[[list[Tensor]], torch.optim.Optimizer]]) -> Tensor:
+        problem = ActivationProblem(
+            PICTURES[:2], targets[:2], tiny_extractor, ActivationSettings(), seeds=SEEDS[:2], batch_size=2
+        )
+        for factory in optimizers:
+            problem.loss_and_grad()
+            before = problem.delta.detach().clone()
+            optimizer = problem.optimizer(factory)
+            problem.loss_and_grad()
+            optimizer.step()
+            assert problem.delta.isfinite().all()
+            assert not torch.equal(problem.delta, before)
+        return problem.delta.detach()
+
+    assert torch.equal(steps([adam]), steps([adam]))
+    steps([adam, sgd, adam])
+
+
+def test_changes_of_delta_by_hand_are_seen(tiny_extractor: Extractor, targets: Tensor) -> None:
+    problem = ActivationProblem(
+        PICTURES[:2], targets[:2], tiny_extractor, ActivationSettings(), seeds=SEEDS[:2], batch_size=2
+    )
+    optimizer = problem.optimizer(adam)
+    before = problem.loss_and_grad()
+    optimizer.step()
+    moved = problem.loss_and_grad()
+    assert not torch.equal(moved.loss, before.loss)
+    with torch.no_grad():
+        for parameter in problem.parameters:
+            parameter.zero_()
+    torch.testing.assert_close(problem.loss_and_grad().loss, before.loss, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("use_tanh", [True, False])
+def test_a_flat_heatmap_does_not_depend_on_company(
+    use_tanh: bool, tiny_extractor: Extractor, targets: Tensor
+) -> None:
+    settings = ActivationSettings(use_attenuation=False, use_tanh=use_tanh)
+
+    def heatmaps(chosen: Sequence[int]) -> list[Tensor]:
+        return ActivationProblem(
+            [smooth_picture(i, 200, 300) for i in chosen], targets[list(chosen)], tiny_extractor, settings,
+            seeds=list(chosen), batch_size=4,
+        ).heatmaps  # fmt: skip
+
+    together = heatmaps([0, 1, 2, 3])
+    assert all(torch.equal(heatmaps([i])[0], together[i]) for i in range(4))
+
+
 @pytest.mark.parametrize("size", [(700, 300), (300, 700), (90, 2000), (1, 40000), (40000, 1), (161, 159)])
 def test_bands_of_a_picture_add_up(size: tuple[int, int]) -> None:
     """More pixels than one thread treats at a time: what bands share is neither lost nor counted twice."""
