@@ -32,8 +32,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aindex.activation.distortion import ActivationSettings, channel_scale
-from aindex.activation.perceptual import psnr_db, ssim
+from aindex.activation.perceptual import psnr_db
 from aindex.activation.problem import ActivationProblem
+from aindex.activation.similarity import ssim
 from aindex.data.images import image_names, list_images, read_image
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.preprocess import prepare
