@@ -1,5 +1,6 @@
 """From δ to the change of an image: the settings of the loop, and the shape it gives to δ."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -49,10 +50,14 @@ class ActivationSettings:
     delta_size: DeltaSize = "image"
 
     def __post_init__(self) -> None:
+        for name in ("lambda_f", "lambda_i", "scaling"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:  # NaN is neither
+                raise ConfigError(
+                    f"{name} {value}: expected a number of 0 or more; leave it out for the default"
+                )
         if self.iterations < 0:
             raise ConfigError(f"iterations {self.iterations}: expected 0 or more; the default is 10")
-        if self.scaling < 0:
-            raise ConfigError(f"scaling {self.scaling}: expected 0 or more; the default is 3.0")
         for name, kind in (("loss_f", FeatureLoss), ("delta_size", DeltaSize)):
             value = getattr(self, name)
             if value not in get_args(kind):

@@ -182,7 +182,10 @@ class ActivationModule(LightningModule):
                 seeds=[derive_seed(self.seed, self.images[position].name, "delta") for position in positions],
                 batch_size=self.trainer.datamodule.batch_size,  # type: ignore[attr-defined]
             )
-        self.trainer.optimizers = [self._problem.optimizer(self._make_optimizer)]
+        try:
+            self.trainer.optimizers = [self._problem.optimizer(self._make_optimizer)]
+        except ValueError as error:
+            raise ConfigError(f"model.optimizer: {error}; leave it out for Adam with lr 1.0") from error
 
     def training_step(self, batch: list[Any], batch_idx: int) -> dict[str, Any] | None:
         """Activate a batch.
@@ -226,6 +229,11 @@ class ActivationModule(LightningModule):
         if not terms:
             return None
         losses = torch.stack([torch.stack(term) for term in terms], dim=1).cpu()  # 3×iterations×B
+        if not losses[1].isfinite().all():
+            raise ConfigError(
+                f"the feature loss is {losses[1].max()}: expected finite numbers; lower model.optimizer.lr, or take "
+                "trainer.precision 32-true"
+            )
         images = torch.stack(measures, dim=1).cpu() if measures else (None, None)  # 2×iterations×B
         return Curves(
             # without the image loss the sum of the two is not the loss

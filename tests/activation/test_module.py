@@ -97,3 +97,20 @@ def test_curves_per_iteration_are_logged(tiny_pipeline):
     losses = [one.value for one in events.Scalars("by_iteration/feature_loss")]
     assert losses[-1] < losses[0]
     assert sum("before, after" in tag for tag in events.Tags()["images"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--model.optimizer=Adam", "--model.optimizer.lr=.nan"],
+            "model.optimizer: Invalid learning rate: nan",
+        ),
+        (["--model.optimizer=SGD", "--model.optimizer.lr=.inf"], "the feature loss is nan"),
+    ],
+)
+def test_an_optimiser_that_destroys_images_releases_none(tiny_pipeline, capsys, options, said):
+    with pytest.raises(SystemExit):
+        tiny_pipeline.run("fit", NO_EVALUATION, *options)
+    assert said in capsys.readouterr().err
+    assert not list((tiny_pipeline.folder / "run").glob("imgs/*.png"))

@@ -68,7 +68,16 @@ def test_the_defaults_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"iterations": -1}, {"scaling": -0.5}, {"loss_f": "l1"}, {"delta_size": "half"}]
+    "wrong",
+    [
+        {"iterations": -1},
+        {"scaling": -0.5},
+        {"scaling": float("nan")},
+        {"lambda_f": float("inf")},
+        {"lambda_i": -1.0},
+        {"loss_f": "l1"},
+        {"delta_size": "half"},
+    ],
 )
 def test_wrong_settings_name_the_allowed_values(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="expected"):

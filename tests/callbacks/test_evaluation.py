@@ -375,3 +375,14 @@ def test_a_failed_edit_is_recorded_and_costs_no_other_row(tmp_path, tiny_data, t
     assert "2 edited copies left out" in out.getvalue()
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["skipped"], summary["failed_edits"]) == (0, 2)
+
+
+def test_an_edit_that_fails_on_every_image_is_an_error(tmp_path, tiny_data, tiny_script, capsys):
+    """Else an average would quietly be one over fewer edits."""
+    (tmp_path / "originals").mkdir()
+    Image.new("RGB", (4, 300), "green").save(tmp_path / "originals" / "sliver.png")
+    for name in ("references", "train"):
+        (tmp_path / name).symlink_to(tiny_data / name)
+    with pytest.raises(SystemExit):
+        TinyPipeline(tmp_path, tiny_script).run("fit")
+    assert "attack meme_format failed on every image" in capsys.readouterr().err

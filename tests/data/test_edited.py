@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from aindex.data import edited
 from aindex.data.datamodule import Failure
 from aindex.data.edited import (
     COPIES_PER_ITEM,
@@ -18,7 +19,7 @@ from aindex.data.edited import (
 from aindex.data.images import read_image
 from aindex.descriptors.preprocess import prepare
 from aindex.edits import Attack, full_attacks
-from aindex.errors import DataError
+from aindex.errors import DataError, EditError
 
 
 def _pictures(paths, attacks, **options):
@@ -100,3 +101,27 @@ def test_unreadable_pictures_fail_or_are_skipped(make_pictures):
         path.write_bytes(b"x")
     item = RandomlyEditedPictures(paths, names, size=16, seed=5, skip_unreadable=True)[0]
     assert item.inputs.shape == (0, 3, 16, 16)
+
+
+@pytest.mark.parametrize(("cause", "is_recorded"), [(ValueError(), True), (MemoryError(), False)])
+def test_an_edit_fails_for_its_picture_or_for_the_machine(make_pictures, monkeypatch, cause, is_recorded):
+    """What another run may do better is not recorded as if it were the picture's fault."""
+
+    def fail(*arguments, **options):
+        raise EditError("no edit") from cause
+
+    paths = make_pictures("a", 2)
+    names = [path.name for path in paths]
+    monkeypatch.setattr(edited, "apply_attack", fail)
+    monkeypatch.setattr(edited, "apply_random_edits", fail)
+    copies = _pictures(paths, [Attack("blur", 11)])[0]
+    random = RandomlyEditedPictures(paths, names, size=16, seed=5)[0]
+    if not is_recorded:
+        assert isinstance(copies, Failure)
+        assert isinstance(random, Failure)
+        return
+    assert copies.failed == [("blur 11", str(paths[0]), "no edit")]
+    assert copies.attacks == []
+    assert len(copies.inputs) == 1  # the picture itself
+    assert [path for path, _ in random.failed] == [str(path) for path in paths]
+    assert random.inputs.shape == (0, 3, 16, 16)
