@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from aindex.activation.problem import ActivationProblem
 from common import (
     Work,
     as_the_commands_do,
@@ -43,7 +44,6 @@ from torch import Tensor, nn
 
 from aindex.activation.distortion import ActivationSettings
 from aindex.activation.module import ActivationModule
-from aindex.activation.problem import ActivationProblem
 from aindex.callbacks.images import WriteImages
 from aindex.commands.pipeline import ActivationTrainer
 from aindex.data.datamodule import ImageData

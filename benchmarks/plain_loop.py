@@ -62,10 +62,8 @@ def plain_loop(
         heatmaps = [torch.full_like(heat, float(heat.mean())) for heat in heatmaps]
     deltas = []
     for image, seed in zip(images, seeds, strict=True):
-        # aindex draws the numbers row by row
-        shape = (image.shape[1], 3, image.shape[2])
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).permute(1, 0, 2)
-        deltas.append((1e-6 * noise).contiguous().to(device).requires_grad_())
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+        deltas.append((1e-6 * noise).to(device).requires_grad_())
     optimizer = torch.optim.Adam(deltas, lr=learning_rate)
 
     def change(i: int) -> Tensor:

@@ -11,7 +11,8 @@ import yaml
 
 import aindex
 from aindex.cli import main
-from aindex.commands.shipped import resolve_config, resolve_config_arguments, shipped_configs
+from aindex.commands.config_files import resolve_config_arguments
+from aindex.shipped import resolve_config, shipped_configs
 
 TINY_DIM = 16
 ROOT = Path(aindex.__file__).resolve().parent.parent

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,19 @@ from pytorch_lightning import LightningModule
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from aindex.activation.distortion import ActivationSettings, DeltaSize
-from aindex.activation.objective import FeatureLoss
+from aindex.activation.goals import FeatureLoss, GoalMaker
+from aindex.activation.loop import activate_images
+from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory
 from aindex.activation.outcome import Curves, Released, measured, to_cpu
-from aindex.activation.problem import ActivationProblem, LossTerms
 from aindex.data.datamodule import Picture, succeeded
 from aindex.data.released import SourceImage
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import FastExtractor, Precision, fast_extractor
 from aindex.descriptors.registry import load_extractor
+from aindex.edits.differentiable import EditSettings
 from aindex.errors import ConfigError
 from aindex.index.quantiser import Quantiser, Target
 from aindex.parallel import side_by_side
@@ -46,19 +49,25 @@ class ActivationModule(LightningModule):
             `timm/<model>`; or the path of a TorchScript file or of a `.safetensors` that `aindex train` wrote.
         resize_size: side of the extractor's square input, pixels; default: the extractor's own.
         iterations: gradient steps per image.
-        target: where the descriptor is drawn: `pq_recons` what the index stores for it, decoded; `ivf_cluster`
-            the centroid of its coarse cell; `ivf_cluster_half` midway to that centroid; `ori_ft` the original
-            descriptor.
-        loss_f: distance to the target: `cossim` minus the cosine similarity, `mse` the squared distance.
+        target: where `cossim` and `mse` draw the descriptor: `pq_recons` what the index stores for it, decoded;
+            `ivf_cluster` the centroid of its coarse cell; `ivf_cluster_half` midway to that centroid; `ori_ft` the
+            original descriptor.
+        loss_f: what is minimised: `cossim` minus the cosine similarity to the target, `mse` the squared distance;
+            `assignment` minus the log-probability that the index files the image where its row lies.
+        temperature: of `assignment`, in squared distances.
         lambda_f: weight of the feature loss.
         lambda_i: weight of the image loss.
         scaling: strength of the change, in just-noticeable differences.
-        use_attenuation: shape the change by what the eye does not see (JND map); else a flat map of the
+        min_psnr: PSNR in dB that the change is optimised to keep (default: no bound).
+        use_attenuation: shape the change by what the eye does not see (JND map); else by a flat map of the
             same mean.
         use_tanh: bound the change by tanh.
         scale_channels: allow red, green and blue what the eye tolerates in each.
         delta_size: size at which the change is optimised: `image` the image's own; `input` the extractor's
-            input, up-sampled once at the end (the cost does not grow with the image then).
+            input, or a number, so many times that: it is up-sampled once at the end, and the cost does not grow with
+            the image.
+        views: randomly edited copies that each iteration draws to the same place.
+        edits: what they are edited by.
         active: false is the passive control: the same pipeline, pixels unchanged.
         optimizer: any of torch.optim or timm.optim by name, with its arguments.
         scheduler: any of torch.optim.lr_scheduler or timm.scheduler by name, with its arguments, stepped once
@@ -73,13 +82,17 @@ class ActivationModule(LightningModule):
         iterations: int = 10,
         target: Target = "pq_recons",
         loss_f: FeatureLoss = "cossim",
+        temperature: float = 0.05,
         lambda_f: float = 1.0,
         lambda_i: float = 0.01,
         scaling: float = 3.0,
+        min_psnr: float | None = None,
         use_attenuation: bool = True,
         use_tanh: bool = True,
         scale_channels: bool = True,
         delta_size: DeltaSize = "image",
+        views: int = 0,
+        edits: EditSettings = EditSettings(),  # noqa: B008 (frozen)
         active: bool = True,
         optimizer: Callable[[Iterable[Tensor]], Optimizer] = lambda p: Adam(p, lr=1.0),
         scheduler: Callable[[Optimizer], LRScheduler | Scheduler] | None = None,
@@ -95,22 +108,23 @@ class ActivationModule(LightningModule):
         self.settings = ActivationSettings(
             iterations=iterations,
             loss_f=loss_f,
+            temperature=temperature,
             lambda_f=lambda_f,
             lambda_i=lambda_i,
             scaling=scaling,
+            min_psnr=min_psnr,
             use_attenuation=use_attenuation,
             use_tanh=use_tanh,
             scale_channels=scale_channels,
             delta_size=delta_size,
+            views=views,
+            edits=edits,
         )
-        self._make_optimizer = optimizer
-        self._make_scheduler = scheduler
+        self.make_optimizer: OptimizerFactory = optimizer
+        self.make_scheduler: SchedulerFactory | None = scheduler
         self._extractor: Extractor | None = None
         self._fast: FastExtractor | None = None
-        self._problem: ActivationProblem | None = None
-        self._originals: list[Tensor] = []
-        self._started = 0.0
-        self.quantiser: Quantiser | None = None
+        self.make_goal: GoalMaker | None = None
         self.images: Sequence[SourceImage] = ()
         self.descriptors: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
 
@@ -144,48 +158,34 @@ class ActivationModule(LightningModule):
     def configure_optimizers(self) -> None:
         """None: every batch brings its own optimiser."""
 
-    def prepare_for(
-        self,
-        quantiser: Quantiser,
-        images: Sequence[SourceImage],
-        descriptors: npt.NDArray[np.float32],
-    ) -> None:
-        """Tell the module what it activates and towards what.
+    def prepare_for(self, images: Sequence[SourceImage], descriptors: npt.NDArray[np.float32]) -> None:
+        """Tell the module what it activates.
 
         Args:
-            quantiser: gives the targets.
             images: the images to activate; a `Picture`'s position counts in this list.
             descriptors: n×d of the originals, in the same order.
         """
-        self.quantiser, self.images, self.descriptors = quantiser, images, descriptors
+        self.images, self.descriptors = images, descriptors
 
-    def on_train_batch_start(self, batch: list[Any], batch_idx: int) -> None:
-        """Pose the batch's problem, and give Lightning its optimiser, so that `global_step` counts iterations."""
-        self._started = time.perf_counter()
-        self._problem = None
-        self.trainer.optimizers = []  # the last batch's, as large as its problem
-        pictures: list[Picture] = succeeded(batch)
-        pixels = [picture.pixels.to(self.device, non_blocking=True) for picture in pictures]
-        self._originals = [image.permute(1, 2, 0) for image in pixels]
-        if not pictures or not self.active:
-            return
-        assert self.quantiser is not None
-        assert self._fast is not None
-        positions = [picture.position for picture in pictures]
-        targets = self.quantiser.targets(torch.from_numpy(self.descriptors[positions]), self.target)
-        with torch.autocast(self.device.type, enabled=False):
-            self._problem = ActivationProblem(
-                pixels,
-                targets.to(self.device),
-                self._fast,
-                self.settings,
-                seeds=[derive_seed(self.seed, self.images[position].name, "delta") for position in positions],
-                batch_size=self.trainer.datamodule.batch_size,  # type: ignore[attr-defined]
-            )
-        try:
-            self.trainer.optimizers = [self._problem.optimizer(self._make_optimizer)]
-        except ValueError as error:
-            raise ConfigError(f"model.optimizer: {error}; leave it out for Adam with lr 1.0") from error
+    def aim(self, quantiser: Quantiser, *, nprobe: int = 1) -> None:
+        """Tell the module towards what.
+
+        Args:
+            quantiser: of the index, says where descriptors are drawn.
+            nprobe: cells that searches of the index visit.
+
+        Raises:
+            AindexError: the index has no such target, or the loss does not suit it.
+        """
+        self.make_goal = GoalMaker(
+            quantiser,
+            loss_f=self.settings.loss_f,
+            target=self.target,
+            temperature=self.settings.temperature,
+            nprobe=nprobe,
+            device=self.device,
+        )
+        self.make_goal(torch.from_numpy(self.descriptors[:1]))
 
     def training_step(self, batch: list[Any], batch_idx: int) -> dict[str, Any] | None:
         """Activate a batch.
@@ -193,18 +193,53 @@ class ActivationModule(LightningModule):
         Returns:
             `released`: a list of `Released`; `curves`: `Curves`, or None without iterations.
         """
-        if not batch:
+        started = time.perf_counter()
+        pictures: list[Picture] = succeeded(batch)
+        if not pictures:
             return None
-        originals = [picture.pixels.permute(1, 2, 0).contiguous() for picture in batch]
-        if self._problem is None:
-            return {"released": self._released(batch, originals, self._originals, None), "curves": None}
-        # Lightning's autocast would reach the pixel arithmetic too; the extractor switches on its own.
+        images = [picture.pixels.to(self.device, non_blocking=True) for picture in pictures]
+        if not self.active:
+            rendered, curves = [image.permute(1, 2, 0) for image in images], None
+        else:
+            rendered, curves = self._activated(pictures, images)
+        released = self._released(pictures, images, rendered, curves)
+        seconds = (time.perf_counter() - started) / len(pictures)
+        return {"released": [replace(one, seconds=seconds) for one in released], "curves": curves}
+
+    def _activated(
+        self, pictures: list[Picture], images: list[Tensor]
+    ) -> tuple[list[Tensor], Curves | None]:
+        assert self.make_goal is not None
+        assert self._fast is not None
+        self.trainer.optimizers = []  # the last batch's, as large as its δ
+        positions = [picture.position for picture in pictures]
+        # Lightning's autocast would reach the pixel arithmetic too; the extractor switches on its own
         with torch.autocast(self.device.type, enabled=False):
-            curves = self._iterate(self._problem, with_images=self._is_logged())
-            rendered = self._problem.render()
-            released = self._released(batch, originals, rendered, curves)
-        self._problem = None
-        return {"released": released, "curves": curves}
+            activation = activate_images(
+                images,
+                self.make_goal(torch.from_numpy(self.descriptors[positions])),
+                self._fast,
+                self.settings,
+                seeds=[derive_seed(self.seed, self.images[position].name, "delta") for position in positions],
+                batch_size=self.trainer.datamodule.batch_size,  # type: ignore[attr-defined]
+                optimizer=self.make_optimizer,
+                scheduler=self.make_scheduler,
+                stepping=self._counted,
+                with_measures=self._is_logged(),
+            )
+            curves = activation.curves
+            if curves is not None and not curves.feature_loss.isfinite().all():
+                raise ConfigError(
+                    f"the feature loss is {curves.feature_loss.max()}: expected finite numbers; lower "
+                    "model.optimizer.lr, or take trainer.precision 32-true"
+                )
+            return activation.released(), curves
+
+    def _counted(self, optimizer: Optimizer) -> Callable[[], Any]:
+        """Steps that Lightning counts in `global_step`: it must know an optimiser before it steps."""
+        self.trainer.optimizers = [optimizer]
+        self.trainer.fit_loop.epoch_loop.manual_optimization.on_run_start()
+        return self.optimizers().step  # type: ignore[union-attr]
 
     def _is_logged(self) -> bool:
         """Whether a step of this batch is one that the trainer logs."""
@@ -213,65 +248,25 @@ class ActivationModule(LightningModule):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return bool(-self.global_step % every < max(1, self.settings.iterations))
 
-    def _iterate(self, problem: ActivationProblem, *, with_images: bool) -> Curves | None:
-        optimizer = self.optimizers()
-        scheduler = self._scheduler_of(optimizer.optimizer)  # type: ignore[union-attr]
-        terms: list[LossTerms] = []
-        measures: list[Tensor] = []
-        iterations = self.settings.iterations
-        for iteration in range(iterations):
-            last = iteration == iterations - 1
-            terms.append(problem.loss_and_grad(with_image_loss=with_images or last))
-            if with_images:
-                measures.append(measured(list(zip(self._originals, problem.render(), strict=True))))
-            optimizer.step()  # type: ignore[union-attr]
-            _advance(scheduler, iteration)
-        if not terms:
-            return None
-        losses = torch.stack([torch.stack(term) for term in terms], dim=1).cpu()  # 3×iterations×B
-        if not losses[1].isfinite().all():
-            raise ConfigError(
-                f"the feature loss is {losses[1].max()}: expected finite numbers; lower model.optimizer.lr, or take "
-                "trainer.precision 32-true"
-            )
-        images = torch.stack(measures, dim=1).cpu() if measures else (None, None)  # 2×iterations×B
-        return Curves(
-            # without the image loss the sum of the two is not the loss
-            loss=torch.where(losses[2].isnan(), torch.nan, losses[0]),
-            feature_loss=losses[1],
-            image_loss=losses[2],
-            psnr_db=images[0],
-            linf_grey_levels=images[1],
-        )
-
-    def _scheduler_of(self, optimizer: Optimizer) -> LRScheduler | Scheduler | None:
-        scheduler = self._make_scheduler(optimizer) if self._make_scheduler else None
-        if isinstance(scheduler, ReduceLROnPlateau):
-            # it would watch the loss of a batch, and tie its images to each other
-            raise ConfigError("model.scheduler ReduceLROnPlateau: expected a schedule that watches no loss")
-        return scheduler
-
     def _released(
-        self, batch: list[Picture], originals: list[Tensor], rendered: list[Tensor], curves: Curves | None
+        self, pictures: list[Picture], images: list[Tensor], rendered: list[Tensor], curves: Curves | None
     ) -> list[Released]:
-        pixels = to_cpu(rendered)
-        measures = measured(list(zip(self._originals, rendered, strict=True))).tolist()
-        last = torch.full((3, len(batch)), torch.nan)
+        measures = measured(images, rendered).tolist()
+        last = torch.full((3, len(pictures)), torch.nan)
         if curves is not None:
             last = torch.stack([curves.loss[-1], curves.feature_loss[-1], curves.image_loss[-1]])
-        columns = [*measures, *last.tolist()]
         names = ("psnr_db", "linf_grey_levels", "loss", "feature_loss", "image_loss")
-        seconds = (time.perf_counter() - self._started) / len(batch)
+        columns = dict(zip(names, [*measures, *last.tolist()], strict=True))
         return [
             Released(
                 image=self.images[picture.position],
                 position=picture.position,
-                original=originals[row],
-                pixels=pixels[row],
-                seconds=seconds,
-                **{name: round(column[row], 6) for name, column in zip(names, columns, strict=True)},
+                original=picture.pixels.permute(1, 2, 0).contiguous(),
+                pixels=pixels,
+                seconds=0.0,
+                **{name: round(column[row], 6) for name, column in columns.items()},
             )
-            for row, picture in enumerate(batch)
+            for row, (picture, pixels) in enumerate(zip(pictures, to_cpu(rendered), strict=True))
         ]
 
     def validation_step(self, batch: list[Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -307,11 +302,3 @@ class ActivationModule(LightningModule):
         assert self._fast is not None
         return self._fast(rows.to(self.device, non_blocking=True)).cpu()
 
-
-def _advance(scheduler: LRScheduler | Scheduler | None, iteration: int) -> None:
-    if isinstance(scheduler, LRScheduler):
-        scheduler.step()
-    elif scheduler is not None:
-        # timm: whether a schedule counts epochs or updates is its own setting; the other call does nothing
-        scheduler.step(iteration + 1)
-        scheduler.step_update(iteration + 1)

@@ -4,12 +4,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from aindex.activation.kernels import AdamStep
 from aindex.errors import ConfigError
 
 _ELEMENTWISE = (
@@ -30,6 +30,7 @@ _ELEMENTWISE = (
 _FORMS = ("fused", "foreach", "capturable", "differentiable")
 
 OptimizerFactory = Callable[[list[Tensor]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler | Scheduler]
 
 
 class PerImageOptimizer(Optimizer):
@@ -54,57 +55,7 @@ class PerImageOptimizer(Optimizer):
         return loss
 
 
-class SweepingAdam(Adam):
-    """Adam whose step is part of the pass that computes the gradient, which is never written out.
-
-    Args:
-        delta: all of δ.
-        options: of Adam: lr, betas, eps; read anew at each step, so that a scheduler acts on it.
-        advance: makes the pass.
-    """
-
-    def __init__(self, delta: Tensor, options: dict[str, Any], advance: Callable[[AdamStep], None]) -> None:
-        super().__init__([delta], **{key: options[key] for key in ("lr", "betas", "eps")})
-        self._advance = advance
-        self._count = 0
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every element; the closure is called once, before."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._count += 1
-        group = self.param_groups[0]
-        beta1, beta2 = map(float, group["betas"])
-        self._advance(
-            AdamStep(
-                mean_share=np.float32(1 - beta1),
-                square_share=np.float32(1 - beta2),
-                size=np.float32(float(group["lr"]) / (1 - beta1**self._count)),
-                root=np.float32((1 - beta2**self._count) ** -0.5),
-                eps=np.float32(group["eps"]),
-            )
-        )
-        return loss
-
-
-def is_plain_adam(optimizer: Optimizer) -> bool:
-    """Whether it is Adam with lr, betas and eps alone, its form left to us."""
-    if type(optimizer) is not Adam or len(optimizer.param_groups) > 1:
-        return False
-    options = optimizer.param_groups[0]
-    ours = ("params", "lr", "betas", "eps")
-    return all(
-        options[key] == parameter.default
-        for key, parameter in inspect.signature(Adam).parameters.items()
-        if key in options and key not in ours
-    )
-
-
-def make_optimizer(
-    factory: OptimizerFactory, parameters: list[Tensor], flat: Tensor | None = None
-) -> Optimizer:
+def make_optimizer(factory: OptimizerFactory, deltas: list[Tensor]) -> Optimizer:
     """The optimiser that `factory` names, such that no image's step depends on another image.
 
     Elementwise optimisers of torch hold all images and are fused where torch can; any other (norm-based ones
@@ -112,22 +63,44 @@ def make_optimizer(
 
     Args:
         factory: parameters → optimiser, for example ``lambda p: Adam(p, lr=1.0)``.
-        parameters: δ per image.
-        flat: the same memory as one tensor, if there is such, for optimisers with a fused step: it costs less
-            than many, and gives the same numbers where images start at whole lines of the cache.
+        deltas: δ per image.
 
     Raises:
-        ConfigError: the optimiser evaluates the loss several times a step (LBFGS).
+        ConfigError: an option is not possible, or the optimiser evaluates the loss several times a step (LBFGS).
     """
-    optimizer = factory(parameters)
+    try:
+        optimizer = factory(deltas)
+    except ValueError as error:
+        raise ConfigError(f"model.optimizer: {error}; leave it out for Adam with lr 1.0") from error
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ConfigError("optimizer LBFGS: expected one that steps once per gradient; take Adam or SGD")
     if type(optimizer) not in _ELEMENTWISE:
-        return PerImageOptimizer([factory([parameter]) for parameter in parameters])
-    return _fused(optimizer, parameters if flat is None else [flat])
+        return PerImageOptimizer([factory([delta]) for delta in deltas])
+    return _fused(optimizer, deltas)
 
 
-def _fused(optimizer: Optimizer, parameters: list[Tensor]) -> Optimizer:
+def make_scheduler(factory: SchedulerFactory | None, optimizer: Optimizer) -> Callable[[int], None]:
+    """What to call after each iteration, with its number from 0.
+
+    Raises:
+        ConfigError: the schedule watches the loss, which would tie the images of a batch to each other.
+    """
+    scheduler = factory(optimizer) if factory else None
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ConfigError("model.scheduler ReduceLROnPlateau: expected a schedule that watches no loss")
+
+    def advance(iteration: int) -> None:
+        if isinstance(scheduler, LRScheduler):
+            scheduler.step()
+        elif scheduler is not None:
+            # timm: whether a schedule counts epochs or updates is its own setting; the other call does nothing
+            scheduler.step(iteration + 1)
+            scheduler.step_update(iteration + 1)
+
+    return advance
+
+
+def _fused(optimizer: Optimizer, deltas: list[Tensor]) -> Optimizer:
     """The same optimiser with its one-kernel step, unless its maker chose a form or it has none."""
     defaults = inspect.signature(type(optimizer)).parameters
     options = optimizer.param_groups[0]
@@ -137,4 +110,4 @@ def _fused(optimizer: Optimizer, parameters: list[Tensor]) -> Optimizer:
     chosen = {
         key: value for key, value in options.items() if key in defaults and key not in ("params", "fused")
     }
-    return type(optimizer)(parameters, **chosen, fused=True)  # type: ignore[call-arg]
+    return type(optimizer)(deltas, **chosen, fused=True)  # type: ignore[call-arg]

@@ -22,7 +22,7 @@ class Released:
         psnr_db: of the released pixels against the original's, infinite where nothing changed.
         linf_grey_levels: largest change of a channel value.
         loss: at the last iteration, before its step; so are the next two. NaN without iterations.
-        feature_loss: distance to the target.
+        feature_loss: distance to the goal.
         image_loss: mean squared change, normalised space.
         seconds: its share of its batch's time.
     """
@@ -41,7 +41,7 @@ class Released:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Statistics per iteration, iterations×B each, on the CPU; image measures only where they were asked for."""
+    """Statistics per iteration, iterations×B each, on the CPU; image measures where they were asked for."""
 
     loss: Tensor
     feature_loss: Tensor
@@ -49,21 +49,29 @@ class Curves:
     psnr_db: Tensor | None = None
     linf_grey_levels: Tensor | None = None
 
+    @classmethod
+    def of(cls, losses: Sequence[Tensor], measures: Sequence[Tensor]) -> "Curves | None":
+        """From what the loop noted at each iteration: 3×B each, and 2×B or nothing; None without iterations."""
+        if not losses:
+            return None
+        values = torch.cat([torch.stack(list(losses)), *([torch.stack(list(measures))] if measures else [])], dim=1)
+        return cls(**dict(zip(cls.__dataclass_fields__, values.cpu().unbind(1), strict=False)))
+
     def means(self) -> dict[str, list[float]]:
-        """Per statistic the mean over the batch at each iteration; the image loss where all of it is known."""
+        """Per statistic the mean over the batch at each iteration."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        known = {name: value.mean(dim=1) for name, value in values.items() if value is not None}
-        return {name: mean.tolist() for name, mean in known.items() if not mean.isnan().any()}
+        return {name: value.mean(dim=1).tolist() for name, value in values.items() if value is not None}
 
 
-def measured(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """PSNR (dB) and L∞ (grey levels) of pairs of images (original, released): 2×B, no synchronisation."""
-    return torch.stack(
-        [
-            torch.stack([psnr_db(before, after) for before, after in pairs]),
-            torch.stack([linf_grey_levels(before, after) for before, after in pairs]),
-        ]
-    )
+def measured(originals: Sequence[Tensor], released: Sequence[Tensor]) -> Tensor:
+    """PSNR (dB) and L∞ (grey levels) of released images: 2×B, no synchronisation.
+
+    Args:
+        originals: 3×H×W each.
+        released: H×W×3 each.
+    """
+    pairs = [(before.permute(1, 2, 0), after) for before, after in zip(originals, released, strict=True)]
+    return torch.stack([torch.stack([measure(*pair) for pair in pairs]) for measure in (psnr_db, linf_grey_levels)])
 
 
 def to_cpu(images: Sequence[Tensor]) -> list[Tensor]:

@@ -1,13 +1,14 @@
-"""How visible a change is: the just-noticeable-difference map, PSNR and L∞."""
+"""How visible a change is: the just-noticeable-difference map, PSNR, L∞ and SSIM."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from aindex.activation.jnd_rows import jnd_rows
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of R, G, B in luminance (ITU-R BT.601)."""
+
+_SSIM_RADIUS = 5
 
 _BACKGROUND_KERNEL = (
     (1.0, 1.0, 1.0, 1.0, 1.0),
@@ -94,22 +95,6 @@ def _luminance_masking(background: Tensor, image: Tensor) -> Tensor:
     return masking
 
 
-def _jnd_by_planes(image: Tensor) -> Tensor:
-    """JND H×W with few kernels, for a GPU."""
-    red, green, blue = (255 * weight for weight in LUMINANCE)
-    luminance = (red * image[0]).add_(image[1], alpha=green).add_(image[2], alpha=blue)
-    padded = pad_by_reflection(luminance, 2)
-    inner = padded[1:-1, 1:-1]
-    # the 5×5 kernel (outer ring 1, inner ring 2, centre 0) is a 5×5 box plus a 3×3 box less twice the centre
-    background = _box_sum(padded, 5).add_(_box_sum(inner, 3)).sub_(padded[2:-2, 2:-2], alpha=2).div_(32)
-    masking = _luminance_masking(background.clamp_(min=0), image)
-    squared = _squared_gradient(inner)
-    contrast = squared.pow(1.2).mul_(0.117 * 16).div_(squared.add_(26**2))
-    overlap = torch.minimum(masking, contrast)
-    jnd = masking.add_(contrast).sub_(overlap, alpha=0.3)
-    return jnd.clamp_(min=5).div_(255)
-
-
 @torch.no_grad()
 def jnd_map(image: Tensor) -> Tensor:
     """Just-noticeable difference of each pixel, from luminance masking and contrast masking.
@@ -125,12 +110,18 @@ def jnd_map(image: Tensor) -> Tensor:
         1×H×W float32, in units of the [0, 1] range; never below 5/255. No gradient flows through it.
     """
     image = image.float()
-    if image.device.type != "cpu":
-        return _jnd_by_planes(image).unsqueeze(0)
-    jnd = torch.empty(image.shape[1:])
-    rows, columns = (_reflected(length, 2, image.device).numpy() for length in jnd.shape)
-    jnd_rows(image.numpy(), rows, columns, jnd.numpy())
-    return jnd.unsqueeze(0)
+    red, green, blue = (255 * weight for weight in LUMINANCE)
+    luminance = (red * image[0]).add_(image[1], alpha=green).add_(image[2], alpha=blue)
+    padded = pad_by_reflection(luminance, 2)
+    inner = padded[1:-1, 1:-1]
+    # the 5×5 kernel (outer ring 1, inner ring 2, centre 0) is a 5×5 box plus a 3×3 box less twice the centre
+    background = _box_sum(padded, 5).add_(_box_sum(inner, 3)).sub_(padded[2:-2, 2:-2], alpha=2).div_(32)
+    masking = _luminance_masking(background.clamp_(min=0), image)
+    squared = _squared_gradient(inner)
+    contrast = squared.pow(1.2).mul_(0.117 * 16).div_(squared.add_(26**2))
+    overlap = torch.minimum(masking, contrast)
+    jnd = masking.add_(contrast).sub_(overlap, alpha=0.3)
+    return jnd.clamp_(min=5).div_(255).unsqueeze(0)
 
 
 def _unit_range(image: Tensor) -> Tensor:
@@ -151,3 +142,30 @@ def psnr_db(a: Tensor, b: Tensor) -> Tensor:
 def linf_grey_levels(a: Tensor, b: Tensor) -> Tensor:
     """Largest absolute difference in grey levels (of 255); 0-d, no synchronisation. Arguments as psnr_db."""
     return 255 * (_unit_range(a) - _unit_range(b)).abs().max()
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Structural similarity, mean over channels and over the windows that lie inside.
+
+    Source: Wang et al., IEEE Transactions on Image Processing 13(4), 2004: Gaussian window of 11 pixels and
+    σ = 1.5. An image less than 11 pixels wide or high gets a window, and with it a σ, that fits.
+
+    Args:
+        a: 3×H×W, float in [0, 1] or uint8.
+        b: the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"images of {tuple(a.shape)} and {tuple(b.shape)}: expected one shape")
+    height, width = a.shape[-2:]
+    border = min(_SSIM_RADIUS, (height - 1) // 2, (width - 1) // 2)
+    _, windows = structural_similarity_index_measure(
+        _unit_range(a)[None],
+        _unit_range(b)[None],
+        sigma=max(1.5 * border / _SSIM_RADIUS, 0.01),
+        data_range=1.0,
+        return_full_image=True,
+    )
+    return float(windows[..., border : height - border, border : width - border].mean())

@@ -127,8 +127,8 @@ class BuildIndex(Callback):
             for name, id_, released in zip(described, ids, released_names(described), strict=True)
         ]
         activates = pl_module.active and trainer.state.fn == TrainerFn.FITTING
+        pl_module.prepare_for(data.images, descriptors)
         distributed.everywhere(lambda: self._check(pl_module, descriptors, activates=activates))
-        pl_module.prepare_for(self._index.quantiser, data.images, descriptors)
 
     def _check(self, module: ActivationModule, descriptors: Matrix, *, activates: bool) -> None:
         """Find now what would fail after hours: too many neighbours, a target or a loss that the index has not.
@@ -138,18 +138,8 @@ class BuildIndex(Callback):
             ConfigError: the loss does not suit the index.
         """
         self.search(descriptors[:1])
-        if not activates:
-            return
-        self.index.quantiser.targets(descriptors[:1], module.target)
-        if (
-            module.settings.loss_f == "mse"
-            and "LSH" in self.index.idx_factory
-            and module.target == "pq_recons"
-        ):
-            raise ConfigError(
-                f"model.loss_f 'mse' with idx_factory {self.index.idx_factory!r}, whose codes keep no norm: expected "
-                "cossim, which compares directions"
-            )
+        if activates:
+            module.aim(self.index.quantiser, nprobe=self.index.nprobe)
 
     def row_descriptors(self, data: ImageData, module: ActivationModule) -> list[Matrix] | None:
         """The descriptors of the index's rows: matrices whose rows, one after the other, have the ids 0, 1, ….

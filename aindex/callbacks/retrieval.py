@@ -22,7 +22,7 @@ from aindex.data.edited import EditedCopies, EditedPictures
 from aindex.data.images import SkippedImages
 from aindex.data.parts import PartFiles
 from aindex.data.released import find_released
-from aindex.edits import Attack, Template, default_attacks, full_attacks
+from aindex.edits import Attack, AttackList, Template, attacks_of
 from aindex.errors import ConfigError, EditError
 from aindex.evaluation.analyses import QUERY_COLUMNS
 from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS, retrieval_rows
@@ -70,7 +70,9 @@ class EvaluateRetrieval(Callback):
     """Edits every image in every way of the list, and sees at which rank the index finds it.
 
     Args:
-        use_attacks_2: the full list of edits (105) instead of the default fifteen.
+        attacks: `default` the fifteen edits of a normal evaluation; `full` a fine grid over their parameters (105);
+            `unseen` sixteen others, whose families no activation is trained against.
+        use_attacks_2: the full list, by its older name.
         template: screenshot template of the edit `overlay_onto_screenshot`; the paper used `mobile`.
         passive: evaluate the originals too, beside the released images, into `retr_df_passive.csv`.
         released_dir: for `evaluate`: folder of released images (`imgs` of a run); default: the images of
@@ -82,6 +84,7 @@ class EvaluateRetrieval(Callback):
 
     def __init__(
         self,
+        attacks: AttackList = "default",
         use_attacks_2: bool = False,
         template: Template = "web",
         passive: bool = False,
@@ -89,7 +92,9 @@ class EvaluateRetrieval(Callback):
         exhaustive: bool = True,
         seed: int = 0,
     ) -> None:
-        self.attacks: list[Attack] = full_attacks() if use_attacks_2 else default_attacks()
+        if use_attacks_2 and attacks == "unseen":
+            raise ConfigError("retrieval.use_attacks_2 true with retrieval.attacks unseen: give one of the two")
+        self.attacks: list[Attack] = attacks_of("full" if use_attacks_2 else attacks)
         self.template: Template = template
         self.passive = passive
         self.released_dir = released_dir

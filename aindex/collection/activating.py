@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from aindex.activation.distortion import DeltaSize
+from aindex.activation.presets import Effort
 from aindex.collection.equipment import SHIPPED, Equipment, describing, open_equipment
 from aindex.collection.manifest import Release, manifest_table, planned_table, write_manifest
 from aindex.collection.pictures import Format
-from aindex.collection.planning import (
-    DeltaChoice,
-    list_source,
-    without_output,
-)
+from aindex.collection.planning import list_source, without_output
 from aindex.collection.records import Records
 from aindex.collection.release import ReleaseSettings
 from aindex.collection.releasing import ReleaseRun
@@ -44,11 +42,12 @@ def activate(
     index: ReferenceIndex | Path | str = SHIPPED,
     add: bool = False,
     prefix: str = "",
+    effort: Effort = "robust",
     min_psnr: float | None = None,
-    scaling: float = 3.0,
-    iterations: int = 10,
-    target: Target = "pq_recons",
-    delta_size: DeltaChoice = "auto",
+    scaling: float | None = None,
+    iterations: int | None = None,
+    target: Target | None = None,
+    delta_size: DeltaSize | None = None,
     format: Format = "png",
     jpeg_quality: int = 95,
     compress_level: int = 6,
@@ -71,12 +70,14 @@ def activate(
         add: put the originals' descriptors into the index first; an index that was opened gets the rows and is not
             saved.
         prefix: put before the names of the rows.
-        min_psnr: dB that every released picture keeps, measured on the saved file; None for no budget.
+        effort: `robust` against many edits; `fast`, which takes a fraction of its time; `paper` as published. What is
+            None of the next five is the effort's own.
+        min_psnr: dB that every released picture keeps, measured on the saved file.
         scaling: strength of the change, in just-noticeable differences.
         iterations: gradient steps per picture.
-        target: where descriptors are drawn (see `Quantiser.targets`).
-        delta_size: size at which the change is optimised: `image` the picture's own, `input` the extractor's (the cost
-            does not grow with the picture), `auto` `input` from a megapixel on.
+        target: where descriptors are drawn (see `Quantiser.targets`), with effort `paper`.
+        delta_size: size at which the change is optimised: `image` the picture's own, `input` the extractor's, or a
+            number, so many times that.
         format: png, webp and tiff keep every pixel; jpeg does not.
         jpeg_quality: 1 to 100.
         compress_level: of PNG, 0 (fast) to 9 (small).
@@ -94,6 +95,7 @@ def activate(
         AindexError: the index, the pictures, the folder or the settings are not possible.
     """
     how = ReleaseSettings(
+        effort=effort,
         target=target,
         iterations=iterations,
         scaling=scaling,
@@ -152,13 +154,16 @@ def _configuration(equipment: Equipment, how: ReleaseSettings) -> dict[str, Any]
     index = equipment.index
     # Rows may be added to the index on the way; what its quantiser makes of some points says which it is.
     points = np.random.default_rng(0).normal(scale=index.dim**-0.5, size=(_PROBES, index.dim))
-    targets = index.quantiser.targets(points.astype(np.float32), how.target)
+    stored = index.quantiser.stored(points.astype(np.float32))
+    cells = index.quantiser.cells(points.astype(np.float32))
+    probe = hashlib.sha256(stored.tobytes() + (b"" if cells is None else cells.tobytes()))
     return {
-        "format_version": 1,
-        "quantiser": hashlib.sha256(targets.tobytes()).hexdigest(),
+        "format_version": 2,
+        "quantiser": probe.hexdigest(),
         "extractor": equipment.extractor.fingerprint,
         "precision": equipment.settings.precision,
         **asdict(how),
+        "loop": how.preset().description,
     }
 
 

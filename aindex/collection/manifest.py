@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from aindex.collection.pictures import form_notes
-from aindex.collection.planning import Listing, header_size, released_files, resolved_delta_size
+from aindex.collection.planning import Listing, header_size, released_files
 from aindex.collection.release import ReleaseSettings
 from aindex.data.atomic import replace_when_done
 from aindex.data.images import SkippedImages
@@ -119,10 +119,9 @@ def planned_table(
                 "row": row if row >= 0 else None,
                 "width": width,
                 "height": height,
-                "delta_size": resolved_delta_size(how.delta_size, width * height),
                 "notes": "; ".join(notes),
             }
         )
-    table = pd.DataFrame(lines, columns=["name", "file", "row", "width", "height", "delta_size", "notes"])
+    table = pd.DataFrame(lines, columns=["name", "file", "row", "width", "height", "notes"])
     table["row"] = table["row"].astype("Int64")
     return Release(out, table, skipped, dry_run=True)

@@ -4,19 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from aindex.activation.distortion import DeltaSize
 from aindex.collection.pictures import SUFFIXES, Format
 from aindex.collection.sources import Source
 from aindex.data.images import image_names, list_images, names_root, open_image
 from aindex.data.released import released_names
 from aindex.errors import DataError, ImageReadError, OutputError
 
-DeltaChoice = Literal["auto", "image", "input"]
-
-_LARGE_PIXELS = 1_000_000
-"""From this size on `auto` takes `input`: the cost at the image's own size grows, the gain does not."""
 _BATCH_PIXELS = 24_000_000
 """Of the pictures that are activated together; some 50 bytes each, and the next batch is decoded meanwhile."""
 
@@ -120,25 +114,13 @@ def header_size(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def resolved_delta_size(choice: DeltaChoice, pixels: int) -> DeltaSize:
-    """What `auto` means for a picture."""
-    if choice == "auto":
-        return "input" if pixels >= _LARGE_PIXELS else "image"
-    return choice
-
-
-def batches(
-    jobs: Sequence[Job], batch_size: int, delta_size: DeltaChoice
-) -> Iterator[tuple[DeltaSize, list[Job]]]:
-    """Jobs of the same kind together, at most `batch_size` and as many as memory bears."""
-    waiting: dict[DeltaSize, list[Job]] = {"image": [], "input": []}
+def batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
+    """Jobs together, at most `batch_size` and as many as memory bears."""
+    group: list[Job] = []
     for job in jobs:
-        kind = resolved_delta_size(delta_size, job.pixels)
-        group = waiting[kind]
         if group and (len(group) == batch_size or sum(j.pixels for j in group) + job.pixels > _BATCH_PIXELS):
-            yield kind, group
-            waiting[kind] = group = []
+            yield group
+            group = []
         group.append(job)
-    for kind, group in waiting.items():
-        if group:
-            yield kind, group
+    if group:
+        yield group

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
 
-from aindex.activation.distortion import ActivationSettings, DeltaSize
-from aindex.activation.perceptual import linf_grey_levels
-from aindex.activation.problem import ActivationProblem
-from aindex.activation.similarity import ssim
+from aindex.activation.distortion import DeltaSize
+from aindex.activation.goals import Goal
+from aindex.activation.loop import activate_images
+from aindex.activation.perceptual import linf_grey_levels, ssim
+from aindex.activation.presets import Effort, Preset, preset
 from aindex.collection.budget import largest_scale
 from aindex.collection.pictures import (
     Format,
@@ -25,7 +25,7 @@ from aindex.collection.pictures import (
     decode,
     encode,
 )
-from aindex.collection.planning import DeltaChoice, Job
+from aindex.collection.planning import Job
 from aindex.data.atomic import replace_when_done
 from aindex.descriptors.inference import FastExtractor
 from aindex.descriptors.preprocess import normalise, resize
@@ -41,49 +41,57 @@ class ReleaseSettings:
     """All that decides the pixels of released pictures beside the index.
 
     Attributes:
+        effort: which settings of the loop; None of the next five keeps theirs.
         target: where descriptors are drawn.
         iterations: gradient steps per picture.
         scaling: strength of the change, in just-noticeable differences.
-        min_psnr: PSNR in dB that every released picture keeps; None for no budget.
-        delta_size: `image`, `input`, or `auto`: `input` from a megapixel on.
+        min_psnr: PSNR in dB that every released picture keeps.
+        delta_size: size at which the change is optimised.
         format: of the released files.
         jpeg_quality: 1 to 100.
         compress_level: of PNG, 0 to 9; pixels are the same at all.
         seed: of the run.
     """
 
-    target: Target = "pq_recons"
-    iterations: int = 10
-    scaling: float = 3.0
+    effort: Effort = "robust"
+    target: Target | None = None
+    iterations: int | None = None
+    scaling: float | None = None
     min_psnr: float | None = None
-    delta_size: DeltaChoice = "auto"
+    delta_size: DeltaSize | None = None
     format: Format = "png"
     jpeg_quality: int = 95
     compress_level: int = 6
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.min_psnr is not None and not 10 <= self.min_psnr <= 100:
-            raise ConfigError(
-                f"min_psnr {self.min_psnr}: expected 10 to 100 dB; 42 is hard to see, 38 is visible"
-            )
         if not 1 <= self.jpeg_quality <= 100:
             raise ConfigError(f"jpeg_quality {self.jpeg_quality}: expected 1 to 100; the default is 95")
-        self.loop("image")
 
-    def loop(self, delta_size: DeltaSize) -> ActivationSettings:
-        """The loop's constants for pictures of one kind."""
-        return ActivationSettings(iterations=self.iterations, scaling=self.scaling, delta_size=delta_size)
+    def preset(self) -> Preset:
+        """The settings of the loop.
+
+        Raises:
+            ConfigError: they are not possible.
+        """
+        return preset(
+            self.effort,
+            target=self.target,
+            iterations=self.iterations,
+            scaling=self.scaling,
+            min_psnr=self.min_psnr,
+            delta_size=self.delta_size,
+        )
 
 
 def batch_changes(
     pictures: Sequence[OpenedPicture],
     names: Sequence[str],
-    targets: Tensor,
+    goal: Goal,
     extractor: FastExtractor,
-    settings: ReleaseSettings,
+    how: Preset,
     *,
-    delta_size: DeltaSize,
+    seed: int,
     batch_size: int,
 ) -> list[Tensor]:
     """The change x' − x of each picture, normalised space, 3×H×W, on the CPU.
@@ -91,25 +99,23 @@ def batch_changes(
     Args:
         pictures: at most `batch_size`.
         names: of the pictures; their random numbers derive from them.
-        targets: B×d.
+        goal: of these pictures.
         extractor: prepared.
-        settings: of the release.
-        delta_size: where the change is optimised.
+        how: settings of the loop.
+        seed: of the run.
         batch_size: rows of the extractor's batch, however few pictures there are.
     """
-    problem = ActivationProblem(
+    activation = activate_images(
         [picture.seen.permute(2, 0, 1).contiguous().to(extractor.device) for picture in pictures],
-        targets.to(extractor.device),
+        goal,
         extractor,
-        settings.loop(delta_size),
-        seeds=[derive_seed(settings.seed, name, "delta") for name in names],
+        how.settings,
+        seeds=[derive_seed(seed, name, "delta") for name in names],
         batch_size=batch_size,
+        optimizer=how.optimizer,
+        scheduler=how.scheduler,
     )
-    optimizer = problem.optimizer(lambda parameters: Adam(parameters, lr=1.0))
-    for _ in range(settings.iterations):
-        problem.loss_and_grad(with_image_loss=False)
-        optimizer.step()
-    return [change.cpu() for change in problem.changes()]
+    return [change.cpu() for change in activation.changes()]
 
 
 def release(

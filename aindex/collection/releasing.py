@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from aindex.activation.distortion import DeltaSize
+from aindex.activation.goals import GoalMaker
 from aindex.collection.equipment import Equipment
 from aindex.collection.pictures import OpenedPicture, ReleaseError, open_picture
 from aindex.collection.planning import Job, Listing, batches, header_size, released_files, source_state
@@ -38,10 +38,18 @@ class ReleaseRun:
         self.skipped = SkippedImages()
         self.skipped.rows = list(originals.skipped.rows)
         self._out, self._how, self._records = out, how, records
-        self._descriptors, self._quantiser = originals.descriptors, equipment.index.quantiser
+        self._descriptors, self._preset = originals.descriptors, how.preset()
         self._settings = equipment.settings
         self._fast: FastExtractor = fast_extractor(
             equipment.extractor, device=equipment.settings.device, precision=equipment.settings.precision
+        )
+        self._make_goal = GoalMaker(
+            equipment.index.quantiser,
+            loss_f=self._preset.settings.loss_f,
+            target=self._preset.target,
+            temperature=self._preset.settings.temperature,
+            nprobe=equipment.index.nprobe,
+            device=equipment.settings.device or "cpu",
         )
         self._jobs = _jobs(listing, originals, how)
         self._paths = dict(zip(listing.names, listing.paths, strict=True))
@@ -50,14 +58,14 @@ class ReleaseRun:
         """Release what is not released yet."""
         finished = self._records.read()
         open_jobs = [job for job in self._jobs if finished.get(job.name, {}).get("source") != job.state]
-        groups = list(batches(open_jobs, self._settings.batch_size, self._how.delta_size))
+        groups = list(batches(open_jobs, self._settings.batch_size))
         threads = max(1, self._settings.num_workers)
         bar = tqdm(total=len(open_jobs), desc="activate", unit="img", disable=not self._settings.progress)
         with bar, ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
             waiting: _Written | None = None
-            for kind, jobs, pictures in self._decoded(groups, pool):
+            for jobs, pictures in self._decoded(groups, pool):
                 try:
-                    written = self._activated(kind, jobs, pictures, pool)
+                    written = self._activated(jobs, pictures, pool)
                 finally:
                     # an interrupted batch does not cost the one before
                     self._settle(waiting, bar)
@@ -65,14 +73,14 @@ class ReleaseRun:
             self._settle(waiting, bar)
 
     def _decoded(
-        self, groups: Sequence[tuple[DeltaSize, list[Job]]], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[DeltaSize, list[Job], list[OpenedPicture]]]:
+        self, groups: Sequence[list[Job]], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[list[Job], list[OpenedPicture]]]:
         """Batches of decoded pictures, the next one being decoded meanwhile; unreadable ones are recorded."""
-        futures = [pool.submit(open_picture, job.path) for job in groups[0][1]] if groups else []
-        for number, (kind, jobs) in enumerate(groups):
+        futures = [pool.submit(open_picture, job.path) for job in groups[0]] if groups else []
+        for number, jobs in enumerate(groups):
             current = futures
             if number + 1 < len(groups):
-                futures = [pool.submit(open_picture, job.path) for job in groups[number + 1][1]]
+                futures = [pool.submit(open_picture, job.path) for job in groups[number + 1]]
             good_jobs, pictures = [], []
             for job, future in zip(jobs, current, strict=True):
                 try:
@@ -81,26 +89,27 @@ class ReleaseRun:
                 except ImageReadError as error:
                     self.skipped.record(job.name, error)
             if pictures:
-                yield kind, good_jobs, pictures
+                yield good_jobs, pictures
 
     def _activated(
-        self, kind: DeltaSize, jobs: list[Job], pictures: list[OpenedPicture], pool: ThreadPoolExecutor
+        self, jobs: list[Job], pictures: list[OpenedPicture], pool: ThreadPoolExecutor
     ) -> "_Written":
         originals = torch.from_numpy(np.array(self._descriptors[[job.position for job in jobs]]))
-        targets = self._quantiser.targets(originals, self._how.target)
+        goal = self._make_goal(originals)
         changes = batch_changes(
             pictures,
             [job.name for job in jobs],
-            targets,
+            goal,
             self._fast,
-            self._how,
-            delta_size=kind,
+            self._preset,
+            seed=self._how.seed,
             batch_size=self._settings.batch_size,
         )
         futures = [
             pool.submit(release, picture, change, job, self._out, self._how)
             for picture, change, job in zip(pictures, changes, jobs, strict=True)
         ]
+        targets = goal.targets.cpu()
         before = (originals - targets).square().sum(dim=1).tolist()
         return _Written(jobs, futures, targets, before)
 

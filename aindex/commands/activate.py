@@ -1,9 +1,10 @@
 """`aindex activate`: release pictures of one's own."""
 
+from aindex.activation.distortion import DeltaSize
+from aindex.activation.presets import Effort
 from aindex.collection.activating import BATCH_SIZE, activate
 from aindex.collection.equipment import Arithmetic, describing
 from aindex.collection.pictures import Format
-from aindex.collection.planning import DeltaChoice
 from aindex.commands.parsing import run_function
 from aindex.index.quantiser import Target
 
@@ -19,11 +20,12 @@ def activate_pictures(
     index: str = "shipped",
     add: bool = False,
     prefix: str = "",
+    effort: Effort = "robust",
     min_psnr: float | None = None,
-    scaling: float = 3.0,
-    iterations: int = 10,
-    target: Target = "pq_recons",
-    delta_size: DeltaChoice = "auto",
+    scaling: float | None = None,
+    iterations: int | None = None,
+    target: Target | None = None,
+    delta_size: DeltaSize | None = None,
     format: Format = "png",
     jpeg_quality: int = 95,
     compress_level: int = 6,
@@ -49,13 +51,14 @@ def activate_pictures(
         index: an index folder; `shipped` is the one that comes with aindex.
         add: put the originals into the index too, as the released pictures' rows.
         prefix: put before the names of the rows.
+        effort: robust against many edits; fast, which takes a fraction of its time; or paper, the published settings.
         min_psnr: PSNR in dB that every released picture keeps, measured on the saved file (default: no budget).
-        scaling: strength of the change, in just-noticeable differences.
+        scaling: strength of the change, in just-noticeable differences (default: the effort's; so are the next three).
         iterations: gradient steps per picture.
-        target: where the descriptor is drawn: `pq_recons` what the index stores for it, `ivf_cluster` the centroid of
-            its coarse cell, `ivf_cluster_half` midway there, `ori_ft` the descriptor itself.
-        delta_size: size at which the change is optimised: `image` the picture's own; `input` the extractor's, so that
-            the cost does not grow with the picture; `auto` input from a megapixel on.
+        target: with effort paper, where the descriptor is drawn: `pq_recons` what the index stores for it,
+            `ivf_cluster` the centroid of its coarse cell, `ivf_cluster_half` midway there, `ori_ft` the descriptor.
+        delta_size: size at which the change is optimised: `image` the picture's own; `input` the extractor's, or a
+            number, so many times that, so that the cost does not grow with the picture.
         format: png, webp, tiff (all lossless), or jpeg (loses some of the activation).
         jpeg_quality: 1 to 100.
         compress_level: of PNG, 0 (fast) to 9 (small); the pixels are the same.
@@ -76,6 +79,7 @@ def activate_pictures(
         index=index,
         add=add,
         prefix=prefix,
+        effort=effort,
         min_psnr=min_psnr,
         scaling=scaling,
         iterations=iterations,

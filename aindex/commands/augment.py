@@ -34,7 +34,7 @@ def augment_images(
         data_dir: images: a folder (with its subfolders) or a text file with one path per line.
         output_dir: where the files go; an empty or new folder outside of data_dir.
         edits: `auto` one to four random edits per copy; `default` each of the evaluation's fifteen attacks once per
-            image; `full` each of its long list.
+            image; `full` each of its long list; `unseen` each of the list that no activation is trained against.
         copies: random copies per image.
         seed: of the random edits; they depend on it and on the image's name alone.
         template: screenshot template of the attack `overlay_onto_screenshot`; the paper used `mobile`.

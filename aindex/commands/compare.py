@@ -2,8 +2,8 @@
 
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
+from aindex.commands.config_files import resolve_config_arguments
 from aindex.commands.parsing import CONFIG_HELP, OneLineErrors
-from aindex.commands.shipped import resolve_config_arguments
 from aindex.evaluation.compare import LATEX_FILE, MARKDOWN_FILE, compare
 
 

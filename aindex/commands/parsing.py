@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
-from aindex.commands.shipped import resolve_config_arguments, shipped_configs
+from aindex.commands.config_files import resolve_config_arguments
+from aindex.shipped import shipped_configs
 
 CONFIG_HELP = (
     "YAML file with options; what stands later on the command line overrules it. A file that comes with aindex is "

@@ -29,8 +29,8 @@ from aindex.callbacks.progress import ProgressBar
 from aindex.callbacks.report import Report
 from aindex.callbacks.retrieval import EvaluateRetrieval
 from aindex.callbacks.run_folder import RunFolder
+from aindex.commands.config_files import resolve_config_arguments
 from aindex.commands.parsing import CONFIG_HELP, OneLineErrors
-from aindex.commands.shipped import resolve_config_arguments
 from aindex.data.datamodule import ImageData
 from aindex.descriptors.inference import best_precision
 from aindex.distributed import STRATEGY_NAME, IndependentDDP, register_strategy

@@ -17,7 +17,7 @@ from aindex.data.datamodule import Failure
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_image
 from aindex.data.loading import loader_processes
 from aindex.data.released import released_names
-from aindex.edits import Attack, Template, apply_attack, apply_random_edits, default_attacks, full_attacks
+from aindex.edits import Attack, Template, apply_attack, apply_random_edits, attacks_of
 from aindex.errors import AindexError, ConfigError, EditError, ImageReadError, OutputError
 from aindex.seeding import derive_seed
 
@@ -25,7 +25,7 @@ LINES_FILE = "edits.jsonl"
 SKIPPED_FILE = "skipped.csv"
 IMAGES_FOLDER = "images"
 
-Edits = Literal["auto", "default", "full"]
+Edits = Literal["auto", "default", "full", "unseen"]
 Format = Literal["png", "jpg"]
 _JPEG_QUALITY = 95
 
@@ -184,7 +184,7 @@ def augment(
     Args:
         source: a folder (with its subfolders) or a text file with one path per line.
         output: where the files go.
-        edits: `auto` a random edit per copy; `default` or `full` each attack of the evaluation's lists once.
+        edits: `auto` a random edit per copy; `default`, `full` or `unseen` each attack of the evaluation's lists once.
         copies: random copies per image; 1 for the lists.
         seed: of the random edits.
         template: screenshot template of the lists' `overlay_onto_screenshot`.
@@ -202,16 +202,12 @@ def augment(
     _check(edits, copies, num_workers)
     paths, root = list_images(source), names_root(source)
     _claim(output, paths, root if os.path.isdir(source) else None, overwrite=overwrite)
-    attacks: dict[Edits, Sequence[Attack | None]] = {
-        "auto": [None] * copies,
-        "default": default_attacks(),
-        "full": full_attacks(),
-    }
+    attacks: Sequence[Attack | None] = [None] * copies if edits == "auto" else attacks_of(edits)
     dataset = _Copies(
         paths,
         image_names(paths, root),
         output,
-        attacks=attacks[edits],
+        attacks=attacks,
         seed=seed,
         template=template,
         format=format,

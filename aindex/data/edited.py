@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from aindex.activation.perceptual import linf_grey_levels, psnr_db
-from aindex.activation.similarity import ssim
+from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
 from aindex.data.datamodule import Failure
 from aindex.data.images import read_image
 from aindex.descriptors.preprocess import prepare

@@ -13,12 +13,16 @@ from torchvision.transforms import functional as tvf
 
 from aindex.edits import augly_repairs
 from aindex.edits.random_edit import apply_random_edits
+from aindex.edits.unseen import UNSEEN
 from aindex.errors import AindexError, EditError
 
 AttackName = Literal[
     "none", "auto", "meme_format", "overlay_onto_screenshot", "rotation", "center_crop", "resize",
     "blur", "jpeg", "hue", "contrast", "brightness",
+    "perspective", "gaussian_noise", "salt_and_pepper", "sharpen", "posterise", "vignette", "temperature", "hflip",
+    "aspect", "swirl", "longest_side", "emoji", "text", "screenshot_mobile", "photographed_screen",
 ]  # fmt: skip
+AttackList = Literal["default", "full", "unseen"]
 Template = Literal["web", "mobile"]
 
 
@@ -29,7 +33,11 @@ class Attack:
     Attributes:
         name: which edit.
         param: degrees (rotation), share of the area kept (center_crop, resize), kernel size in pixels (blur), JPEG
-            quality, hue shift in turns, or factor (contrast, brightness); None where the edit has no parameter.
+            quality, hue shift in turns, or factor (contrast, brightness, sharpen, aspect); share that the far edge
+            loses (perspective), of the range of values (gaussian_noise, a standard deviation), of the pixels
+            (salt_and_pepper), of the corners' light (vignette), by which red grows and blue falls (temperature), of
+            the height (emoji, text); bits (posterise), radians (swirl), pixels (longest_side); None where the edit
+            has no parameter.
     """
 
     name: AttackName
@@ -76,6 +84,22 @@ def full_attacks() -> list[Attack]:
         *_attacks("brightness", *factors),
         *_attacks("hue", *[shift for shift in tenths if shift <= 0.5]),
     ]
+
+
+def unseen_attacks() -> list[Attack]:
+    """Sixteen attacks whose families no loop is trained against."""
+    seen_before = _attacks("jpeg", 20)
+    return [*(Attack(name, param) for name, (param, _) in UNSEEN.items()), *seen_before]  # type: ignore[arg-type]
+
+
+def attacks_of(which: AttackList) -> list[Attack]:
+    """The attacks of a list.
+
+    Args:
+        which: `default` the fifteen of a normal evaluation, `full` a fine grid over their parameters, `unseen` others.
+    """
+    lists = {"default": default_attacks, "full": full_attacks, "unseen": unseen_attacks}
+    return lists[which]()
 
 
 def _sides_for_area(image: Image.Image, share: float) -> tuple[int, int]:
@@ -158,7 +182,7 @@ def apply_attack(
     Args:
         image: an RGB picture.
         attack: what to do.
-        seed: decides the random edits of `auto`; other attacks do not use it.
+        seed: decides the random edits of `auto`, noise, and how a screen is photographed.
         template: AugLy's screenshot template for `overlay_onto_screenshot`.
         name: how to call the picture in an error.
 
@@ -177,6 +201,9 @@ def apply_attack(
                 edited = augly_repairs.overlay_onto_screenshot(
                     image, template_filepath=augly_repairs.template_path(template)
                 )
+            case name_of_unseen if name_of_unseen in UNSEEN:
+                _, edit = UNSEEN[attack.name]
+                edited = edit(image, attack.param, np.random.default_rng(seed))  # type: ignore[arg-type]
             case _:
                 if attack.param is None:
                     raise EditError(f"attack {attack.name!r} needs a parameter")

@@ -26,7 +26,7 @@ RETRIEVAL_COLUMNS = (
 )
 MEASURES = ("r@1", "r@10", "r@100", "ap")
 LIST_COLUMNS = ("retrieved_distances", "retrieved_indices")
-SCREENSHOT = "overlay_onto_screenshot"
+SCREENSHOTS = ("overlay_onto_screenshot", "screenshot_mobile")
 AVERAGE = "average"
 AVERAGE_WITHOUT_SCREENSHOT = "average without screenshot"
 
@@ -206,7 +206,7 @@ def average_rows(rows: pd.DataFrame, labels: "pd.Series[str]", measures: Sequenc
     table = groups[list(measures)].mean()
     table.insert(0, "images", groups.size())
     averages = {AVERAGE: table}
-    others = table[[not label.startswith(SCREENSHOT) for label in table.index]]
+    others = table[[not label.startswith(SCREENSHOTS) for label in table.index]]
     if 0 < len(others) < len(table):
         averages[AVERAGE_WITHOUT_SCREENSHOT] = others
     summed = {name: part.mean() for name, part in averages.items()}

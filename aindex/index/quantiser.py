@@ -16,6 +16,7 @@ from aindex.index.backend import (
     one_thread,
     repeatable_kernels,
 )
+from aindex.index.choices import Choices, choices_of, right_choices
 from aindex.index.rows import as_rows
 from aindex.index.structure import IndexParts, backward, forward, is_lossless_chain, take_apart
 
@@ -87,6 +88,31 @@ class Quantiser:
             return None
         with one_thread(), repeatable_kernels():
             return self._cells(forward(self._parts.transforms, rows))
+
+    @property
+    def loses_norms(self) -> bool:
+        """Whether what is stored is a direction alone (LSH): compare it by cosine."""
+        return isinstance(self._parts.core, import_faiss().IndexLSH)
+
+    def choices(self) -> Choices:
+        """What the index chooses among when it files a descriptor.
+
+        Raises:
+            FaissIndexError: it chooses nothing.
+        """
+        with one_thread(), repeatable_kernels():
+            return choices_of(self._parts)
+
+    def right_choices(self, descriptors: torch.Tensor | npt.NDArray[np.float32]) -> Ids:
+        """What the index chooses for each descriptor: B×M numbers of points.
+
+        Raises:
+            FaissIndexError: it chooses nothing.
+            DescriptorError: wrong dimension, NaN or infinite values.
+        """
+        rows = as_rows(descriptors, self.dim)
+        with one_thread(), repeatable_kernels():
+            return right_choices(self._parts, rows)
 
     def code_distance(self, descriptors: torch.Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Squared Euclidean distance of each descriptor to what the index stores for it, decoded: B float32.

@@ -14,7 +14,7 @@ from aindex.activation.perceptual import (
     pad_by_reflection,
     psnr_db,
 )
-from aindex.activation.similarity import ssim
+from aindex.activation.perceptual import ssim
 from aindex.data.images import read_image, to_tensor
 
 

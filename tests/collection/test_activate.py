@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from aindex.activation.perceptual import linf_grey_levels, psnr_db
-from aindex.activation.similarity import ssim
+from aindex.activation.perceptual import ssim
 from aindex.cli import main
 from aindex.collection import release, releasing
 from aindex.collection.activating import activate

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import aindex
-from aindex.commands.yaml_keys import require_unique_keys
 
 
 def config_folders() -> list[Path]:
@@ -24,24 +23,3 @@ def resolve_config(name: str) -> str:
         return name
     candidates = (folder / path.name for folder in config_folders())
     return next((str(candidate) for candidate in candidates if candidate.is_file()), name)
-
-
-def resolve_config_arguments(args: list[str]) -> list[str]:
-    """A command line in which every ``--config`` names a file that exists, if there is one.
-
-    Raises:
-        ConfigError: a file has a key twice.
-    """
-    resolved: list[str] = []
-    for argument in args:
-        option, equals, value = argument.partition("=")
-        if resolved and resolved[-1] in ("--config", "-c"):
-            resolved.append(resolve_config(argument))
-            require_unique_keys(resolved[-1])
-        elif equals and option in ("--config", "-c"):
-            path = resolve_config(value)
-            require_unique_keys(path)
-            resolved.append(f"{option}={path}")
-        else:
-            resolved.append(argument)
-    return resolved

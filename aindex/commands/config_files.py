@@ -1,14 +1,38 @@
-"""Configuration files in which a key stands twice: YAML's readers keep the last one and say nothing."""
+"""Configuration files of a command line: found by their names, and no key given twice."""
 
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
 
 from aindex.errors import ConfigError
+from aindex.shipped import resolve_config
+
+
+def resolve_config_arguments(args: list[str]) -> list[str]:
+    """A command line in which every ``--config`` names a file that exists, if there is one.
+
+    Raises:
+        ConfigError: a file has a key twice.
+    """
+    resolved: list[str] = []
+    for argument in args:
+        option, equals, value = argument.partition("=")
+        if resolved and resolved[-1] in ("--config", "-c"):
+            resolved.append(resolve_config(argument))
+            require_unique_keys(resolved[-1])
+        elif equals and option in ("--config", "-c"):
+            path = resolve_config(value)
+            require_unique_keys(path)
+            resolved.append(f"{option}={path}")
+        else:
+            resolved.append(argument)
+    return resolved
 
 
 def require_unique_keys(path: str) -> None:
-    """Raise if a mapping of a YAML file has a key twice; a file that cannot be read is left to the parser.
+    """Raise if a mapping of a YAML file has a key twice, of which readers keep the last one and say nothing.
+
+    A file that cannot be read is left to the parser.
 
     Raises:
         ConfigError: a key stands twice, or the text is no YAML.

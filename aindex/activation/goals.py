@@ -1,0 +1,161 @@
+"""What the loop draws descriptors to: the published target, or the place where the index files the image."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aindex.errors import ConfigError
+from aindex.index.choices import Choices
+from aindex.index.quantiser import Quantiser, Target
+
+FeatureLoss = Literal["cossim", "mse", "assignment"]
+
+
+class Goal(Protocol):
+    """How far the descriptors of each image are from where they should be.
+
+    Attributes:
+        targets: B×d, the point that the image's own descriptor is drawn to.
+    """
+
+    @property
+    def targets(self) -> Tensor:
+        """B×d."""
+
+    def __call__(self, descriptors: Tensor) -> Tensor:
+        """Losses of B images.
+
+        Args:
+            descriptors: (1+V)×B×d, of the images themselves and of V edited copies of each; differentiable.
+
+        Returns:
+            B: of the image, plus the mean over its copies. No image's depends on the others.
+        """
+
+
+@dataclass(frozen=True)
+class TargetGoal:
+    """A point in descriptor space for each image.
+
+    Attributes:
+        targets: B×d.
+        kind: `cossim` = minus the cosine similarity; `mse` = squared Euclidean distance, summed over d.
+    """
+
+    targets: Tensor
+    kind: Literal["cossim", "mse"] = "cossim"
+
+    def __call__(self, descriptors: Tensor) -> Tensor:
+        """(1+V)×B×d → B."""
+        if self.kind == "cossim":
+            return image_and_copies(-F.cosine_similarity(descriptors, self.targets, dim=-1))
+        return image_and_copies((descriptors - self.targets).square().sum(dim=-1))
+
+
+@dataclass(frozen=True)
+class AssignmentGoal:
+    """Minus the log-probability that the index files a descriptor where the image's own row lies.
+
+    The probability is a softmax over the index's own choices (coarse cells, codewords, bits) of their scores over a
+    temperature; of several choices it is the product. Within a cell the code tells rows apart, so the image itself,
+    not its copies, is drawn to its code as well: 1 − cosine similarity is added.
+
+    Attributes:
+        choices: what the index chooses among.
+        right: B×M×r, numbers of the points that count as right; −1 where there are fewer.
+        targets: B×d, what the index stores, decoded.
+        temperature: of the softmax, in squared distances.
+        nprobe: cells that a search visits: a right cell need only be among so many.
+    """
+
+    choices: Choices
+    right: Tensor
+    targets: Tensor
+    temperature: float = 0.05
+    nprobe: int = 1
+
+    def __call__(self, descriptors: Tensor) -> Tensor:
+        """(1+V)×B×d → B."""
+        # one image after the other: a matrix product rounds each row by how many there are
+        outside = torch.stack(
+            [self._outside(rows, right) for rows, right in zip(descriptors.unbind(1), self.right, strict=True)],
+            dim=1,
+        )
+        return image_and_copies(outside) + 1 - F.cosine_similarity(descriptors[0], self.targets, dim=-1)
+
+    def _outside(self, rows: Tensor, right: Tensor) -> Tensor:
+        """Minus log-probabilities of one image's descriptors, 1+V, from N×M×K scores."""
+        scores = self.choices.scores(rows, right) / self.temperature
+        is_right = torch.zeros(scores.shape[1:], dtype=torch.bool, device=scores.device)
+        is_right.scatter_(1, right.clamp(min=0), right >= 0)
+        inside = scores.masked_fill(~is_right, -torch.inf).logsumexp(dim=-1)
+        others = scores.masked_fill(is_right, -torch.inf)
+        if self.nprobe > 1:
+            # the nearest wrong cells do no harm as long as they are fewer than a search visits
+            harmless = others.topk(min(self.nprobe - 1, others.shape[-1]), dim=-1).indices
+            others = others.scatter(-1, harmless, -torch.inf)
+        return F.softplus(others.logsumexp(dim=-1) - inside).sum(dim=-1)
+
+
+def image_and_copies(losses: Tensor) -> Tensor:
+    """(1+V)×B → B: the image's own loss plus the mean of its copies'."""
+    return losses[0] if len(losses) == 1 else losses[0] + losses[1:].mean(dim=0)
+
+
+class GoalMaker:
+    """Makes the goals of one index.
+
+    Args:
+        quantiser: of the index.
+        loss_f: `cossim` or `mse` to a target, or `assignment`.
+        target: which target (see `Quantiser.targets`); `assignment` has none.
+        temperature: of `assignment`.
+        nprobe: cells that searches will visit, for `assignment`.
+        device: of the descriptors.
+
+    Raises:
+        ConfigError: the loss does not suit the index.
+        FaissIndexError: the index makes no choices.
+    """
+
+    def __init__(
+        self,
+        quantiser: Quantiser,
+        *,
+        loss_f: FeatureLoss = "cossim",
+        target: Target = "pq_recons",
+        temperature: float = 0.05,
+        nprobe: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if loss_f == "mse" and target == "pq_recons" and quantiser.loses_norms:
+            raise ConfigError(
+                "model.loss_f 'mse' with an index of bits, whose codes keep no norm: expected cossim, which compares "
+                "directions, or assignment"
+            )
+        self._quantiser, self._loss_f, self._target = quantiser, loss_f, target
+        self._temperature, self._nprobe, self._device = temperature, nprobe, device
+        self._choices = quantiser.choices().to(device) if loss_f == "assignment" else None
+
+    def __call__(self, descriptors: Tensor) -> Goal:
+        """The goal of a batch.
+
+        Args:
+            descriptors: B×d float32 of the unchanged images, as their rows in the index were made.
+        """
+        descriptors = descriptors.cpu()
+        if self._loss_f != "assignment":
+            targets = self._quantiser.targets(descriptors, self._target)
+            return TargetGoal(targets.to(self._device), self._loss_f)
+        assert self._choices is not None
+        right = torch.from_numpy(self._quantiser.right_choices(descriptors))
+        return AssignmentGoal(
+            self._choices,
+            right.unsqueeze(-1).to(self._device),
+            torch.from_numpy(self._quantiser.stored(descriptors)).to(self._device),
+            self._temperature,
+            self._nprobe,
+        )

@@ -1,0 +1,82 @@
+"""Settings of the loop that go together, by name: the model's part of the configurations that ship."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ArgumentParser
+
+from aindex.activation.distortion import ActivationSettings, DeltaSize
+from aindex.activation.module import ActivationModule
+from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory
+from aindex.errors import ConfigError
+from aindex.index.quantiser import Target
+from aindex.shipped import resolve_config
+
+Effort = Literal["paper", "fast", "robust"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """All that the loop needs to know beside the images and the index.
+
+    Attributes:
+        settings: its constants.
+        target: where `cossim` and `mse` draw the descriptor.
+        optimizer: maker of the optimiser.
+        scheduler: maker of the schedule, or None.
+        description: what stands in the configuration, to tell one preset from another.
+    """
+
+    settings: ActivationSettings
+    target: Target
+    optimizer: OptimizerFactory
+    scheduler: SchedulerFactory | None
+    description: dict[str, Any]
+
+
+def preset(
+    effort: Effort = "robust",
+    *,
+    iterations: int | None = None,
+    scaling: float | None = None,
+    min_psnr: float | None = None,
+    delta_size: DeltaSize | None = None,
+    target: Target | None = None,
+) -> Preset:
+    """The settings that go by a name, some of them replaced; None keeps the preset's own.
+
+    Args:
+        effort: `paper` are the published settings, the others those of configs/robust.yaml and configs/fast.yaml.
+        iterations: gradient steps per image.
+        scaling: strength of the change, in just-noticeable differences.
+        min_psnr: least PSNR in dB.
+        delta_size: size at which the change is optimised.
+        target: where the descriptor is drawn.
+
+    Raises:
+        ConfigError: the settings are not possible, or go with another loss.
+    """
+    model: dict[str, Any] = {}
+    if effort != "paper":
+        model = yaml.safe_load(Path(resolve_config(f"configs/{effort}.yaml")).read_text())["model"]
+    parser = ArgumentParser()
+    parser.add_class_arguments(ActivationModule, "model")
+    module: ActivationModule = parser.instantiate(parser.parse_object({"model": model})).model
+    if target is not None and module.settings.loss_f == "assignment":
+        raise ConfigError(
+            f"target {target!r} with effort {effort}, which draws copies to their cells, not to a target: leave it "
+            "out, or take effort paper"
+        )
+    changes = {
+        "iterations": iterations, "scaling": scaling, "min_psnr": min_psnr, "delta_size": delta_size,
+    }  # fmt: skip
+    given = {name: value for name, value in changes.items() if value is not None}
+    return Preset(
+        settings=replace(module.settings, **given),  # type: ignore[arg-type]
+        target=target or module.target,
+        optimizer=module.make_optimizer,
+        scheduler=module.make_scheduler,
+        description={"effort": effort, **model, **given},
+    )

@@ -1,0 +1,365 @@
+"""Random edits of pictures as tensors, through which gradients flow: what an image is made robust against."""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import functional as tvf
+
+from aindex.errors import ConfigError
+
+Family = Literal[
+    "rotation", "turn", "crop", "band", "frame", "patch", "brightness", "contrast", "saturation", "hue", "blur", "jpeg"
+]  # fmt: skip
+GEOMETRIC: frozenset[Family] = frozenset({"rotation", "turn", "crop", "band", "frame"})
+"""Families that move pixels; a second edit is drawn from the other kind."""
+
+Range = tuple[float, float]
+Theta = tuple[float, float, float, float, float, float]
+
+_WEIGHTS: dict[Family, float] = {
+    "rotation": 2, "turn": 1, "crop": 2, "band": 2, "frame": 1, "patch": 1,
+    "brightness": 1, "contrast": 1, "saturation": 1, "hue": 1, "blur": 1, "jpeg": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditSettings:
+    """Which edits are drawn, how often, and how strong. Parameters are drawn uniformly, with any fraction.
+
+    Attributes:
+        families: weight of each family; one that is not named is never drawn.
+        composed: probability that an edit that moves pixels is followed by one that does not, and the other way round.
+        rotation: degrees, on a canvas that grows.
+        turn: degrees, to the left or to the right.
+        crop: share of the area that is kept, anywhere.
+        band: share of the canvas that a blank band above or below takes.
+        frame: share of the canvas' sides that the picture keeps, anywhere on a blank canvas.
+        patch: sides of a box or an oval of one colour, as a share of the picture's.
+        light: largest change of brightness and contrast, as the logarithm of a factor.
+        saturation: factor.
+        hue: largest shift, in turns of the colour circle.
+        blur: standard deviation in pixels of the extractor's input.
+        jpeg: quality.
+    """
+
+    families: Mapping[Family, float] = field(default_factory=lambda: dict(_WEIGHTS))
+    composed: float = 0.3
+    rotation: Range = (-45.0, 45.0)
+    turn: Range = (75.0, 105.0)
+    crop: Range = (0.3, 0.9)
+    band: Range = (0.1, 0.6)
+    frame: Range = (0.4, 0.9)
+    patch: Range = (0.2, 0.6)
+    light: float = 0.75
+    saturation: Range = (0.0, 3.0)
+    hue: float = 0.35
+    blur: Range = (0.3, 2.5)
+    jpeg: Range = (30.0, 95.0)
+
+    def __post_init__(self) -> None:
+        known, weights = get_args(Family), self.families
+        if any(name not in known or not 0 <= weight < math.inf for name, weight in weights.items()) or not any(
+            weights.values()
+        ):
+            raise ConfigError(
+                f"edits.families {dict(weights)}: expected weights of 0 or more, not all 0, of {', '.join(known)}"
+            )
+        if not 0 <= self.composed <= 1:
+            raise ConfigError(f"edits.composed {self.composed}: expected a probability, 0 to 1")
+        for name, (least, most) in _LIMITS.items():
+            value = getattr(self, name)
+            low, high = value if isinstance(value, tuple) else (0.0, value)
+            if not least <= low <= high <= most:
+                raise ConfigError(f"edits.{name} {value}: expected numbers from {least:g} to {most:g}, in order")
+
+
+_LIMITS: dict[str, Range] = {
+    "rotation": (-180, 180), "turn": (0, 180), "crop": (0.05, 1), "band": (0, 0.9), "frame": (0.1, 1),
+    "patch": (0, 1), "light": (0, 3), "saturation": (0, 10), "hue": (0, 0.5), "blur": (0.01, 20), "jpeg": (1, 100),
+}  # fmt: skip
+
+
+@dataclass
+class View:
+    """One random edit of one picture.
+
+    Attributes:
+        theta: where a point of the canvas lies in the picture, both from −1 to 1: x and y as a·x + b·y + c each.
+        fill: grey level beyond the picture, 0 to 1.
+        patch: centre, half sides, colour and opacity of a box or an oval: x, y, w, h, (r, g, b), opacity, is oval.
+        brightness, contrast, saturation: factors.
+        hue: shift in turns.
+        blur: standard deviation, pixels of the result.
+        jpeg: quality.
+    """
+
+    theta: Theta | None = None
+    fill: float = 0.0
+    patch: tuple[float, float, float, float, tuple[float, float, float], float, bool] | None = None
+    brightness: float | None = None
+    contrast: float | None = None
+    saturation: float | None = None
+    hue: float | None = None
+    blur: float | None = None
+    jpeg: float | None = None
+
+
+def draw(rng: random.Random, aspect: float, settings: EditSettings) -> View:
+    """One edit, or two.
+
+    Args:
+        rng: the picture's own.
+        aspect: its width over its height, which a square of pixels does not tell.
+        settings: what is drawn from.
+    """
+    view = View()
+    families = {name: weight for name, weight in settings.families.items() if weight}
+    first = rng.choices(list(families), list(families.values()))[0]
+    _DRAW[first](view, rng, aspect, settings)
+    others = {name: w for name, w in families.items() if (name in GEOMETRIC) != (first in GEOMETRIC)}
+    if rng.random() < settings.composed and others:
+        _DRAW[rng.choices(list(others), list(others.values()))[0]](view, rng, aspect, settings)
+    return view
+
+
+def rotation(degrees: float, aspect: float) -> Theta:
+    """Counter-clockwise, on a canvas that grows to hold the picture, of which a square shows all."""
+    angle = math.radians(degrees)
+    c, s = math.cos(angle), math.sin(angle)
+    width, height = aspect * abs(c) + abs(s), aspect * abs(s) + abs(c)
+    return c * width / aspect, -s * height / aspect, 0.0, s * width, c * height, 0.0
+
+
+def window(left: float, top: float, right: float, bottom: float) -> Theta:
+    """What of a picture is seen, as shares of its sides; beyond 0 and 1 there is canvas."""
+    return right - left, 0.0, left + right - 1, 0.0, bottom - top, top + bottom - 1
+
+
+def _rotation(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    view.theta = rotation(rng.uniform(*settings.rotation), aspect)
+
+
+def _turn(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    view.theta = rotation(rng.choice((-1, 1)) * rng.uniform(*settings.turn), aspect)
+
+
+def _crop(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    side = math.sqrt(rng.uniform(*settings.crop))
+    left, top = rng.uniform(0, 1 - side), rng.uniform(0, 1 - side)
+    view.theta = window(left, top, left + side, top + side)
+
+
+def _band(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    share = rng.uniform(*settings.band)
+    blank = share / (1 - share)  # in heights of the picture
+    view.theta = window(0, -blank, 1, 1) if rng.random() < 0.7 else window(0, 0, 1, 1 + blank)
+    view.fill = rng.choice((0.0, 1.0, 1.0))
+
+
+def _frame(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    across, down = 1 / rng.uniform(*settings.frame), 1 / rng.uniform(*settings.frame)
+    left, top = rng.uniform(0, across - 1), rng.uniform(0, down - 1)
+    view.theta = window(-left, -top, across - left, down - top)
+    view.fill = rng.choice((0.0, 1.0, rng.random()))
+
+
+def _patch(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    colour = (rng.random(), rng.random(), rng.random())
+    width, height = rng.uniform(*settings.patch), rng.uniform(*settings.patch)
+    centre = rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.8)
+    view.patch = (*centre, width, height, colour, rng.uniform(0.5, 1), rng.random() < 0.5)
+
+
+def _brightness(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    view.brightness = math.exp(rng.uniform(-settings.light, settings.light))
+
+
+def _contrast(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    view.contrast = math.exp(rng.uniform(-settings.light, settings.light))
+
+
+def _saturation(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    view.saturation = rng.uniform(*settings.saturation)
+
+
+def _hue(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    view.hue = rng.uniform(-settings.hue, settings.hue)
+
+
+def _blur(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    view.blur = rng.uniform(*settings.blur)
+
+
+def _jpeg(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    view.jpeg = rng.uniform(*settings.jpeg)
+
+
+_DRAW: dict[Family, Callable[[View, random.Random, float, EditSettings], None]] = {
+    "rotation": _rotation, "turn": _turn, "crop": _crop, "band": _band, "frame": _frame, "patch": _patch,
+    "brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue, "blur": _blur,
+    "jpeg": _jpeg,
+}  # fmt: skip
+
+
+def edited(pictures: Tensor, views: Sequence[View], size: int) -> Tensor:
+    """Each picture after its edit.
+
+    No picture's pixels depend on the others': what a batch is treated with at once rounds each by itself.
+
+    Args:
+        pictures: B×3×S×S in [0, 1], S a multiple of R.
+        views: B edits.
+        size: R.
+
+    Returns:
+        B×3×R×R in [0, 1].
+    """
+    factor = pictures.shape[-1] // size
+    rows = _those(pictures, views, "jpeg", lambda x, v: _each(x, v, "jpeg", compressed))
+    rows = _those(rows, views, "theta", warped)
+    rows = F.avg_pool2d(rows, factor) if factor > 1 else rows
+    rows = _those(rows, views, "patch", patched)
+    rows = _those(rows, views, "hue", lambda x, v: _each(x, v, "hue", tvf.adjust_hue))
+    rows = _those(rows, views, "saturation", lambda x, v: _blend(_grey(x), x, _column(v, "saturation", x)))
+    rows = _those(rows, views, "contrast", lambda x, v: _blend(_mean(_grey(x)), x, _column(v, "contrast", x)))
+    rows = _those(rows, views, "brightness", lambda x, v: (x * _column(v, "brightness", x)).clamp(0, 1))
+    return _those(rows, views, "blur", lambda x, v: _each(x, v, "blur", blurred))
+
+
+def warped(pictures: Tensor, views: Sequence[View]) -> Tensor:
+    """Each picture on its canvas, B×3×S×S, bilinear; beyond it the view's grey."""
+    size, device = pictures.shape[-1], pictures.device
+    axis = (torch.arange(size, device=device) * 2 + 1) / size - 1
+    a, b, c, d, e, f = torch.tensor([view.theta for view in views], device=device).T.view(6, -1, 1, 1)
+    across, down = axis.view(1, 1, -1), axis.view(1, -1, 1)
+    grid = torch.stack([a * across + b * down + c, d * across + e * down + f], dim=-1)  # B×S×S×2
+    fill = _column(views, "fill", pictures)
+    return F.grid_sample(pictures - fill, grid, padding_mode="zeros", align_corners=False) + fill
+
+
+def patched(pictures: Tensor, views: Sequence[View]) -> Tensor:
+    """Each picture with a box or an oval of one colour on it."""
+    size, device = pictures.shape[-1], pictures.device
+    axis = (torch.arange(size, device=device) * 2 + 1) / size - 1
+    covers = []
+    for view in views:
+        assert view.patch is not None
+        x, y, width, height, _, opacity, is_oval = view.patch
+        across, down = ((axis - x) / width).abs().view(1, -1), ((axis - y) / height).abs().view(-1, 1)
+        inside = across.square() + down.square() <= 1 if is_oval else (across <= 1) & (down <= 1)
+        covers.append(inside * opacity)
+    cover = torch.stack(covers)[:, None]
+    colour = torch.tensor([view.patch[4] for view in views if view.patch], device=device).view(-1, 3, 1, 1)
+    return pictures * (1 - cover) + colour * cover
+
+
+def blurred(picture: Tensor, deviation: float) -> Tensor:
+    """Gaussian blur of one picture, cut at three standard deviations."""
+    radius = min(math.ceil(3 * deviation), min(picture.shape[-2:]) - 1)
+    smooth: Tensor = tvf.gaussian_blur(picture, [2 * radius + 1] * 2, [deviation] * 2)
+    return smooth
+
+
+def compressed(picture: Tensor, quality: float) -> Tensor:
+    """A picture as JPEG would give it back; gradients pass as if nothing had happened.
+
+    Source of the tables: ITU-T T.81, annex K; their scaling by quality is that of the IJG's library.
+
+    Args:
+        picture: 3×H×W in [0, 1].
+        quality: 1 to 100, with any fraction.
+    """
+    with torch.no_grad():
+        loss = _jpeg_decoded(picture, quality) - picture
+    return picture + loss
+
+
+def _jpeg_decoded(picture: Tensor, quality: float) -> Tensor:
+    height, width = picture.shape[-2:]
+    to_ycc, luminance, chrominance, dct = (part.to(picture.device) for part in _jpeg_constants())
+    scale = (5000 / quality if quality < 50 else 200 - 2 * quality) / 100
+    padded = F.pad(picture[None], (0, -width % 16, 0, -height % 16), mode="replicate")[0]
+    planes = torch.tensordot(to_ycc, 255 * padded, 1)  # Y − 128 and the two chroma planes about zero
+    planes[0] -= 128
+    coarse = F.avg_pool2d(planes[1:], 2)
+    bright = _quantised(planes[:1], (luminance * scale).round().clamp(1, 255), dct)
+    colour = _quantised(coarse, (chrominance * scale).round().clamp(1, 255), dct)
+    colour = F.interpolate(colour[None], scale_factor=2, mode="bilinear")[0]
+    ycc = torch.cat([bright + 128, colour])
+    decoded: Tensor = torch.tensordot(torch.linalg.inv(to_ycc), ycc, 1)
+    return (decoded[:, :height, :width].round() / 255).clamp(0, 1)
+
+
+def _quantised(planes: Tensor, table: Tensor, dct: Tensor) -> Tensor:
+    """C×H×W in blocks of 8×8, their coefficients rounded to multiples of the table's."""
+    count, height, width = planes.shape
+    blocks = planes.reshape(count, height // 8, 8, width // 8, 8).transpose(2, 3)
+    coefficients = dct @ blocks @ dct.T
+    rounded = (coefficients / table).round() * table
+    decoded: Tensor = (dct.T @ rounded @ dct).transpose(2, 3)
+    return decoded.reshape(planes.shape)
+
+
+@lru_cache(maxsize=1)
+def _jpeg_constants() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Matrix to YCbCr, quantisation tables of luminance and chrominance, matrix of the DCT."""
+    to_ycc = torch.tensor([
+        [0.299, 0.587, 0.114],
+        [-0.299 / 1.772, -0.587 / 1.772, 0.5],
+        [0.5, -0.587 / 1.402, -0.114 / 1.402],
+    ])  # fmt: skip
+    luminance = torch.tensor([
+        [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56], [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
+    ], dtype=torch.float32)  # fmt: skip
+    chrominance = torch.full((8, 8), 99.0)
+    chrominance[:4, :4] = torch.tensor([[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]])
+    position = torch.arange(8, dtype=torch.float32)
+    dct = torch.cos((2 * position + 1) * position[:, None] * math.pi / 16) / 2
+    dct[0] /= math.sqrt(2)
+    return to_ycc, luminance, chrominance, dct
+
+
+def _those(
+    rows: Tensor, views: Sequence[View], name: str, edit: Callable[[Tensor, Sequence[View]], Tensor]
+) -> Tensor:
+    """Rows with an edit applied to those whose view has it."""
+    chosen = [i for i, view in enumerate(views) if getattr(view, name) is not None]
+    if not chosen:
+        return rows
+    where = torch.tensor(chosen, device=rows.device)
+    return rows.index_copy(0, where, edit(rows[where], [views[i] for i in chosen]))
+
+
+def _each(
+    rows: Tensor, views: Sequence[View], name: str, edit: Callable[[Tensor, float], Tensor]
+) -> Tensor:
+    """One after the other, where the edit takes one picture and one number."""
+    return torch.stack([edit(row, getattr(view, name)) for row, view in zip(rows, views, strict=True)])
+
+
+def _column(views: Sequence[View], name: str, like: Tensor) -> Tensor:
+    return torch.tensor([getattr(view, name) for view in views], device=like.device).view(-1, 1, 1, 1)
+
+
+def _blend(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    return (one * (1 - share) + other * share).clamp(0, 1)
+
+
+def _grey(rows: Tensor) -> Tensor:
+    """B×3×R×R → B×1×R×R; the weights are those of torchvision, which differ from others in the fourth digit."""
+    return 0.2989 * rows[:, :1] + 0.587 * rows[:, 1:2] + 0.114 * rows[:, 2:]
+
+
+def _mean(planes: Tensor) -> Tensor:
+    # one axis after the other: a sum over all pixels of one picture alone would be split among threads
+    return planes.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
