@@ -4,8 +4,9 @@
     python benchmarks/activation.py --data disc21/references --extractors small --batch_sizes 16 --rounds 5
 
 (a) sets a batch up, iterates and renders; "loop" is its iterations alone, "files" the same as `fit` runs it, from
-the picture's file to the PNG's. (b) is plain_loop.py in fp32. (c) is the extractor's forward and backward to its
-input alone, as often, in the form and precision that aindex uses. a/b and a/c compare speeds: above 1 is faster.
+the picture's file to the PNG's. (b) is plain_loop.py in fp32: the published settings. (c) is the extractor's forward
+and backward to its input alone, as often, in the form and precision that aindex uses. a/b and a/c compare speeds: above
+1 is faster.
 Per picture, "once" is what does not belong to the loop: decode, heatmap, resize, render, encode; beside it bare
 decoding and encoding. Without --data, pictures are made up.
 """
@@ -21,12 +22,12 @@ import tempfile
 import time
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
-from aindex.activation.problem import ActivationProblem
 from common import (
     Work,
     as_the_commands_do,
@@ -41,9 +42,13 @@ from PIL import Image
 from plain_loop import plain_loop
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from aindex.activation.distortion import ActivationSettings
+from aindex.activation.distortion import Canvas, DeltaSize
+from aindex.activation.goals import GoalMaker
+from aindex.activation.loop import Activation, activate_images
 from aindex.activation.module import ActivationModule
+from aindex.activation.presets import Effort, preset
 from aindex.callbacks.images import WriteImages
 from aindex.commands.pipeline import ActivationTrainer
 from aindex.data.datamodule import ImageData
@@ -73,6 +78,10 @@ class ResNet50GeM(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return nn.functional.normalize(self.head(self.pool(self.trunk(pixels))).float(), dim=1)
+
+
+def delta_size(text: str | None) -> DeltaSize | None:
+    return int(text) if text and text.isdigit() else text  # type: ignore[return-value]
 
 
 def make_extractor(name: str) -> Extractor:
@@ -127,7 +136,10 @@ class Subject:
         self.device = torch.device(options.device)
         self.extractor = make_extractor(name).to(self.device)
         self.fast = fast_extractor(self.extractor, device=self.device, precision=options.precision)
-        self.settings = ActivationSettings(iterations=options.iterations, delta_size=options.delta_size)
+        self.preset = preset(
+            options.effort, iterations=options.iterations, delta_size=delta_size(options.delta_size)
+        )
+        self.settings = self.preset.settings
         self.paths = paths
         count = max(batch_size, min(4, len(paths)))
         self.images = [
@@ -135,13 +147,18 @@ class Subject:
             for path in paths[:count]
         ]
         generator = torch.Generator().manual_seed(0)
-        directions = torch.randn(len(paths), self.extractor.dim, generator=generator)
+        directions = torch.randn(max(len(paths), 1000), self.extractor.dim, generator=generator)
         self.descriptors = nn.functional.normalize(directions)
+        self.quantiser = Quantiser(train_quantiser(self.descriptors.numpy(), "IVF16,Flat", "L2", seed=0))
+        self.make_goal = GoalMaker(
+            self.quantiser, loss_f=self.settings.loss_f, target="ivf_cluster", device=self.device
+        )
         size = self.extractor.input_size
         pixels = torch.randn(batch_size, 3, size, size, generator=generator)
         pixels = pixels.to(self.device, self.fast.input_dtype, memory_format=torch.channels_last)
         self.pixels = pixels.requires_grad_()
         self.loop_seconds: list[float] = []
+        self.looped = 0.0
 
     def batches(self) -> list[slice]:
         return [slice(i, i + self.batch_size) for i in range(0, len(self.images), self.batch_size)]
@@ -150,28 +167,40 @@ class Subject:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def pose(self, batch: slice) -> ActivationProblem:
-        images = self.images[batch]
-        targets = self.descriptors[batch][: len(images)].to(self.device)
-        return ActivationProblem(
-            images, targets, self.fast, self.settings, seeds=range(len(images)), batch_size=self.batch_size
+    def activate(self, images: list[Tensor], rows: slice, batch_size: int) -> Activation:
+        clock = {"first": 0.0, "last": 0.0}
+
+        def stepping(optimizer: Optimizer) -> Callable[[], None]:
+            self.wait()
+            clock["first"] = time.perf_counter()
+
+            def step() -> None:
+                optimizer.step()
+                self.wait()
+                clock["last"] = time.perf_counter()
+
+            return step
+
+        activation = activate_images(
+            images,
+            self.make_goal(self.descriptors[rows][: len(images)]),
+            self.fast,
+            self.settings,
+            seeds=range(len(images)),
+            batch_size=batch_size,
+            optimizer=self.preset.optimizer,
+            scheduler=self.preset.scheduler,
+            stepping=stepping,
         )
+        self.looped += max(0.0, clock["last"] - clock["first"])
+        return activation
 
     def aindex(self) -> int:
-        looped = 0.0
+        self.looped = 0.0
         for batch in self.batches():
-            problem = self.pose(batch)
-            optimizer = problem.optimizer(lambda p: torch.optim.Adam(p, lr=1.0))
+            self.activate(self.images[batch], batch, self.batch_size).released()
             self.wait()
-            started = time.perf_counter()
-            for iteration in range(self.settings.iterations):
-                problem.loss_and_grad(with_image_loss=iteration == self.settings.iterations - 1)
-                optimizer.step()
-            self.wait()
-            looped += time.perf_counter() - started
-            problem.render()
-            self.wait()
-        self.loop_seconds.append(looped / len(self.images))
+        self.loop_seconds.append(self.looped / len(self.images))
         return len(self.images)
 
     def plain(self) -> int:
@@ -188,7 +217,8 @@ class Subject:
         return len(self.images)
 
     def limit(self) -> int:
-        for _ in range(self.settings.iterations * len(self.batches())):
+        passes = self.settings.iterations * (1 + self.settings.views)
+        for _ in range(passes * len(self.batches())):
             descriptors = self.fast(self.pixels)
             torch.autograd.grad(descriptors.sum(), self.pixels)
         self.wait()
@@ -197,15 +227,8 @@ class Subject:
     def once(self) -> int:
         for path in self.paths[: len(self.images)]:
             pixels = torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1).contiguous()
-            problem = ActivationProblem(
-                [pixels.to(self.device)],
-                self.descriptors[:1].to(self.device),
-                self.fast,
-                self.settings,
-                seeds=[0],
-                batch_size=1,
-            )
-            encode(problem.render()[0].cpu().numpy())
+            canvas = Canvas(pixels.to(self.device), self.fast.input_size, self.settings)
+            encode(canvas.released(canvas.start(0)).cpu().numpy())
         return len(self.images)
 
     def bare_files(self) -> int:
@@ -230,10 +253,12 @@ class Subject:
                     zip(names, paths, released_names(names), strict=True)
                 )
             ]
-            module = Prepared(iterations=self.settings.iterations, delta_size=self.settings.delta_size)
-            quantiser = Quantiser(train_quantiser(self.descriptors.numpy(), "Flat", "L2", seed=0))
-            module.target = "ori_ft"
-            module.prepare_for(quantiser, images, self.descriptors.numpy())
+            module = Prepared(
+                target="ivf_cluster", optimizer=self.preset.optimizer, scheduler=self.preset.scheduler
+            )
+            module.settings = self.settings
+            module.prepare_for(images, self.descriptors.numpy())
+            module.aim(self.quantiser)
             data = ImageData(
                 str(paths[0].parent), batch_size=self.batch_size, num_workers=self.options.workers
             )
@@ -286,7 +311,8 @@ def measure(options: argparse.Namespace, name: str, batch_size: int, paths: list
             {
                 "extractor": name,
                 "batch_size": batch_size,
-                "delta_size": options.delta_size,
+                "effort": options.effort,
+                "delta_size": subject.settings.delta_size,
                 "precision": subject.fast.precision if row != "b" else "fp32",
                 "row": row,
                 "images_per_second": 1 / statistics.median(mine),
@@ -308,13 +334,24 @@ def show(records: list[dict]) -> None:
 
     lines = [
         [
-            r["extractor"], str(r["batch_size"]), r["delta_size"], r["precision"], r["row"],
+            r["extractor"], str(r["batch_size"]), r["effort"], str(r["delta_size"]), r["precision"], r["row"],
             number(r["images_per_second"], 2), number(r["a/b"], 2), number(r["a/c"], 2), number(r["peak_mib"], 0),
         ]
         for r in records
     ]  # fmt: skip
     print_table(
-        ["extractor", "batch", "delta_size", "precision", "row", "images/s", "a/b", "a/c", "peak MiB added"],
+        [
+            "extractor",
+            "batch",
+            "effort",
+            "delta_size",
+            "precision",
+            "row",
+            "images/s",
+            "a/b",
+            "a/c",
+            "peak MiB added",
+        ],
         lines,
     )
 
@@ -335,8 +372,9 @@ def parse() -> argparse.Namespace:
     )
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     add("--rounds", type=int, default=5)
-    add("--iterations", type=int, default=10)
-    add("--delta_size", choices=("image", "input"), default="image")
+    add("--effort", choices=get_args(Effort), default="paper", help="settings to start from")
+    add("--iterations", type=int, help="default: the effort's")
+    add("--delta_size", help="image, input or a number; default: the effort's")
     add("--megapixels", type=float, help="join the pictures to mosaics of this size")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--precision", choices=("fp32", "bf16"), help="default: the machine's best")

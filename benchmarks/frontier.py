@@ -78,7 +78,9 @@ class Setting:
             elif key in names:
                 names[key] = raw
             else:
-                raise SystemExit(f"{key!r} in {text!r}: expected one of {sorted(own)}, lr, optimizer, scheduler")
+                raise SystemExit(
+                    f"{key!r} in {text!r}: expected one of {sorted(own)}, lr, optimizer, scheduler"
+                )
         if options["edits"]:
             changes["edits"] = replace(start.settings.edits, **options["edits"])
         optimizer, scheduler = start.optimizer, start.scheduler
@@ -86,9 +88,7 @@ class Setting:
             kind = getattr(torch.optim, names["optimizer"], None) or getattr(timm.optim, names["optimizer"])
             optimizer = partial(kind, **{"lr": 1.0, **options["optimizer"]})
         if names["scheduler"]:
-            scheduler = partial(
-                getattr(torch.optim.lr_scheduler, names["scheduler"]), **options["scheduler"]
-            )
+            scheduler = partial(getattr(torch.optim.lr_scheduler, names["scheduler"]), **options["scheduler"])
         found = cls(text, replace(start.settings, **changes), optimizer, scheduler)
         # now, not after an hour
         made = optimizer([torch.zeros(1, requires_grad=True)])
@@ -250,7 +250,9 @@ def draw(records: list[dict[str, Any]], file: Path) -> None:
                 axes.axhline(record["r@1"], color="tab:blue", linewidth=0.8, linestyle="--")
                 axes.axhline(record["r@1 unseen"], color="tab:orange", linewidth=0.8, linestyle="--")
     panels[1].set_xscale("log")
-    panels[0].set_title("blue: fourteen default attacks; orange, hollow: unseen ones; dashed: passive", fontsize=9)
+    panels[0].set_title(
+        "blue: fourteen default attacks; orange, hollow: unseen ones; dashed: passive", fontsize=9
+    )
     panels[1].set_title("numbers: rows of the table", fontsize=9)
     figure.savefig(file, dpi=130)
 

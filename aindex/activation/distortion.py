@@ -78,7 +78,9 @@ class ActivationSettings:
                     f"{name} {value}: expected a number of 0 or more; leave it out for the default"
                 )
         if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature {self.temperature}: expected a number above 0; the default is 0.05")
+            raise ConfigError(
+                f"temperature {self.temperature}: expected a number above 0; the default is 0.05"
+            )
         for name, default in (("iterations", 10), ("views", 0)):
             if getattr(self, name) < 0:
                 raise ConfigError(
@@ -135,7 +137,9 @@ class Canvas:
     def __init__(self, image: Tensor, size: int, settings: ActivationSettings) -> None:
         self._image, self._size, self._settings = image, size, settings
         pixels = image.float() / 255 if image.dtype == torch.uint8 else image
-        alpha = torch.tensor(CHANNEL_SCALE if settings.scale_channels else (1.0, 1.0, 1.0), device=image.device)
+        alpha = torch.tensor(
+            CHANNEL_SCALE if settings.scale_channels else (1.0, 1.0, 1.0), device=image.device
+        )
         self._alpha = alpha.view(3, 1, 1)
         self._std = torch.tensor(IMAGENET_STD, device=image.device).view(3, 1, 1)
         self._heat = heatmap(pixels, settings)

@@ -81,7 +81,10 @@ class AssignmentGoal:
         """(1+V)×B×d → B."""
         # one image after the other: a matrix product rounds each row by how many there are
         outside = torch.stack(
-            [self._outside(rows, right) for rows, right in zip(descriptors.unbind(1), self.right, strict=True)],
+            [
+                self._outside(rows, right)
+                for rows, right in zip(descriptors.unbind(1), self.right, strict=True)
+            ],
             dim=1,
         )
         return image_and_copies(outside) + 1 - F.cosine_similarity(descriptors[0], self.targets, dim=-1)

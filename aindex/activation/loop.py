@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,10 @@ from aindex.activation.outcome import Curves, measured
 from aindex.descriptors.inference import ExtractorLike, FastExtractor, fast_extractor
 from aindex.descriptors.preprocess import normalise
 from aindex.edits.differentiable import draw, edited
+from aindex.parallel import side_by_side
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Activation:
 
     def released(self) -> list[Tensor]:
         """The images to release, H×W×3 uint8 each."""
-        return [canvas.released(delta) for canvas, delta in zip(self._canvases, self._deltas, strict=True)]
+        pairs = list(zip(self._canvases, self._deltas, strict=True))
+        return for_each(lambda pair: pair[0].released(pair[1]), pairs, self._deltas[0].device)
 
     def changes(self) -> list[Tensor]:
         """x' − x of each image in normalised space at its own size, 3×H×W."""
@@ -77,8 +82,9 @@ def activate_images(
             f"{len(images)} images, {len(seeds)} seeds, batch size {batch_size}: expected a seed per image, and 1 to "
             "batch size images"
         )
-    canvases = [Canvas(image, extractor.input_size, settings) for image in images]
-    deltas = [canvas.start(seed) for canvas, seed in zip(canvases, seeds, strict=True)]
+    size, device = extractor.input_size, images[0].device
+    canvases = for_each(lambda image: Canvas(image, size, settings), images, device)
+    deltas = for_each(lambda i: canvases[i].start(seeds[i]), range(len(images)), device)
     rngs = [random.Random(seed) for seed in seeds]
     stepper = make_optimizer(optimizer, deltas)
     step = stepping(stepper)
@@ -90,10 +96,12 @@ def activate_images(
             changes = [canvas.change(delta) for canvas, delta in zip(canvases, deltas, strict=True)]
             inputs = [torch.stack([c.input(change) for c, change in zip(canvases, changes, strict=True)])]
             if settings.views:
-                pictures = torch.stack([c.picture(change) for c, change in zip(canvases, changes, strict=True)])
+                pictures = torch.stack(
+                    [c.picture(change) for c, change in zip(canvases, changes, strict=True)]
+                )
             for _ in range(settings.views):
                 views = [draw(r, c.aspect, settings.edits) for r, c in zip(rngs, canvases, strict=True)]
-                inputs.append(normalise(edited(pictures, views, extractor.input_size)))
+                inputs.append(normalise(edited(pictures, views, size)))
             descriptors = described(inputs, extractor, batch_size or len(images))  # (1+V)×B×d
             feature_loss = goal(descriptors)
             image_loss = torch.stack([mean_square(change) for change in changes])
@@ -115,6 +123,11 @@ def described(inputs: Sequence[Tensor], extractor: FastExtractor, batch_size: in
     rows = torch.cat([F.pad(some, (0, 0) * 3 + (0, batch_size - count)) for some in inputs])
     rows = rows.to(extractor.input_dtype, memory_format=torch.channels_last)
     return extractor(rows).view(len(inputs), batch_size, -1)[:, :count]
+
+
+def for_each(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
+    """What a function gives for each item; on a CPU items are treated side by side, a thread each."""
+    return side_by_side(function, items) if device.type == "cpu" else [function(item) for item in items]
 
 
 def repeatable() -> Any:

@@ -206,9 +206,7 @@ class ActivationModule(LightningModule):
         seconds = (time.perf_counter() - started) / len(pictures)
         return {"released": [replace(one, seconds=seconds) for one in released], "curves": curves}
 
-    def _activated(
-        self, pictures: list[Picture], images: list[Tensor]
-    ) -> tuple[list[Tensor], Curves | None]:
+    def _activated(self, pictures: list[Picture], images: list[Tensor]) -> tuple[list[Tensor], Curves | None]:
         assert self.make_goal is not None
         assert self._fast is not None
         self.trainer.optimizers = []  # the last batch's, as large as its δ
@@ -301,4 +299,3 @@ class ActivationModule(LightningModule):
     def _described(self, rows: Tensor) -> Tensor:
         assert self._fast is not None
         return self._fast(rows.to(self.device, non_blocking=True)).cpu()
-

@@ -54,7 +54,9 @@ class Curves:
         """From what the loop noted at each iteration: 3×B each, and 2×B or nothing; None without iterations."""
         if not losses:
             return None
-        values = torch.cat([torch.stack(list(losses)), *([torch.stack(list(measures))] if measures else [])], dim=1)
+        values = torch.cat(
+            [torch.stack(list(losses)), *([torch.stack(list(measures))] if measures else [])], dim=1
+        )
         return cls(**dict(zip(cls.__dataclass_fields__, values.cpu().unbind(1), strict=False)))
 
     def means(self) -> dict[str, list[float]]:
@@ -71,7 +73,9 @@ def measured(originals: Sequence[Tensor], released: Sequence[Tensor]) -> Tensor:
         released: H×W×3 each.
     """
     pairs = [(before.permute(1, 2, 0), after) for before, after in zip(originals, released, strict=True)]
-    return torch.stack([torch.stack([measure(*pair) for pair in pairs]) for measure in (psnr_db, linf_grey_levels)])
+    return torch.stack(
+        [torch.stack([measure(*pair) for pair in pairs]) for measure in (psnr_db, linf_grey_levels)]
+    )
 
 
 def to_cpu(images: Sequence[Tensor]) -> list[Tensor]:

@@ -26,14 +26,14 @@ class Preset:
         target: where `cossim` and `mse` draw the descriptor.
         optimizer: maker of the optimiser.
         scheduler: maker of the schedule, or None.
-        description: what stands in the configuration, to tell one preset from another.
+        model: what stands in the preset's configuration.
     """
 
     settings: ActivationSettings
     target: Target
     optimizer: OptimizerFactory
     scheduler: SchedulerFactory | None
-    description: dict[str, Any]
+    model: dict[str, Any]
 
 
 def preset(
@@ -78,5 +78,5 @@ def preset(
         target=target or module.target,
         optimizer=module.make_optimizer,
         scheduler=module.make_scheduler,
-        description={"effort": effort, **model, **given},
+        model=model,
     )

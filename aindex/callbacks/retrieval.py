@@ -93,7 +93,9 @@ class EvaluateRetrieval(Callback):
         seed: int = 0,
     ) -> None:
         if use_attacks_2 and attacks == "unseen":
-            raise ConfigError("retrieval.use_attacks_2 true with retrieval.attacks unseen: give one of the two")
+            raise ConfigError(
+                "retrieval.use_attacks_2 true with retrieval.attacks unseen: give one of the two"
+            )
         self.attacks: list[Attack] = attacks_of("full" if use_attacks_2 else attacks)
         self.template: Template = template
         self.passive = passive

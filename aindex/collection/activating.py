@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aindex.activation.distortion import DeltaSize
-from aindex.activation.presets import Effort
+from aindex.activation.presets import Effort, Preset
 from aindex.collection.equipment import SHIPPED, Equipment, describing, open_equipment
 from aindex.collection.manifest import Release, manifest_table, planned_table, write_manifest
 from aindex.collection.pictures import Format
@@ -106,6 +106,7 @@ def activate(
         compress_level=compress_level,
         seed=seed,
     )
+    loop = how.preset()
     if add and str(index) == SHIPPED:
         raise ConfigError(
             "the index that comes with aindex is not added to: make one of your own with aindex index build --like "
@@ -125,7 +126,7 @@ def activate(
     if dry_run:
         return planned_table(out, listing, how, equipment.index, [prefix + name for name in listing.names])
     records = Records(out)
-    records.claim(_configuration(equipment, how), overwrite=overwrite)
+    records.claim(_configuration(equipment, how, loop), overwrite=overwrite)
     originals = describe_pictures(
         listing.paths, equipment.extractor, records.work, equipment.settings, root=listing.root
     )
@@ -149,7 +150,7 @@ def activate(
     return Release(out, table, run.skipped)
 
 
-def _configuration(equipment: Equipment, how: ReleaseSettings) -> dict[str, Any]:
+def _configuration(equipment: Equipment, how: ReleaseSettings, loop: Preset) -> dict[str, Any]:
     """What decides the pixels: a release goes on only if all of it is the same."""
     index = equipment.index
     # Rows may be added to the index on the way; what its quantiser makes of some points says which it is.
@@ -163,7 +164,11 @@ def _configuration(equipment: Equipment, how: ReleaseSettings) -> dict[str, Any]
         "extractor": equipment.extractor.fingerprint,
         "precision": equipment.settings.precision,
         **asdict(how),
-        "loop": how.preset().description,
+        **{
+            name: getattr(loop.settings, name) for name in ("iterations", "scaling", "min_psnr", "delta_size")
+        },
+        "target": loop.target,
+        "loop": loop.model,
     }
 
 

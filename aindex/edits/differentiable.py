@@ -65,9 +65,9 @@ class EditSettings:
 
     def __post_init__(self) -> None:
         known, weights = get_args(Family), self.families
-        if any(name not in known or not 0 <= weight < math.inf for name, weight in weights.items()) or not any(
-            weights.values()
-        ):
+        if any(
+            name not in known or not 0 <= weight < math.inf for name, weight in weights.items()
+        ) or not any(weights.values()):
             raise ConfigError(
                 f"edits.families {dict(weights)}: expected weights of 0 or more, not all 0, of {', '.join(known)}"
             )
@@ -77,7 +77,9 @@ class EditSettings:
             value = getattr(self, name)
             low, high = value if isinstance(value, tuple) else (0.0, value)
             if not least <= low <= high <= most:
-                raise ConfigError(f"edits.{name} {value}: expected numbers from {least:g} to {most:g}, in order")
+                raise ConfigError(
+                    f"edits.{name} {value}: expected numbers from {least:g} to {most:g}, in order"
+                )
 
 
 _LIMITS: dict[str, Range] = {
@@ -235,9 +237,9 @@ def edited(pictures: Tensor, views: Sequence[View], size: int) -> Tensor:
 
 def warped(pictures: Tensor, views: Sequence[View]) -> Tensor:
     """Each picture on its canvas, B×3×S×S, bilinear; beyond it the view's grey."""
-    size, device = pictures.shape[-1], pictures.device
-    axis = (torch.arange(size, device=device) * 2 + 1) / size - 1
-    a, b, c, d, e, f = torch.tensor([view.theta for view in views], device=device).T.view(6, -1, 1, 1)
+    axis = _axis(pictures)
+    theta = torch.tensor([view.theta for view in views], dtype=pictures.dtype, device=pictures.device)
+    a, b, c, d, e, f = theta.T.reshape(6, -1, 1, 1)
     across, down = axis.view(1, 1, -1), axis.view(1, -1, 1)
     grid = torch.stack([a * across + b * down + c, d * across + e * down + f], dim=-1)  # B×S×S×2
     fill = _column(views, "fill", pictures)
@@ -246,9 +248,7 @@ def warped(pictures: Tensor, views: Sequence[View]) -> Tensor:
 
 def patched(pictures: Tensor, views: Sequence[View]) -> Tensor:
     """Each picture with a box or an oval of one colour on it."""
-    size, device = pictures.shape[-1], pictures.device
-    axis = (torch.arange(size, device=device) * 2 + 1) / size - 1
-    covers = []
+    axis, covers = _axis(pictures), []
     for view in views:
         assert view.patch is not None
         x, y, width, height, _, opacity, is_oval = view.patch
@@ -256,7 +256,8 @@ def patched(pictures: Tensor, views: Sequence[View]) -> Tensor:
         inside = across.square() + down.square() <= 1 if is_oval else (across <= 1) & (down <= 1)
         covers.append(inside * opacity)
     cover = torch.stack(covers)[:, None]
-    colour = torch.tensor([view.patch[4] for view in views if view.patch], device=device).view(-1, 3, 1, 1)
+    colours = [view.patch[4] for view in views if view.patch]
+    colour = torch.tensor(colours, dtype=pictures.dtype, device=pictures.device).view(-1, 3, 1, 1)
     return pictures * (1 - cover) + colour * cover
 
 
@@ -322,7 +323,9 @@ def _jpeg_constants() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
     ], dtype=torch.float32)  # fmt: skip
     chrominance = torch.full((8, 8), 99.0)
-    chrominance[:4, :4] = torch.tensor([[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]])
+    chrominance[:4, :4] = torch.tensor(
+        [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+    )
     position = torch.arange(8, dtype=torch.float32)
     dct = torch.cos((2 * position + 1) * position[:, None] * math.pi / 16) / 2
     dct[0] /= math.sqrt(2)
@@ -340,15 +343,20 @@ def _those(
     return rows.index_copy(0, where, edit(rows[where], [views[i] for i in chosen]))
 
 
-def _each(
-    rows: Tensor, views: Sequence[View], name: str, edit: Callable[[Tensor, float], Tensor]
-) -> Tensor:
+def _each(rows: Tensor, views: Sequence[View], name: str, edit: Callable[[Tensor, float], Tensor]) -> Tensor:
     """One after the other, where the edit takes one picture and one number."""
     return torch.stack([edit(row, getattr(view, name)) for row, view in zip(rows, views, strict=True)])
 
 
 def _column(views: Sequence[View], name: str, like: Tensor) -> Tensor:
-    return torch.tensor([getattr(view, name) for view in views], device=like.device).view(-1, 1, 1, 1)
+    values = [getattr(view, name) for view in views]
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1, 1)
+
+
+def _axis(like: Tensor) -> Tensor:
+    """Centres of a row's pixels, from −1 to 1."""
+    size = like.shape[-1]
+    return (torch.arange(size, dtype=like.dtype, device=like.device) * 2 + 1) / size - 1
 
 
 def _blend(one: Tensor, other: Tensor, share: Tensor) -> Tensor:

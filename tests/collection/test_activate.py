@@ -1,5 +1,6 @@
 """`aindex activate` and `activate()`, on tiny pictures."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 
-from aindex.activation.perceptual import linf_grey_levels, psnr_db
-from aindex.activation.perceptual import ssim
+from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
 from aindex.cli import main
 from aindex.collection import release, releasing
 from aindex.collection.activating import activate
@@ -21,6 +22,7 @@ from aindex.descriptors.extract import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import ConfigError, DataError, OutputError
 from aindex.index.reference_index import ReferenceIndex
+from aindex.shipped import resolve_config
 from tests.conftest import draw_picture
 
 Options = dict[str, Any]
@@ -39,7 +41,7 @@ def holiday(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(tiny_index: Path, quiet: ExtractionSettings) -> Options:
-    return {"index": tiny_index, "settings": quiet, "iterations": 3}
+    return {"index": tiny_index, "settings": quiet, "effort": "paper", "iterations": 3}
 
 
 def pixels(folder: Path) -> dict[str, bytes]:
@@ -256,7 +258,7 @@ def test_command_line_and_notebook(
     tmp_path: Path, holiday: Path, tiny_index: Path, options: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = ["--images", str(holiday), "--out", str(tmp_path / "out"), "--index", str(tiny_index)]
-    options_given = ["--iterations", "3", "--min_psnr", "38", "--precision", "fp32"]
+    options_given = ["--effort", "paper", "--iterations", "3", "--min_psnr", "38", "--precision", "fp32"]
     machine = ["--device", "cpu", "--num_workers", "0", "--batch_size", "4", "--progress", "false"]
     main(["activate", *places, *options_given, *machine])
     assert "6 pictures released, PSNR" in capsys.readouterr().out
@@ -266,20 +268,38 @@ def test_command_line_and_notebook(
     assert "c é.webp" in shown
 
 
-def test_batches_hold_one_kind_and_no_more_than_memory_bears() -> None:
+@pytest.mark.parametrize("effort", ["fast", "robust"])
+def test_efforts_are_the_configurations_of_their_names(
+    tmp_path: Path, holiday: Path, options: Options, effort: str
+) -> None:
+    given = {**options, "effort": effort}
+    released = activate(holiday, tmp_path / "out", **given)
+    assert len(released.table) == 6
+    assert pixels(tmp_path / "out") != pixels(holiday)
+    stored = json.loads((tmp_path / "out" / ".aindex" / "release.json").read_text())
+    model = yaml.safe_load(Path(resolve_config(f"configs/{effort}.yaml")).read_text())["model"]
+    assert (stored["effort"], stored["loop"], stored["iterations"]) == (effort, model, 3)
+    with pytest.raises(ConfigError, match="target 'ori_ft' with effort .*take effort paper"):
+        activate(holiday, tmp_path / "other", **given, target="ori_ft")
+    with pytest.raises(ConfigError, match="other settings"):
+        activate(holiday, tmp_path / "out", **{**given, "effort": "paper"})
+
+
+def test_a_budget_is_optimised_for(tmp_path: Path, holiday: Path, options: Options) -> None:
+    """A strong change keeps the budget without being cut afterwards, or nearly so."""
+    table = activate(holiday, tmp_path / "out", **options, scaling=12.0, min_psnr=40).table
+    assert table["psnr_db"].between(40, 41).all()
+    assert table["scale"].gt(0.9).all()
+
+
+def test_batches_hold_no_more_than_memory_bears() -> None:
     def job(name: str, megapixels: float) -> Job:
         return Job(name=name, path=Path(name), file=name, position=0, state=[], pixels=int(megapixels * 1e6))
 
     jobs = [job("a", 0.1), job("b", 12), job("c", 0.1), job("d", 20), job("e", 12), job("f", 0.1)]
-    groups = [(kind, [j.name for j in group]) for kind, group in batches(jobs, 2, "auto")]
-    assert groups == [
-        ("input", ["b"]),
-        ("input", ["d"]),
-        ("image", ["a", "c"]),
-        ("image", ["f"]),
-        ("input", ["e"]),
-    ]
-    assert {kind for kind, _ in batches(jobs, 2, "image")} == {"image"}
+    groups = [[j.name for j in group] for group in batches(jobs, 2)]
+    assert groups == [["a", "b"], ["c", "d"], ["e", "f"]]
+    assert [[j.name for j in group] for group in batches(jobs, 3)] == [["a", "b", "c"], ["d"], ["e", "f"]]
 
 
 def test_wide_and_narrow_pictures(tmp_path: Path, options: Options) -> None:

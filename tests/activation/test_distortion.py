@@ -1,0 +1,94 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aindex.activation.distortion import ActivationSettings, Canvas, mean_square
+from aindex.activation.perceptual import jnd_map
+from aindex.errors import ConfigError
+
+
+@pytest.mark.parametrize("use_tanh", [True, False])
+@pytest.mark.parametrize("scale_channels", [True, False])
+@pytest.mark.parametrize("use_attenuation", [True, False])
+def test_the_change_equals_numpy(use_tanh: bool, scale_channels: bool, use_attenuation: bool) -> None:
+    settings = ActivationSettings(
+        use_tanh=use_tanh, scale_channels=scale_channels, use_attenuation=use_attenuation, scaling=2.5
+    )
+    rng = np.random.default_rng(1)
+    delta = rng.standard_normal((3, 6, 7)).astype(np.float32)
+    image = torch.from_numpy(rng.random((3, 6, 7), dtype=np.float32))
+    jnd = jnd_map(image).numpy()
+    if not use_attenuation:
+        jnd = np.full_like(jnd, jnd.mean())
+    expected = np.tanh(delta) if use_tanh else delta
+    if scale_channels:
+        expected = expected * (0.072 / np.array([0.299, 0.587, 0.114]))[:, None, None]
+    expected = 2.5 * jnd * expected
+    canvas = Canvas(image, 4, settings)
+    for measured in (
+        canvas.change(torch.from_numpy(delta)),
+        canvas.full_change(torch.from_numpy(delta)),
+    ):
+        np.testing.assert_allclose(measured, expected, atol=1e-5)
+
+
+def test_mean_square_and_its_gradient_by_hand() -> None:
+    change = torch.tensor([[[1.0, -3.0]], [[2.0, 0.0]]], requires_grad=True)
+    square = mean_square(change)
+    square.backward()
+    assert square.item() == pytest.approx(14 / 4)
+    torch.testing.assert_close(change.grad, change.detach() / 2)
+
+
+def test_the_image_to_edit_and_the_input_show_the_same_change() -> None:
+    image = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+    for delta_size in ("image", "input", 3):
+        canvas = Canvas(image, 16, ActivationSettings(delta_size=delta_size, views=1, scaling=1.0))
+        delta = torch.randn(canvas.shape, generator=torch.Generator().manual_seed(1))
+        picture = canvas.picture(canvas.change(delta))
+        side = {"image": 32, "input": 16, 3: 48}[delta_size]
+        assert picture.shape == (3, side, side)
+        moved = canvas.input(canvas.change(delta)) - canvas.input(torch.zeros_like(canvas.change(delta)))
+        shown = torch.nn.functional.avg_pool2d(picture - canvas.picture(0 * canvas.change(delta)), side // 16)
+        std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        # two resizes in a row are not quite one
+        assert (moved * std - shown).abs().mean() < (
+            0.25 if delta_size == "image" else 1e-5
+        ) * moved.abs().mean()
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    settings = ActivationSettings()
+    assert (settings.iterations, settings.loss_f, settings.scaling) == (10, "cossim", 3.0)
+    assert (settings.lambda_f, settings.lambda_i) == (1.0, 0.01)
+    assert settings.use_attenuation
+    assert settings.use_tanh
+    assert settings.scale_channels
+    assert settings.delta_size == "image"
+    assert (settings.views, settings.min_psnr) == (0, None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"iterations": -1},
+        {"views": -1},
+        {"scaling": -0.5},
+        {"scaling": float("nan")},
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"min_psnr": 3.0},
+        {"min_psnr": float("nan")},
+        {"lambda_f": float("inf")},
+        {"lambda_i": -1.0},
+        {"loss_f": "l1"},
+        {"delta_size": "half"},
+        {"delta_size": 0},
+        {"delta_size": 1.5},
+    ],
+)
+def test_wrong_settings_name_the_allowed_values(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        ActivationSettings(**wrong)
