@@ -44,11 +44,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from aindex.activation.distortion import Canvas, DeltaSize
+from aindex.activation.canvas import Canvas
 from aindex.activation.goals import GoalMaker
 from aindex.activation.loop import Activation, activate_images
 from aindex.activation.module import ActivationModule
 from aindex.activation.presets import Effort, preset
+from aindex.activation.settings import DeltaSize
 from aindex.callbacks.images import WriteImages
 from aindex.commands.pipeline import ActivationTrainer
 from aindex.data.datamodule import ImageData

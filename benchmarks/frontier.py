@@ -33,11 +33,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from aindex.activation.distortion import ActivationSettings
 from aindex.activation.goals import GoalMaker
 from aindex.activation.loop import activate_images
 from aindex.activation.perceptual import psnr_db, ssim
 from aindex.activation.presets import preset
+from aindex.activation.settings import ActivationSettings
 from aindex.data.images import image_names, list_images, read_image
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.preprocess import prepare
@@ -101,6 +101,11 @@ class Setting:
         return self.settings.iterations * (1 + self.settings.views)
 
 
+def factory_and_seed(text: str) -> tuple[str, int]:
+    factory, _, seed = text.partition("@")
+    return factory, int(seed or 0)
+
+
 def _value(text: str) -> Any:
     """A number, a list, a truth value; anything else is a name."""
     try:
@@ -145,16 +150,24 @@ class Search:
         describe = {"num_workers": options.workers, "precision": self.fast.precision}
         training, _ = descriptors_for(options.train, self.extractor, cache, **describe)
         self.references, names = descriptors_for(options.references, self.extractor, cache, **describe)
-        index, _ = train_cached(cache, training, idx_factory=options.factory, extractor=self.extractor)
+        self.index = self._trained(training, names, options.factory, 0)
+        self.index.nprobe = options.nprobe
+        self.also = {text: self._trained(training, names, *factory_and_seed(text)) for text in options.also}
+
+    def _trained(self, training: Any, names: list[str], factory: str, seed: int) -> ReferenceIndex:
+        cache = self.options.output / "indexes"
+        index, _ = train_cached(cache, training, idx_factory=factory, extractor=self.extractor, seed=seed)
         index.add(self.references, names)
-        index.nprobe = options.nprobe
-        self.index: ReferenceIndex = index
+        return index
 
     def _load_images(self, options: argparse.Namespace) -> None:
         paths = list_images(options.references)
         names = image_names(paths, options.references)
         id_of = {name: row for row, name in enumerate(self.index.names)}
-        known = [i for i, name in enumerate(names) if name in id_of]
+        wanted = set(names)
+        if options.activate is not None:
+            wanted = set(image_names(list_images(options.activate), options.activate))
+        known = [i for i, name in enumerate(names) if name in id_of and name in wanted]
         drawn = np.sort(np.random.default_rng(options.seed).permutation(known)[: options.images])
         self.names = [names[i] for i in drawn]
         self.ids = np.array([id_of[name] for name in self.names])
@@ -186,7 +199,6 @@ class Search:
 
     def activate_all(self, setting: Setting) -> tuple[list[np.ndarray], dict[str, float]]:
         size, count = self.options.batch_size, len(self.originals)
-        self.activate(setting, range(min(size, count)))  # warms up
         started, cpu = time.perf_counter(), time.process_time()
         released = [
             picture
@@ -197,24 +209,34 @@ class Search:
         return released, {"seconds": seconds, "cpu_seconds": (time.process_time() - cpu) / count}
 
     @torch.no_grad()
-    def found(self, released: list[np.ndarray]) -> np.ndarray:
-        """Whether each copy of each image finds it first: images×attacks."""
+    def described(self, released: list[np.ndarray]) -> Tensor:
+        """Descriptors of each copy of each image, one after the other."""
         copies = Copies(released, self.names, self.attacks, self.extractor.input_size)
         loader = DataLoader(copies, batch_size=4, num_workers=self.options.workers)
-        described = [self.fast(batch.flatten(0, 1).to(self.options.device)).cpu() for batch in loader]
-        nearest = self.index.search(torch.cat(described), 1)[1]
-        return nearest.reshape(len(released), -1) == self.ids[:, None]
+        return torch.cat([self.fast(batch.flatten(0, 1).to(self.options.device)).cpu() for batch in loader])
+
+    def recalls(self, index: ReferenceIndex, described: Tensor) -> np.ndarray:
+        """R@1 under each attack."""
+        nearest = index.search(described, 1)[1].reshape(len(self.names), -1)
+        return (nearest == self.ids[:, None]).mean(axis=0)
+
+    def averages(self, recalls: np.ndarray, where: str = "") -> dict[str, float]:
+        seen = len(self.default)
+        unseen = float(recalls[seen:].mean()) if self.unseen else np.nan
+        return {f"r@1{where}": float(recalls[:seen].mean()), f"r@1 unseen{where}": unseen}
 
     def measure(self, setting: Setting) -> dict[str, Any]:
         released, seconds = self.activate_all(setting)
-        recalls = self.found(released).mean(axis=0)
+        described = self.described(released)
+        recalls = self.recalls(self.index, described)
+        also = {text: self.recalls(index, described) for text, index in self.also.items()}
         pairs = [tuple(map(torch.from_numpy, pair)) for pair in zip(self.originals, released, strict=True)]
         decibels = np.array([psnr_db(a, b).item() for a, b in pairs])
         planes = [tuple(image.permute(2, 0, 1) for image in pair) for pair in pairs]
         return {
             "setting": setting.text,
-            "r@1": float(recalls[: len(self.default)].mean()),
-            "r@1 unseen": float(recalls[len(self.default) :].mean()) if self.unseen else np.nan,
+            **self.averages(recalls),
+            **{k: v for text, found in also.items() for k, v in self.averages(found, f" in {text}").items()},
             "passes": setting.passes,
             "psnr_db": float(decibels[np.isfinite(decibels)].mean())
             if np.isfinite(decibels).any()
@@ -272,10 +294,12 @@ def show(records: list[dict[str, Any]]) -> None:
             str(i), one["setting"], f"{one['r@1']:.4f}", f"{one['r@1 unseen']:.4f}", f"{one['psnr_db']:.2f}",
             f"{one['ssim']:.4f}", f"{one['linf']:.1f}", str(one["passes"]), f"{one['seconds']:.4f}",
             f"{one['cpu_seconds']:.4f}",
+            *(f"{one[key]:.4f}" for key in one if " in " in key),
         ]
         for i, one in enumerate(records, 1)
     ]  # fmt: skip
     header = ["", "setting", "R@1", "unseen", "PSNR", "SSIM", "L∞", "passes", "s/image", "CPU s/image"]
+    header += [key for key in records[0] if " in " in key]
     print_table(header, lines)
 
 
@@ -287,10 +311,21 @@ def parse() -> argparse.Namespace:
     add("--train", type=Path, required=True, help="pictures that train the index")
     add("--references", type=Path, required=True, help="pictures in the index, some of them to activate")
     add("--settings", nargs="+", default=list(SEARCHED), help="default: the search as it was made")
-    add("--images", type=int, default=200)
+    add(
+        "--activate",
+        type=Path,
+        help="folder or list of those that are activated (default: drawn from the references)",
+    )
+    add("--images", type=int, default=200, help="activate so many at most")
     add("--factory", default="IVF128,PQ8x8")
     add("--target", default="pq_recons", help="of settings with loss_f cossim or mse")
     add("--nprobe", type=int, default=1)
+    add(
+        "--also",
+        nargs="*",
+        default=[],
+        help="search the copies in these indexes, too: factory or factory@seed",
+    )
     add("--loss_nprobe", type=int, help="cells that loss_f assignment reckons with (default: nprobe)")
     add("--only_default", action="store_true", help="leave the unseen attacks out")
     add("--extractor", default="aindex_small")

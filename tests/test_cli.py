@@ -15,7 +15,7 @@ from PIL import Image
 from aindex.cli import COMMANDS, main
 from aindex.data import release_writer
 from aindex.data.parts import PartFiles
-from aindex.edits import Attack, full_attacks
+from aindex.edits import Attack, full_attacks, unseen_attacks
 from aindex.errors import OutputError
 from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS
 
@@ -324,12 +324,28 @@ def test_images_that_are_not_to_be_kept_are_evaluated_and_removed(tiny_pipeline,
     assert not (folder / "imgs").exists()
 
 
-def test_long_list_of_attacks(tiny_pipeline):
+@pytest.mark.parametrize(
+    ("option", "attacks"),
+    [
+        ("--retrieval.use_attacks_2=true", full_attacks()),
+        ("--retrieval.attacks=full", full_attacks()),
+        ("--retrieval.attacks=unseen", unseen_attacks()),
+    ],
+)
+def test_other_lists_of_attacks(tiny_pipeline, option, attacks):
     some = tiny_pipeline.folder / "originals" / "O000003.png"
-    folder = tiny_pipeline.run("evaluate", "--retrieval.use_attacks_2=true", f"--data.data_dir={some}")
-    rows = pd.read_csv(folder / "retr_df.csv")
-    assert len(rows) == len(full_attacks())
-    assert [Attack(*one) for one in zip(rows["attack"], rows["attack_param"], strict=True)] == full_attacks()
+    folder = tiny_pipeline.run("evaluate", option, f"--data.data_dir={some}")
+    rows = pd.read_csv(folder / "retr_df.csv", dtype={"attack_param": float})
+    assert len(rows) == len(attacks)
+    params = rows["attack_param"].astype(object).where(rows["attack_param"].notna(), None)
+    assert [Attack(*one) for one in zip(rows["attack"], params, strict=True)] == attacks
+    report = (folder / "report.html").read_text()
+    assert all(str(attack) in report for attack in attacks)
+
+
+def test_two_lists_of_attacks_are_refused(tiny_pipeline, capsys):
+    options = ["--retrieval.use_attacks_2=true", "--retrieval.attacks=unseen"]
+    assert "give one of the two" in fails(capsys, ["evaluate", *tiny_pipeline.args(*options)])
 
 
 def test_prepare_and_extract(tiny_pipeline, tmp_path, capsys):

@@ -1,26 +1,20 @@
 """Active image indexing: the loop that changes images until their descriptors lie where the index wants them."""
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from aindex.activation.distortion import ActivationSettings, Canvas, mean_square
+from aindex.activation.canvas import Canvases, mean_square
 from aindex.activation.goals import Goal
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory, make_optimizer, make_scheduler
 from aindex.activation.outcome import Curves, measured
+from aindex.activation.settings import ActivationSettings
 from aindex.descriptors.inference import ExtractorLike, FastExtractor, fast_extractor
-from aindex.descriptors.preprocess import normalise
-from aindex.edits.differentiable import draw, edited
-from aindex.parallel import side_by_side
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -28,21 +22,20 @@ class Activation:
     """Images after the loop.
 
     Attributes:
+        images: give what is released, and the changes.
         curves: statistics per iteration; None without iterations.
     """
 
+    images: Canvases
     curves: Curves | None
-    _canvases: list[Canvas]
-    _deltas: list[Tensor]
 
     def released(self) -> list[Tensor]:
         """The images to release, H×W×3 uint8 each."""
-        pairs = list(zip(self._canvases, self._deltas, strict=True))
-        return for_each(lambda pair: pair[0].released(pair[1]), pairs, self._deltas[0].device)
+        return self.images.released()
 
     def changes(self) -> list[Tensor]:
         """x' − x of each image in normalised space at its own size, 3×H×W."""
-        return [canvas.full_change(delta) for canvas, delta in zip(self._canvases, self._deltas, strict=True)]
+        return self.images.changes()
 
 
 def activate_images(
@@ -75,59 +68,43 @@ def activate_images(
         stepping: optimiser → what takes a step with it, for those who count steps.
         with_measures: note PSNR and L∞ at every iteration.
     """
-    settings = settings or ActivationSettings()
-    extractor = fast_extractor(extractor)
-    if not 0 < len(images) == len(seeds) <= (batch_size or len(images)):
+    settings, extractor = settings or ActivationSettings(), fast_extractor(extractor)
+    batch_size = batch_size or len(images)
+    if not 0 < len(images) == len(seeds) <= batch_size:
         raise ValueError(
             f"{len(images)} images, {len(seeds)} seeds, batch size {batch_size}: expected a seed per image, and 1 to "
             "batch size images"
         )
-    size, device = extractor.input_size, images[0].device
-    canvases = for_each(lambda image: Canvas(image, size, settings), images, device)
-    deltas = for_each(lambda i: canvases[i].start(seeds[i]), range(len(images)), device)
-    rngs = [random.Random(seed) for seed in seeds]
-    stepper = make_optimizer(optimizer, deltas)
-    step = stepping(stepper)
-    advance = make_scheduler(scheduler, stepper)
-    history: list[Tensor] = []
+    canvases = Canvases(images, extractor.input_size, settings, seeds)
+    adam = make_optimizer(optimizer, canvases.deltas)
+    step, advance = stepping(adam), make_scheduler(scheduler, adam)
+    losses: list[Tensor] = []
     measures: list[Tensor] = []
     for iteration in range(settings.iterations):
+        changes = canvases.constrain()  # δ' = h ⊙ α ⊙ tanh δ
+        rows = [canvases.add(changes), *canvases.edit(changes)]  # x + δ', and V edited copies of it
+        descriptors = describe(rows, extractor, batch_size)  # (1+V)×B×d
+        feature_loss = goal(descriptors)
+        image_loss = torch.stack([mean_square(change) for change in changes])
+        loss = settings.lambda_f * feature_loss + settings.lambda_i * image_loss  # B
+        adam.zero_grad()
         with repeatable():
-            changes = [canvas.change(delta) for canvas, delta in zip(canvases, deltas, strict=True)]
-            inputs = [torch.stack([c.input(change) for c, change in zip(canvases, changes, strict=True)])]
-            if settings.views:
-                pictures = torch.stack(
-                    [c.picture(change) for c, change in zip(canvases, changes, strict=True)]
-                )
-            for _ in range(settings.views):
-                views = [draw(r, c.aspect, settings.edits) for r, c in zip(rngs, canvases, strict=True)]
-                inputs.append(normalise(edited(pictures, views, size)))
-            descriptors = described(inputs, extractor, batch_size or len(images))  # (1+V)×B×d
-            feature_loss = goal(descriptors)
-            image_loss = torch.stack([mean_square(change) for change in changes])
-            loss = settings.lambda_f * feature_loss + settings.lambda_i * image_loss
-            stepper.zero_grad()
             torch.autograd.backward(loss.sum())
-        history.append(torch.stack([loss, feature_loss, image_loss]).detach())
+        losses.append(torch.stack([loss, feature_loss, image_loss]).detach())
         if with_measures:
-            released = [canvas.released(delta) for canvas, delta in zip(canvases, deltas, strict=True)]
-            measures.append(measured(images, released))
+            measures.append(measured(images, canvases.released()))
         step()
         advance(iteration)
-    return Activation(Curves.of(history, measures), canvases, [delta.detach() for delta in deltas])
+    return Activation(canvases, Curves.of(losses, measures))
 
 
-def described(inputs: Sequence[Tensor], extractor: FastExtractor, batch_size: int) -> Tensor:
-    """Descriptors of the images and of their views, (1+V)×B×d, from B×3×R×R each; the rest of the batch is blank."""
+def describe(inputs: Sequence[Tensor], extractor: FastExtractor, batch_size: int) -> Tensor:
+    """Descriptors of the images and of their views, (1+V)×B×d, from B×3×R×R each; the rest of a batch is blank."""
     count = len(inputs[0])
     rows = torch.cat([F.pad(some, (0, 0) * 3 + (0, batch_size - count)) for some in inputs])
-    rows = rows.to(extractor.input_dtype, memory_format=torch.channels_last)
-    return extractor(rows).view(len(inputs), batch_size, -1)[:, :count]
-
-
-def for_each(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
-    """What a function gives for each item; on a CPU items are treated side by side, a thread each."""
-    return side_by_side(function, items) if device.type == "cpu" else [function(item) for item in items]
+    with repeatable():
+        descriptors = extractor(rows.to(extractor.input_dtype, memory_format=torch.channels_last))
+    return descriptors.view(len(inputs), batch_size, -1)[:, :count]
 
 
 def repeatable() -> Any:

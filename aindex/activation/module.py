@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from aindex.activation.distortion import ActivationSettings, DeltaSize
 from aindex.activation.goals import FeatureLoss, GoalMaker
 from aindex.activation.loop import activate_images
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory
 from aindex.activation.outcome import Curves, Released, measured, to_cpu
+from aindex.activation.settings import ActivationSettings, DeltaSize
 from aindex.data.datamodule import Picture, succeeded
 from aindex.data.released import SourceImage
 from aindex.descriptors.extractor import Extractor

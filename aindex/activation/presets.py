@@ -7,9 +7,9 @@ from typing import Any, Literal
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser
 
-from aindex.activation.distortion import ActivationSettings, DeltaSize
 from aindex.activation.module import ActivationModule
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory
+from aindex.activation.settings import ActivationSettings, DeltaSize
 from aindex.errors import ConfigError
 from aindex.index.quantiser import Target
 from aindex.shipped import resolve_config

@@ -9,7 +9,7 @@ from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from aindex import distributed
-from aindex.activation.distortion import heatmap
+from aindex.activation.canvas import heatmap
 from aindex.activation.module import ActivationModule
 from aindex.callbacks.retrieval import EvaluateRetrieval
 from aindex.data.datamodule import ImageData

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from aindex.activation.distortion import DeltaSize
 from aindex.activation.presets import Effort, Preset
+from aindex.activation.settings import DeltaSize
 from aindex.collection.equipment import SHIPPED, Equipment, describing, open_equipment
 from aindex.collection.manifest import Release, manifest_table, planned_table, write_manifest
 from aindex.collection.pictures import Format

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aindex.activation.distortion import DeltaSize
 from aindex.activation.goals import Goal
 from aindex.activation.loop import activate_images
 from aindex.activation.perceptual import linf_grey_levels, ssim
 from aindex.activation.presets import Effort, Preset, preset
+from aindex.activation.settings import DeltaSize
 from aindex.collection.budget import largest_scale
 from aindex.collection.pictures import (
     Format,

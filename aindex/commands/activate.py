@@ -1,7 +1,7 @@
 """`aindex activate`: release pictures of one's own."""
 
-from aindex.activation.distortion import DeltaSize
 from aindex.activation.presets import Effort
+from aindex.activation.settings import DeltaSize
 from aindex.collection.activating import BATCH_SIZE, activate
 from aindex.collection.equipment import Arithmetic, describing
 from aindex.collection.pictures import Format

@@ -161,7 +161,7 @@ def test_goals_are_drawn_to_what_the_index_stores(quantiser: Callable[[str], Qua
 
 
 def test_losses_that_do_not_suit_the_index_are_refused(quantiser: Callable[[str], Quantiser]) -> None:
-    with pytest.raises(ConfigError, match="mse.*cossim"):
+    with pytest.raises(ConfigError, match=r"mse.*cossim"):
         GoalMaker(quantiser("PCA8,LSH"), loss_f="mse")
     with pytest.raises(FaissIndexError, match="makes no choices"):
         GoalMaker(quantiser("Flat"), loss_f="assignment")

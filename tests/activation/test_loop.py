@@ -10,11 +10,12 @@ import timm.optim
 import torch
 from torch import Tensor
 
-from aindex.activation.distortion import ActivationSettings, Canvas
+from aindex.activation.canvas import Canvas
 from aindex.activation.goals import TargetGoal
 from aindex.activation.loop import activate_images
 from aindex.activation.optimizer import PerImageOptimizer, make_optimizer, make_scheduler
 from aindex.activation.perceptual import psnr_db
+from aindex.activation.settings import ActivationSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import FastExtractor, fast_extractor
 from aindex.descriptors.preprocess import normalise, resize
@@ -222,7 +223,7 @@ def test_a_scheduler_acts_on_every_member() -> None:
 
 def test_a_schedule_that_watches_the_loss_is_refused() -> None:
     optimizer = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=1.0)
-    with pytest.raises(ConfigError, match="ReduceLROnPlateau.*watches no loss"):
+    with pytest.raises(ConfigError, match=r"ReduceLROnPlateau.*watches no loss"):
         make_scheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, optimizer)  # type: ignore[arg-type]
 
 

@@ -37,6 +37,12 @@ def differs(a: Path, b: Path) -> bool:
         ["--model.scale_channels=false"],
         ["--model.scaling=1.5"],
         ["--model.delta_size=input"],
+        ["--model.delta_size=2"],
+        ["--model.loss_f=assignment"],
+        ["--model.loss_f=assignment", "--model.temperature=1"],
+        ["--model.views=1"],
+        ["--model.views=1", "--model.edits.families={rotation: 1}", "--model.edits.rotation=[-5, 5]"],
+        ["--model.min_psnr=45"],
         ["--model.optimizer=Lion", "--model.optimizer.lr=0.5"],
         ["--model.optimizer=timm.optim.Lamb", "--model.optimizer.lr=0.5"],
         ["--model.scheduler=CosineAnnealingLR", "--model.scheduler.T_max=10"],
@@ -48,6 +54,21 @@ def test_every_option_reaches_the_pixels(tiny_pipeline, finished_fit, options):
     assert differs(finished_fit, folder)
     assert images_of(folder)["psnr_db"].gt(20).all()
     assert not (folder / "retr_df.csv").exists()
+
+
+def test_views_are_edited_as_the_options_say(tiny_pipeline):
+    few = ["--model.views=1", "--model.iterations=3"]
+    runs = [
+        tiny_pipeline.run("fit", NO_EVALUATION, *few, *more, output=f"edits{i}")
+        for i, more in enumerate([[], ["--model.edits.composed=1"], ["--model.edits.families.turn=9"]])
+    ]
+    assert differs(runs[0], runs[1])
+    assert differs(runs[0], runs[2])
+
+
+def test_a_budget_is_kept(tiny_pipeline):
+    folder = tiny_pipeline.run("fit", NO_EVALUATION, "--model.min_psnr=45", "--model.scaling=9")
+    assert images_of(folder)["psnr_db"].between(44.9, 46).all()
 
 
 def test_no_iterations_release_the_start(tiny_pipeline):

@@ -279,7 +279,7 @@ def test_efforts_are_the_configurations_of_their_names(
     stored = json.loads((tmp_path / "out" / ".aindex" / "release.json").read_text())
     model = yaml.safe_load(Path(resolve_config(f"configs/{effort}.yaml")).read_text())["model"]
     assert (stored["effort"], stored["loop"], stored["iterations"]) == (effort, model, 3)
-    with pytest.raises(ConfigError, match="target 'ori_ft' with effort .*take effort paper"):
+    with pytest.raises(ConfigError, match=r"target 'ori_ft' with effort .*take effort paper"):
         activate(holiday, tmp_path / "other", **given, target="ori_ft")
     with pytest.raises(ConfigError, match="other settings"):
         activate(holiday, tmp_path / "out", **{**given, "effort": "paper"})

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from aindex.activation.distortion import ActivationSettings, Canvas, mean_square
+from aindex.activation.canvas import Canvas, mean_square
 from aindex.activation.perceptual import jnd_map
+from aindex.activation.settings import ActivationSettings
 from aindex.errors import ConfigError
 
 

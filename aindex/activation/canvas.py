@@ -1,21 +1,24 @@
-"""From δ to the change of an image: the settings of the loop, and the shape and bounds it gives to δ."""
+"""Images in the loop: from δ to the change of an image, to what the extractor sees of it, and to its released form."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aindex.activation.goals import FeatureLoss
 from aindex.activation.perceptual import LUMINANCE, jnd_map
+from aindex.activation.settings import ActivationSettings
 from aindex.descriptors.preprocess import IMAGENET_STD, normalise, resize
 from aindex.descriptors.resizing import resize_planes
-from aindex.edits.differentiable import EditSettings
-from aindex.errors import ConfigError
+from aindex.edits.differentiable import draw, edited
+from aindex.parallel import side_by_side
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 CHANNEL_SCALE = tuple(0.072 / weight for weight in LUMINANCE)
 """α: the eye sees a change of blue least and one of green most."""
@@ -30,76 +33,6 @@ _FINER = 1.25
 
 VIEW_SIZE = 2
 """Side of the pictures that are edited where δ has the image's own size, in sides of the extractor's input."""
-
-DeltaSize = Literal["image", "input"] | int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActivationSettings:
-    """The loop's constants; the defaults are the published method's.
-
-    Attributes:
-        iterations: gradient steps per image.
-        loss_f: what is minimised in descriptor space: `cossim` or `mse`, the distance to a target; `assignment`, minus
-            the log-probability that the index files the image and its copies where the image's row lies.
-        temperature: of `assignment`, in squared distances.
-        lambda_f: weight of the feature loss.
-        lambda_i: weight of the image loss.
-        scaling: how many just-noticeable differences |δ'| = 1 is worth.
-        min_psnr: least PSNR in dB; larger changes are scaled down to it in every iteration. None for no bound.
-        use_attenuation: shape the change by the JND map; else by a flat map of the same mean.
-        use_tanh: bound δ by tanh.
-        scale_channels: weigh R, G, B by CHANNEL_SCALE.
-        delta_size: `image`: δ has the image's own size. `input`: δ has the extractor's input size; a number: so many
-            times that. The loop then runs on the image and heatmap of this size, and δ' is up-sampled once at the end.
-        views: randomly edited copies that each iteration describes beside the image.
-        edits: what they are edited by.
-    """
-
-    iterations: int = 10
-    loss_f: FeatureLoss = "cossim"
-    temperature: float = 0.05
-    lambda_f: float = 1.0
-    lambda_i: float = 0.01
-    scaling: float = 3.0
-    min_psnr: float | None = None
-    use_attenuation: bool = True
-    use_tanh: bool = True
-    scale_channels: bool = True
-    delta_size: DeltaSize = "image"
-    views: int = 0
-    edits: EditSettings = field(default_factory=EditSettings)
-
-    def __post_init__(self) -> None:
-        for name in ("lambda_f", "lambda_i", "scaling"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:  # NaN is neither
-                raise ConfigError(
-                    f"{name} {value}: expected a number of 0 or more; leave it out for the default"
-                )
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(
-                f"temperature {self.temperature}: expected a number above 0; the default is 0.05"
-            )
-        for name, default in (("iterations", 10), ("views", 0)):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"{name} {getattr(self, name)}: expected 0 or more; the default is {default}"
-                )
-        if self.min_psnr is not None and not 10 <= self.min_psnr <= 100:
-            raise ConfigError(
-                f"min_psnr {self.min_psnr}: expected 10 to 100 dB; 42 is hard to see, 38 is visible"
-            )
-        if self.loss_f not in get_args(FeatureLoss):
-            allowed = " or ".join(get_args(FeatureLoss))
-            raise ConfigError(f"loss_f {self.loss_f!r}: expected {allowed}; leave it out for the default")
-        if self.delta_size not in ("image", "input") and not (
-            isinstance(self.delta_size, int) and 1 <= self.delta_size <= 16
-        ):
-            raise ConfigError(
-                f"delta_size {self.delta_size!r}: expected image, input, or how many times the extractor's input, 1 to "
-                "16; leave it out for the default"
-            )
 
 
 def heatmap(image: Tensor, settings: ActivationSettings) -> Tensor:
@@ -220,3 +153,66 @@ def resampled(planes: Tensor, size: Sequence[int]) -> Tensor:
 def mean_square(change: Tensor) -> Tensor:
     """Of all elements; 0-d."""
     return F.mse_loss(change, change.new_zeros(()).expand_as(change))
+
+
+class Canvases:
+    """The images of a batch.
+
+    Args:
+        images: B images, 3×H×W each, on one device.
+        size: R.
+        settings: of the loop.
+        seeds: one per image: of δ's start and of the edits.
+
+    Attributes:
+        deltas: δ of each image, leaf tensors.
+    """
+
+    def __init__(
+        self, images: Sequence[Tensor], size: int, settings: ActivationSettings, seeds: Sequence[int]
+    ) -> None:
+        self._size, self._settings = size, settings
+        self._device = images[0].device
+        self._canvases = self._each(lambda image: Canvas(image, size, settings), images)
+        self.deltas = self._each(lambda i: self._canvases[i].start(seeds[i]), range(len(images)))
+        self._rngs = [random.Random(seed) for seed in seeds]
+
+    def constrain(self) -> list[Tensor]:
+        """The present change of each image, 3×h×w: h ⊙ α ⊙ tanh δ, within the budget."""
+        return [canvas.change(delta) for canvas, delta in zip(self._canvases, self.deltas, strict=True)]
+
+    def add(self, changes: Sequence[Tensor]) -> Tensor:
+        """What the extractor sees of the changed images, B×3×R×R."""
+        pairs = zip(self._canvases, changes, strict=True)
+        return torch.stack([canvas.input(change) for canvas, change in pairs])
+
+    def edit(self, changes: Sequence[Tensor]) -> list[Tensor]:
+        """What it sees of randomly edited copies of them, B×3×R×R for each view."""
+        if not self._settings.views:
+            return []
+        pairs = zip(self._canvases, changes, strict=True)
+        pictures = torch.stack([canvas.picture(change) for canvas, change in pairs])
+        copies = []
+        for _ in range(self._settings.views):
+            drawn = [
+                draw(rng, canvas.aspect, self._settings.edits)
+                for rng, canvas in zip(self._rngs, self._canvases, strict=True)
+            ]
+            copies.append(normalise(edited(pictures, drawn, self._size)))
+        return copies
+
+    def changes(self) -> list[Tensor]:
+        """x' − x of each image in normalised space at its own size, 3×H×W."""
+        pairs = list(zip(self._canvases, self.deltas, strict=True))
+        return self._each(lambda pair: pair[0].full_change(pair[1]), pairs)
+
+    def released(self) -> list[Tensor]:
+        """The images to release, H×W×3 uint8 each."""
+        pairs = list(zip(self._canvases, self.deltas, strict=True))
+        return self._each(lambda pair: pair[0].released(pair[1]), pairs)
+
+    def _each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """What a function gives for each item; on a CPU they are treated side by side, a thread each."""
+        if self._device.type == "cpu":
+            return side_by_side(function, items)
+        return [function(item) for item in items]
