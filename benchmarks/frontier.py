@@ -101,11 +101,6 @@ class Setting:
         return self.settings.iterations * (1 + self.settings.views)
 
 
-def factory_and_seed(text: str) -> tuple[str, int]:
-    factory, _, seed = text.partition("@")
-    return factory, int(seed or 0)
-
-
 def _value(text: str) -> Any:
     """A number, a list, a truth value; anything else is a name."""
     try:
@@ -152,7 +147,12 @@ class Search:
         self.references, names = descriptors_for(options.references, self.extractor, cache, **describe)
         self.index = self._trained(training, names, options.factory, 0)
         self.index.nprobe = options.nprobe
-        self.also = {text: self._trained(training, names, *factory_and_seed(text)) for text in options.also}
+        self.also = {}
+        for text in options.also:
+            described, _, nprobe = text.partition("#")
+            factory, _, seed = described.partition("@")
+            self.also[text] = self._trained(training, names, factory, int(seed or 0))
+            self.also[text].nprobe = int(nprobe or 1)
 
     def _trained(self, training: Any, names: list[str], factory: str, seed: int) -> ReferenceIndex:
         cache = self.options.output / "indexes"
@@ -324,7 +324,7 @@ def parse() -> argparse.Namespace:
         "--also",
         nargs="*",
         default=[],
-        help="search the copies in these indexes, too: factory or factory@seed",
+        help="search the copies in these indexes, too: factory@seed#nprobe",
     )
     add("--loss_nprobe", type=int, help="cells that loss_f assignment reckons with (default: nprobe)")
     add("--only_default", action="store_true", help="leave the unseen attacks out")
