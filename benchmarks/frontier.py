@@ -187,7 +187,7 @@ class Search:
         )
         activation = activate_images(
             [image.to(self.options.device) for image in pixels],
-            make_goal(self.own[rows]),
+            make_goal([self.own[i : i + 1] for i in rows]),
             self.fast,
             setting.settings,
             seeds=[derive_seed(self.options.seed, self.names[i], "delta") for i in rows],

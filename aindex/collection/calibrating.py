@@ -44,9 +44,9 @@ def calibrate(
         )
     equipment = open_equipment(index, extractor, resize_size=resize_size, settings=settings)
     opened = equipment.index
-    if opened.ntotal < 2:
+    if opened.pictures < 2:
         raise DataError(
-            f"an index of {opened.ntotal} rows cannot be calibrated: expected 2 or more; add pictures"
+            f"an index of {opened.pictures} rows cannot be calibrated: expected 2 or more; add pictures"
         )
     described = describe(negatives, equipment.extractor, None, equipment.settings)
     distances, ids = opened.search(described.descriptors, 2, nprobe)

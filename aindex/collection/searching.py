@@ -60,12 +60,12 @@ def search(
     """
     equipment = open_equipment(index, extractor, resize_size=resize_size, settings=settings)
     opened = equipment.index
-    if opened.ntotal == 0:
+    if opened.pictures == 0:
         raise DataError("the index has no rows: add pictures to it with aindex index add")
     described = describe_queries(queries, equipment)
-    k = min(DEFAULT_K, opened.ntotal) if k is None else k
+    k = min(DEFAULT_K, opened.pictures) if k is None else k
     # One more neighbour than shown: the last one's score needs its successor.
-    depth = min(k + 1, opened.ntotal) if k >= 1 else k
+    depth = min(k + 1, opened.pictures) if k >= 1 else k
     distances, ids = opened.search(described.descriptors, max(k, depth), nprobe)
     if threshold is None:
         rule, note = stored_threshold(opened, nprobe)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from aindex.data.images import SkippedImages, list_images, names_root, read_names
+from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_names
 from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS
@@ -58,6 +58,17 @@ def describe(
             f"{str(names)!r} holds {len(given)} names for {len(extraction.names)} descriptors: expected one per row"
         )
     return extraction._replace(names=given)
+
+
+def picture_paths(source: Source) -> dict[str, Path] | None:
+    """By name, the pictures that a source names; None if it names descriptors."""
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        if (path / FEATURES).is_file() or path.suffix in DESCRIPTOR_EXTENSIONS:
+            return None
+        paths = list_images(path)
+        return dict(zip(image_names(paths, names_root(path)), paths, strict=True))
+    return {Path(one).as_posix(): Path(one) for one in source}
 
 
 def describe_pictures(
