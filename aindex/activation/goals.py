@@ -14,6 +14,9 @@ from aindex.index.quantiser import Quantiser, Target
 
 FeatureLoss = Literal["cossim", "mse", "assignment"]
 
+_NEVER = -1e9
+"""Logarithm of what has no probability; finite, so that where nothing is left gradients are 0."""
+
 
 class Goal(Protocol):
     """How far the descriptors of each image are from where they should be.
@@ -97,12 +100,12 @@ class AssignmentGoal:
         scores = self.choices.scores(rows, right) / self.temperature
         is_right = torch.zeros(scores.shape[1:], dtype=torch.bool, device=scores.device)
         is_right.scatter_(1, right, True)
-        inside = scores.masked_fill(~is_right, -torch.inf).logsumexp(dim=-1)
-        others = scores.masked_fill(is_right, -torch.inf)
+        inside = scores.masked_fill(~is_right, _NEVER).logsumexp(dim=-1)
+        others = scores.masked_fill(is_right, _NEVER)
         if self.nprobe > 1:
             # the nearest wrong cells do no harm as long as they are fewer than a search visits
             harmless = others.topk(min(self.nprobe - 1, others.shape[-1]), dim=-1).indices
-            others = others.scatter(-1, harmless, -torch.inf)
+            others = others.scatter(-1, harmless, _NEVER)
         return F.softplus(others.logsumexp(dim=-1) - inside).sum(dim=-1)
 
 

@@ -135,7 +135,7 @@ class IndexBuilder:
             root=self._data.root,
             batch_size=self._data.batch_size,
             num_workers=self._data.num_workers,
-            precision=self._module.precision,
+            precision="fp32",  # what an index keeps, and what images are drawn to, is one thing
             progress=self._progress,
         )
         if originals.skipped.count:
@@ -330,6 +330,6 @@ class IndexBuilder:
             self._settings.idx_dir,
             batch_size=self._data.batch_size,
             num_workers=self._data.num_workers,
-            precision=self._module.precision,
+            precision="fp32",  # what an index keeps, and what images are drawn to, is one thing
             progress=self._progress,
         )

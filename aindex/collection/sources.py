@@ -24,7 +24,8 @@ def describe(
 ) -> Extraction:
     """Descriptors, names of their rows, and unreadable pictures.
 
-    Pictures are extracted into a folder that survives a kill; if it holds another extraction, that one is dropped.
+    Pictures are extracted into a folder that survives a kill; if it holds another extraction, that one is dropped. They
+    are described in fp32: what an index keeps, and what pictures are drawn to, is one thing.
 
     Args:
         source: what to describe.
@@ -84,7 +85,7 @@ def describe_pictures(
     Raises:
         DataError: nothing there, or nothing readable.
     """
-    options = {**settings._asdict(), "root": root}
+    options = {**settings._asdict(), "precision": "fp32", "root": root}
     try:
         return extract_to_folder(pictures, extractor, work, **options)
     except ConfigError:
@@ -95,6 +96,7 @@ def describe_pictures(
 def _describe_in_memory(
     pictures: Path | Sequence[Path], extractor: Extractor, settings: ExtractionSettings
 ) -> Extraction:
+    options = {**settings._asdict(), "precision": "fp32"}
     if not isinstance(pictures, Path):
-        return extract(pictures, extractor, **settings._asdict())
-    return extract(list_images(pictures), extractor, root=names_root(pictures), **settings._asdict())
+        return extract(pictures, extractor, **options)
+    return extract(list_images(pictures), extractor, root=names_root(pictures), **options)

@@ -85,6 +85,11 @@ def test_with_more_visits_near_wrong_cells_do_no_harm() -> None:
     assert losses[0] > 1  # two nearer cells
     assert losses[2] < 1e-6  # both are visited anyway
     assert losses[3] == pytest.approx(0, abs=1e-6)
+    everywhere = AssignmentGoal(cells(points), torch.tensor([[[2]]]), descriptor, 0.05, 9)
+    moved = descriptor.clone().requires_grad_()
+    everywhere(moved).sum().backward()
+    assert moved.grad is not None
+    assert moved.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("idx_factory", FACTORIES)
