@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 
+from aindex.edits import ordered
 from aindex.errors import ConfigError
 
 Family = Literal[
@@ -245,6 +246,7 @@ def sent(drawn: Sequence[Sequence[View]], device: torch.device | str) -> list[Ed
     if not drawn:
         return []
     numbers = torch.tensor([[_numbers(view) for view in views] for views in drawn], dtype=torch.float64)
+    _jpeg_constants(numbers.to(device).device)  # kept from now on
     return [Edits(views, rows) for views, rows in zip(drawn, numbers.to(device), strict=True)]
 
 
@@ -285,6 +287,8 @@ def warped(pictures: Tensor, edits: Edits) -> Tensor:
     across, down = axis.view(1, 1, -1), axis.view(1, -1, 1)
     grid = torch.stack([a * across + b * down + c, d * across + e * down + f], dim=-1)  # B×S×S×2
     fill = edits.columns(6, 7, pictures)
+    if pictures.device.type != "cpu":
+        return ordered.grid_sample(pictures - fill, grid) + fill
     return F.grid_sample(pictures - fill, grid, padding_mode="zeros", align_corners=False) + fill
 
 
@@ -304,6 +308,8 @@ def patched(pictures: Tensor, edits: Edits) -> Tensor:
 def blurred(picture: Tensor, deviation: float) -> Tensor:
     """Gaussian blur of one picture, cut at three standard deviations."""
     radius = min(math.ceil(3 * deviation), min(picture.shape[-2:]) - 1)
+    if picture.device.type != "cpu":
+        return ordered.gaussian_blur(picture, radius, deviation)
     smooth: Tensor = tvf.gaussian_blur(picture, [2 * radius + 1] * 2, [deviation] * 2)
     return smooth
 
