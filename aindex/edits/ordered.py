@@ -1,7 +1,7 @@
 """Sampling and blurring whose gradients a GPU adds in one order, so that two runs give the same pixels.
 
-Torch's own kernels add them as they come (the list stands at `torch.use_deterministic_algorithms`); those of indexing,
-flips and convolutions are ordered.
+Torch's own kernels add them as they come (the list stands at `torch.use_deterministic_algorithms`); those of indexing
+and of matrix products are ordered.
 """
 
 import torch
@@ -45,14 +45,16 @@ def gaussian_blur(picture: Tensor, radius: int, deviation: float) -> Tensor:
         radius: half the window, less than H and W.
         deviation: standard deviation in pixels.
     """
+    height, width = picture.shape[1:]
     place = torch.arange(-radius, radius + 1, dtype=picture.dtype, device=picture.device)
     weights = torch.softmax(-0.5 * (place / deviation).square(), dim=0)
-    rows = F.conv2d(_mirrored(picture, radius, 1)[:, None], weights.view(1, 1, -1, 1))
-    return F.conv2d(_mirrored(rows, radius, 3), weights.view(1, 1, 1, -1))[:, 0]
+    # as products: a convolution of cuDNN would round to ten bits (TF32)
+    return _weighting(height, weights) @ picture @ _weighting(width, weights).T
 
 
-def _mirrored(planes: Tensor, count: int, dim: int) -> Tensor:
-    length = planes.shape[dim]
-    before = planes.narrow(dim, 1, count).flip(dim)
-    after = planes.narrow(dim, length - 1 - count, count).flip(dim)
-    return torch.cat([before, planes, after], dim)
+def _weighting(length: int, weights: Tensor) -> Tensor:
+    """The matrix length×length that weighs neighbours, mirrored at both ends."""
+    radius = len(weights) // 2
+    itself = torch.eye(length, dtype=weights.dtype, device=weights.device)
+    before, after = itself[1 : radius + 1].flip(0), itself[length - 1 - radius : length - 1].flip(0)
+    return torch.cat([before, itself, after]).unfold(0, len(weights), 1) @ weights

@@ -6,11 +6,13 @@ from functools import lru_cache
 from typing import Any, get_args
 
 import pytest
+import timm
 import torch
 from timm.scheduler import CosineLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 from torch.optim import Optimizer
+from torchvision.models import resnet50
 
 from aindex.activation.goals import AssignmentGoal, Goal, TargetGoal
 from aindex.activation.loop import Activation, activate_images
@@ -19,34 +21,14 @@ from aindex.activation.settings import ActivationSettings
 from aindex.descriptors import resizing
 from aindex.descriptors.inference import FastExtractor, Precision, fast_extractor
 from aindex.descriptors.preprocess import resize
+from aindex.descriptors.small import SmallExtractor
 from aindex.edits.differentiable import EditSettings, Family
 from aindex.index.choices import Choices
-from tests.conftest import TINY_DIM, TINY_INPUT_SIZE, TinyNet
+from tests.conftest import TINY_DIM, TinyNet
+from tests.devices.networks import fast_net
 from tests.devices.watching import Watch, fake_gpu, on_gpu, walk_back
 
 SIZES = [(40, 48), (37, 52), (64, 33)]
-
-
-class Net(nn.Module):
-    """A small extractor, made on whatever device is the default."""
-
-    input_size, dim = TINY_INPUT_SIZE, TINY_DIM
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
-        self.head = nn.Linear(8, TINY_DIM)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """B×3×R×R → B×d."""
-        return nn.functional.normalize(self.head(self.layers(pixels)), dim=1)
-
-
-def extractor(precision: Precision = "bf16") -> FastExtractor:
-    with torch.device("cuda"):
-        return fast_extractor(Net().eval(), device="cuda", precision=precision)
 
 
 def goal(loss_f: str, count: int, *, additive: bool = False, nprobe: int = 1) -> Goal:
@@ -75,6 +57,7 @@ def run(
     precision: Precision = "bf16",
     with_measures: bool = False,
     a_goal: Goal | None = None,
+    extractor: FastExtractor | None = None,
     sizes: list[tuple[int, int]] = SIZES,
     **factories: Any,
 ) -> Run:
@@ -95,7 +78,7 @@ def run(
     activation = activate_images(
         images,
         a_goal or goal(settings.loss_f, len(images)),
-        extractor(precision),
+        extractor or fast_net(precision),
         settings,
         seeds=range(len(images)),
         batch_size=len(images) + 1,
@@ -179,6 +162,20 @@ def test_no_schedule_waits(scheduler: Any) -> None:
         is_undisturbed(run(watch, ActivationSettings(iterations=2), scheduler=scheduler))
 
 
+@pytest.mark.parametrize("name", ["aindex_small", "torchvision/resnet50", "timm/vit_small_patch16_224"])
+def test_no_extractor_waits(name: str) -> None:
+    with fake_gpu() as watch, torch.device("cuda"):
+        network = {
+            "aindex_small": SmallExtractor,
+            "torchvision/resnet50": lambda: resnet50(num_classes=256),
+            "timm/vit_small_patch16_224": lambda: timm.create_model("vit_small_patch16_224", num_classes=256),
+        }[name]()
+        network.input_size, network.dim = (224 if "vit" in name else 64), 256
+        fast = fast_extractor(network.eval(), device="cuda", precision="bf16")
+        targets = TargetGoal(on_gpu(len(SIZES), 256))
+        is_undisturbed(run(watch, ActivationSettings(iterations=1), extractor=fast, a_goal=targets))
+
+
 def test_results_are_of_the_cpu_s_types_and_on_the_device() -> None:
     settings, factories = settings_of("robust", iterations=1)
     with fake_gpu() as watch:
@@ -213,6 +210,18 @@ def test_what_is_sent_before_the_loop_does_not_grow_with_it() -> None:
             return counted[0]
 
     assert sent(2) == sent(5)
+
+
+@pytest.mark.parametrize(("effort", "most"), [("paper", 18), ("robust", 110), ("fast", 60)])
+def test_launches_of_a_picture_in_an_iteration(effort: Effort, most: int) -> None:
+    """Each takes the CPU some microseconds: at 64 pictures they decide how far the loop is from its limit."""
+    launches = []
+    for count in (1, 5):
+        settings, factories = settings_of(effort, iterations=2)
+        with fake_gpu() as watch:
+            found = run(watch, settings, sizes=[(40, 48)] * count, **factories)
+        launches.append(found.inside["launches"] / found.iterations)
+    assert (launches[1] - launches[0]) / 4 <= most
 
 
 def test_a_tensor_on_the_wrong_device_is_an_error() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class Watch(TorchDispatchMode):
         before = _devices((args, kwargs))
         if function is aten.index.Tensor:
             args = (args[0], [self._index(args[0], index) for index in args[1]])
-        result = self._made_up(function, args) if "cuda" in before else None
+        result = self._made_up(function, args)
         result = function(*args, **kwargs) if result is None else result
         self._note(function, before, _devices(result), bool(kwargs.get("non_blocking")))
         return result
@@ -133,6 +134,7 @@ def fake_gpu() -> Iterator[Watch]:
         patch.setattr(torch.autograd, "backward", walk_back)
         patch.setattr(nn.Module, "_apply", _applied)
         patch.setattr(FakeTensor, "__deepcopy__", _copied, raising=False)
+        patch.setattr(FakeTensor, "numpy", _as_array)
         with FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
             yield watch
     for cache in caches:
@@ -192,6 +194,13 @@ def _copied(value: Tensor, memo: dict[int, Any]) -> Tensor:
     """What `deepcopy` does, without memory, of which a fake tensor has none."""
     copy = value.detach().clone()
     return nn.Parameter(copy, value.requires_grad) if isinstance(value, nn.Parameter) else copy
+
+
+def _as_array(value: Tensor) -> Any:
+    """Zeros, from the CPU only: an array of what lies on a GPU is an error there too."""
+    if value.device.type != "cpu":
+        raise TypeError(f"can't convert a tensor on {value.device} to an array: copy it to the CPU first")
+    return np.zeros(tuple(value.shape), dtype=str(value.dtype).removeprefix("torch."))
 
 
 def on_gpu(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
