@@ -151,7 +151,7 @@ class Subject:
         started = self.wait()
         activate_images(
             self.images,
-            self.make_goal(self.descriptors[: self.batch]),
+            self.make_goal([row[None] for row in self.descriptors[: self.batch]]),
             self.fast,
             self.settings,
             seeds=range(self.batch),

@@ -66,8 +66,8 @@ class AssignmentGoal:
 
     The probability is a softmax over the index's own choices (coarse cells, codewords, bits) of their scores over a
     temperature; of several choices it is the product. Within a cell the code tells rows apart, so the image itself,
-    not its copies, is drawn to the nearest of its codes as well: 1 − cosine similarity is added. And image and copies may
-    be held where the row's own descriptor lies: an index that is trained anew draws its borders elsewhere.
+    not its copies, is drawn to the nearest of its codes as well: 1 − cosine similarity is added. And image and copies
+    may be held where the row's own descriptor lies: an index that is trained anew draws its borders elsewhere.
 
     Attributes:
         choices: what the index chooses among.

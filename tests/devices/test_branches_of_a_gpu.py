@@ -114,7 +114,7 @@ def test_the_extractor_runs_with_repeatable_convolutions(monkeypatch: pytest.Mon
         noting, input_size=TINY_INPUT_SIZE, dim=TINY_DIM, device=torch.device("cpu"), precision="fp32"
     )
     settings = ActivationSettings(iterations=2, views=1)
-    goal = TargetGoal(torch.ones(1, TINY_DIM))
+    goal = TargetGoal(torch.ones(1, 1, TINY_DIM))
     activate_images([torch.zeros(3, 20, 20)], goal, fast, settings, seeds=[0])
     assert noting.found == [(False, True)] * 4  # forward and backward of two iterations
     assert torch.backends.cudnn.benchmark
@@ -142,7 +142,9 @@ def test_autocast_reaches_the_extractor_alone(precision: Any, inside: torch.dtyp
     with fake_gpu():
         fast = fast_net(precision)
         with Types() as types:
-            activate_images([on_gpu(3, 40, 50)], TargetGoal(on_gpu(1, TINY_DIM)), fast, settings, seeds=[0])
+            activate_images(
+                [on_gpu(3, 40, 50)], TargetGoal(on_gpu(1, 1, TINY_DIM)), fast, settings, seeds=[0]
+            )
     assert types.found["convolution"] == types.found["convolution_backward"] == {inside}
     # resize, change and step
     assert types.found["_embedding_bag"] <= {torch.int64, torch.float32}

@@ -34,11 +34,12 @@ SIZES = [(40, 48), (37, 52), (64, 33)]
 def goal(loss_f: str, count: int, *, additive: bool = False, nprobe: int = 1) -> Goal:
     targets = on_gpu(count, TINY_DIM)
     if loss_f != "assignment":
-        return TargetGoal(targets, loss_f)  # type: ignore[arg-type]
+        return TargetGoal(targets[:, None], loss_f)  # type: ignore[arg-type]
     parts = 2 if additive else 1
     columns = torch.arange(TINY_DIM, device="cuda").expand(parts, -1)
     choices = Choices("cell", (), columns, on_gpu(parts, 8, TINY_DIM), additive=additive)
-    return AssignmentGoal(choices, on_gpu(count, parts, 1, dtype=torch.int64), targets, nprobe=nprobe)
+    right = on_gpu(count, parts, 1, dtype=torch.int64)
+    return AssignmentGoal(choices, right, targets[:, None], targets[:, None], anchor=1.0, nprobe=nprobe)
 
 
 @dataclass
@@ -172,7 +173,7 @@ def test_no_extractor_waits(name: str) -> None:
         }[name]()
         network.input_size, network.dim = (224 if "vit" in name else 64), 256
         fast = fast_extractor(network.eval(), device="cuda", precision="bf16")
-        targets = TargetGoal(on_gpu(len(SIZES), 256))
+        targets = TargetGoal(on_gpu(len(SIZES), 1, 256))
         is_undisturbed(run(watch, ActivationSettings(iterations=1), extractor=fast, a_goal=targets))
 
 

@@ -77,7 +77,9 @@ def activated(
     with torch.no_grad():
         seen = torch.stack([resize(normalise(image / 255), fast.input_size) for image in images])
         descriptors = fast(seen).cpu()
-    goal = GoalMaker(quantiser, loss_f=how.settings.loss_f, target=how.target, device=device)(descriptors)
+    goal = GoalMaker(quantiser, loss_f=how.settings.loss_f, target=how.target, device=device)(
+        [row[None] for row in descriptors]
+    )
     return activate_images(
         images, goal, fast, how.settings,
         seeds=range(len(images)), optimizer=how.optimizer, scheduler=how.scheduler, **more,

@@ -49,7 +49,7 @@ def test_goals_lie_on_the_device_and_do_not_wait(
 ) -> None:
     made = quantiser(idx_factory)
     with fake_gpu() as watch:
-        goal = GoalMaker(made, loss_f="assignment", device="cuda")(torch.zeros(2, TINY_DIM))
+        goal = GoalMaker(made, loss_f="assignment", device="cuda")([torch.zeros(1, TINY_DIM)] * 2)
         descriptors = on_gpu(3, 2, TINY_DIM).requires_grad_()
         watch.forget()
         loss = goal(descriptors)
