@@ -1,4 +1,4 @@
-"""`aindex index build|add|info`: indexes as folders."""
+"""`aindex index build|add|info`: indexes as folders; `adopt|export|check`, those of other programs, stand beside."""
 
 import json
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import yaml  # type: ignore[import-untyped]
 
 from aindex.collection.building import Duplicates, Indexed, add_to_index, build_index
 from aindex.collection.equipment import Arithmetic, describing, index_folder
+from aindex.commands.engines import adopt, check, export, named
 from aindex.commands.parsing import run_function
 from aindex.errors import ConfigError
 from aindex.index.factory import Metric
@@ -15,17 +16,24 @@ from aindex.index.reference_index import ReferenceIndex
 
 
 def main(args: list[str]) -> None:
-    """Run `build`, `add` or `info`."""
-    actions: dict[str, Callable[..., Any]] = {"build": build, "add": add, "info": info}
+    """Run one of the actions."""
+    actions: dict[str, Callable[..., Any]] = {
+        "build": build,
+        "add": add,
+        "info": info,
+        "adopt": adopt,
+        "export": export,
+        "check": check,
+    }
     if not args or args[0] in ("-h", "--help"):
-        print("usage: aindex index build|add|info [options]\n")
+        print(f"usage: aindex index {'|'.join(actions)} [options]\n")
         for name, action in actions.items():
-            print(f"  {name.ljust(5)}  {(action.__doc__ or '').splitlines()[0]}")
+            print(f"  {name.ljust(6)}  {(action.__doc__ or '').splitlines()[0]}")
         print("\naindex index build --help lists the options of build.")
         return
     if args[0] not in actions:
         raise ConfigError(f"aindex index {args[0]!r}: expected one of {', '.join(actions)}")
-    run_function(actions[args[0]], args[1:], prog=f"aindex index {args[0]}")
+    run_function(actions[args[0]], named(args[0], args[1:]), prog=f"aindex index {args[0]}")
 
 
 def build(
