@@ -26,7 +26,7 @@ from aindex.index.factory import Metric
 from aindex.index.filling import AnyIndex, Filling, NumberedNames, PackedIndex, Placement, fill
 from aindex.index.folder import YAML_NAME
 from aindex.index.lance_dataset import import_lance
-from aindex.index.lance_export import export_to_lance, is_dataset
+from aindex.index.lance_export import export_to_lance, is_dataset, trained_part
 from aindex.index.lance_search import LanceReferenceIndex
 from aindex.index.on_disk import extend_on_disk
 from aindex.index.originals import add_originals
@@ -277,7 +277,13 @@ class IndexBuilder:
                     f"index.{name} {wanted!r}, but the index in {str(folder)!r} has {found!r}: leave index.{name} out, "
                     "or leave index.path out to build another index"
                 )
+        self._check_suits(index)
         return index, folder
+
+    def _check_suits(self, index: ReferenceIndex) -> None:
+        """Refuse before hours of filling an index that the engine has not."""
+        if self._settings.engine == "lance":
+            trained_part(index.faiss_index)
 
     def _trained(self) -> ReferenceIndex:
         if self._settings.fts_training_path is None or self._settings.fts_reference_path is None:
@@ -296,6 +302,7 @@ class IndexBuilder:
             extractor=self._extractor,
             device=self._settings.device,
         )
+        self._check_suits(index)
         return index
 
     def _descriptors(self, source: str) -> tuple[Matrix, list[str] | None]:
