@@ -1,7 +1,7 @@
 """Give an index to other programs: as a FAISS file, as a Lance dataset; and see whether theirs is still the same."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from aindex.errors import ConfigError, DescriptorError, FaissIndexError, OutputE
 from aindex.index.backend import FaissIndex, faiss_errors, import_faiss
 from aindex.index.comparing import quantiser_difference
 from aindex.index.folder import index_writer
-from aindex.index.lance_export import export_to_lance
+from aindex.index.lance_export import export_to_lance, index_arguments, trained_part
 from aindex.index.lance_rows import unindexed_rows
 from aindex.index.lists import list_entries, replace_lists
 from aindex.index.originals import are_near
@@ -66,6 +66,18 @@ def export_index(
     rows = None if descriptors is None else _descriptors(Path(descriptors).expanduser(), opened)
     export_to_lance(opened, destination, descriptors=rows, overwrite=overwrite)
     return opened
+
+
+def lance_arguments(index: Path | str) -> dict[str, Any]:
+    """Arguments of Lance's `create_index` and `create_index_uncommitted` for an index with this very quantiser.
+
+    Args:
+        index: the index folder, with or without rows.
+
+    Raises:
+        FaissIndexError: no such index, or none that Lance knows.
+    """
+    return index_arguments(trained_part(ReferenceIndex.open(index_folder(index), read_only=True).faiss_index))
 
 
 def check_against(source: Path | str, against: Path | str, *, column: str | None = None) -> str:

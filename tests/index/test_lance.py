@@ -136,6 +136,22 @@ def test_fewer_rows_in_the_visited_cells_than_asked_for(
         engine.search(unit_rows(1, 6), 21)
 
 
+def test_lance_chooses_the_number_of_cells_where_none_is_given(
+    dataset: Path, filled: Callable[[str], ReferenceIndex]
+) -> None:
+    queries = unit_rows(50, 4)
+    expected, _ = filled("IVF8,PQ4x8").search(queries, 10, 1)
+    nearest = {"column": COLUMN, "q": queries, "k": 10}
+
+    def distances(**probes: int) -> Rows:
+        table = lance.dataset(str(dataset)).to_table(columns=["_distance"], nearest={**nearest, **probes})
+        return table["_distance"].to_numpy().reshape(50, 10)
+
+    asked = distances(nprobes=1, minimum_nprobes=1, maximum_nprobes=1)
+    np.testing.assert_allclose(asked, expected, atol=2e-6)
+    assert not np.allclose(distances(), expected, atol=2e-6)
+
+
 def bare_dataset(path: Path, index: Any, metric: str, rows: Rows) -> Any:
     """A dataset that Lance indexed by itself, with FAISS's centroids and codebook; its rows in two fragments."""
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), DIM)
