@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import faiss
 import lance
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import aindex
@@ -484,3 +486,25 @@ def test_the_ten_lines_without_aindex(pq8: Path, tmp_path: Path, monkeypatch: py
             )
             >= 56
         )
+
+
+@pytest.mark.skipif(not DOCUMENT.is_file(), reason="documentation is beside a checkout only")
+def test_the_workers_of_the_documentation(pq8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/scale.md: the dataset's segments get the cells and codes of the index."""
+    monkeypatch.chdir(tmp_path)
+    rows = unit_rows(300, 2)
+    table = pa.table(
+        {
+            "name": pa.array([f"pictures/{i}.jpg" for i in range(300)]),
+            COLUMN: pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 16),
+        }
+    )
+    lance.write_dataset(table, "rows.lance", max_rows_per_file=50)
+    pq8.rename("trained")
+    text = (DOCUMENT.parent / "scale.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r" *```python\n(.*?) *```", text, re.DOTALL)
+    exec(compile(textwrap.dedent(example), str(DOCUMENT), "exec"), {})
+    assert "the quantiser of" in check_against("rows.lance", "trained")
+    found = lance.dataset("rows.lance").describe_indices()[0]
+    assert len(found.segments) == 4
+    assert found.num_rows_indexed == 300
