@@ -21,16 +21,8 @@ def adopt(room: Room, source: Path, *options: str) -> None:
     try:
         room.command(
             *("index", "adopt", str(source), "--output", str(room.tmp / "theirs")),
-            *(
-                "--extractor",
-                str(room.script),
-                "--resize_size",
-                "32",
-                "--device",
-                "cpu",
-                "--num_workers",
-                "0",
-            ),
+            *("--extractor", str(room.script), "--resize_size=32", "--device=cpu", "--num_workers=0"),
+            "--progress=false",
             *options,
         )
     finally:
