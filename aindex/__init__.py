@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aindex.collection.activating import activate
+    from aindex.collection.adopting import adopt_index
     from aindex.collection.building import add_to_index, build_index
     from aindex.collection.calibrating import calibrate
     from aindex.collection.equipment import describing
+    from aindex.collection.exporting import check_against, export_index, lance_arguments
     from aindex.collection.page import write_page
     from aindex.collection.searching import search
     from aindex.descriptors.registry import load_extractor
@@ -31,9 +33,13 @@ _HOMES = {
     "ReferenceIndex": "aindex.index.reference_index",
     "activate": "aindex.collection.activating",
     "add_to_index": "aindex.collection.building",
+    "adopt_index": "aindex.collection.adopting",
     "build_index": "aindex.collection.building",
     "calibrate": "aindex.collection.calibrating",
+    "check_against": "aindex.collection.exporting",
     "describing": "aindex.collection.equipment",
+    "export_index": "aindex.collection.exporting",
+    "lance_arguments": "aindex.collection.exporting",
     "load_extractor": "aindex.descriptors.registry",
     "search": "aindex.collection.searching",
     "write_page": "aindex.collection.page",
@@ -45,9 +51,13 @@ __all__ = [
     "__version__",
     "activate",
     "add_to_index",
+    "adopt_index",
     "build_index",
     "calibrate",
+    "check_against",
     "describing",
+    "export_index",
+    "lance_arguments",
     "load_extractor",
     "search",
     "write_page",

@@ -9,7 +9,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from aindex import distributed
 from aindex.activation.module import ActivationModule
-from aindex.callbacks.index_building import DEFAULT_FACTORY, IndexBuilder, IndexSettings
+from aindex.callbacks.index_building import DEFAULT_FACTORY, Engine, IndexBuilder, IndexSettings
 from aindex.data.datamodule import ImageData
 from aindex.data.images import SkippedImages
 from aindex.data.released import SourceImage, released_names
@@ -47,6 +47,8 @@ class BuildIndex(Callback):
         on_disk: keep the inverted lists on the disk, for indexes larger than memory (IVF…,PQ…, IVF…,SQ…, IVF…,Flat).
         device: where the cells are trained and the index is searched: cpu, or gpu (needs faiss-gpu; the index that is
             stored and that gives the targets stays on the CPU).
+        engine: what edited copies are searched in: `faiss`, or `lance`, a Lance dataset that the run's index is
+            exported to (`index.lance` in the run's folder; IVF…,PQ… and IVF…,Flat; needs aindex[lance]).
         seed: of the training; with the command line it is `seed_everything`.
     """
 
@@ -64,6 +66,7 @@ class BuildIndex(Callback):
         placement: Placement = "replicated",
         on_disk: bool = False,
         device: Device = "cpu",
+        engine: Engine = "faiss",
         seed: int = 0,
     ) -> None:
         if kneighbors < 1:
@@ -81,6 +84,7 @@ class BuildIndex(Callback):
             placement=placement,
             on_disk=on_disk,
             device=device,
+            engine=engine,
             seed=seed,
         )
         self.skipped = SkippedImages()

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import aindex.index
 from aindex import distributed
 from aindex.activation.module import ActivationModule
-from aindex.callbacks.run_folder import INDEX_FOLDER, ORIGINALS_FOLDER, SKIPPED_FILE
+from aindex.callbacks.run_folder import INDEX_FOLDER, LANCE_FOLDER, ORIGINALS_FOLDER, SKIPPED_FILE
 from aindex.data.atomic import replace_when_done
 from aindex.data.datamodule import ImageData
 from aindex.data.images import SkippedImages
@@ -25,6 +26,9 @@ from aindex.index.devices import Device
 from aindex.index.factory import Metric
 from aindex.index.filling import AnyIndex, Filling, NumberedNames, PackedIndex, Placement, fill
 from aindex.index.folder import YAML_NAME
+from aindex.index.lance_dataset import import_lance
+from aindex.index.lance_export import export_to_lance, is_dataset, trained_part
+from aindex.index.lance_search import LanceReferenceIndex
 from aindex.index.on_disk import extend_on_disk
 from aindex.index.originals import add_originals
 from aindex.index.owners import Owners
@@ -38,6 +42,8 @@ SHIPPED = "shipped"
 DEFAULT_FACTORY = "IVF4096,PQ8x8"
 _TRAINED_FOLDER = "trained"
 _IDS_FILE, _ROWS_FILE = "index_ids.npy", "rows.npz"
+
+Engine = Literal["faiss", "lance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,7 @@ class IndexSettings:
     on_disk: bool
     device: Device
     seed: int
+    engine: Engine = "faiss"
 
 
 class IndexBuilder:
@@ -89,10 +96,43 @@ class IndexBuilder:
         Raises:
             AindexError: the options contradict each other, or what they name cannot be used.
         """
+        if self._settings.engine == "lance":
+            self._check_engine()
         packed = distributed.on_rank_zero(self._prepare)
         if packed is not None:
             return self._shard(packed)
+        if self._settings.engine == "lance":
+            return self._in_lance()
         return ReferenceIndex.open(self._folder / INDEX_FOLDER, self._extractor, read_only=True)
+
+    def _check_engine(self) -> None:
+        """Refuse at once what Lance is not there for."""
+        import_lance()
+        for name, value, only in (
+            ("placement", self._settings.placement, "replicated"),
+            ("device", self._settings.device, "cpu"),
+        ):
+            if value != only:
+                raise ConfigError(
+                    f"index.engine lance with index.{name} {value!r}: Lance reads its dataset from the "
+                    "disk, in every process; "
+                    f"take {only}"
+                )
+
+    def _in_lance(self) -> ReferenceIndex:
+        """The run's index, searched in a Lance dataset of the same rows, cells and codes; collective."""
+        dataset = self._folder / LANCE_FOLDER
+
+        def export() -> None:
+            for left in self._folder.glob(f".{LANCE_FOLDER}.*.partial"):
+                shutil.rmtree(left)
+            if not is_dataset(dataset):
+                export_to_lance(ReferenceIndex.open(self._folder / INDEX_FOLDER), dataset)
+
+        distributed.on_rank_zero(export)
+        opened = LanceReferenceIndex.open(self._folder / INDEX_FOLDER, self._extractor, read_only=True)
+        opened.search_in(dataset)
+        return opened
 
     def originals(self) -> tuple[Matrix, list[str], SkippedImages]:
         """Descriptors n×d and names of the originals, and those that cannot be read; once the index is built."""
@@ -302,7 +342,13 @@ class IndexBuilder:
                     f"index.{name} {wanted!r}, but the index in {str(folder)!r} has {found!r}: leave index.{name} out, "
                     "or leave index.path out to build another index"
                 )
+        self._check_suits(index)
         return index, folder
+
+    def _check_suits(self, index: ReferenceIndex) -> None:
+        """Refuse before hours of filling an index that the engine has not."""
+        if self._settings.engine == "lance":
+            trained_part(index.faiss_index)
 
     def _trained(self) -> ReferenceIndex:
         if self._settings.fts_training_path is None or self._settings.fts_reference_path is None:
@@ -321,6 +367,7 @@ class IndexBuilder:
             extractor=self._extractor,
             device=self._settings.device,
         )
+        self._check_suits(index)
         return index
 
     def _descriptors(self, source: str) -> tuple[Matrix, list[str] | None]:

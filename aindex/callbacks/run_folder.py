@@ -32,6 +32,7 @@ SUMMARY_FILE = "summary.json"
 IMAGES_FOLDER = "imgs"
 SKIPPED_FILE = "skipped.csv"
 INDEX_FOLDER = "index"
+LANCE_FOLDER = "index.lance"
 ORIGINALS_FOLDER = "originals"
 PROGRESS_FOLDER = "progress"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -46,6 +47,7 @@ _OWN = (
     ASSETS_FOLDER,
     IMAGES_FOLDER,
     INDEX_FOLDER,
+    LANCE_FOLDER,
     ORIGINALS_FOLDER,
     PROGRESS_FOLDER,
     TENSORBOARD_FOLDER,

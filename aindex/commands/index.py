@@ -1,4 +1,4 @@
-"""`aindex index build|add|remove|info`: indexes as folders."""
+"""`aindex index build|add|remove|info`: indexes as folders; `adopt|export|check` are for those of other programs."""
 
 import json
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import yaml  # type: ignore[import-untyped]
 
 from aindex.collection.building import Duplicates, Indexed, add_to_index, build_index, remove_from_index
 from aindex.collection.equipment import Arithmetic, describing, index_folder
+from aindex.commands.engines import adopt, check, export, named
 from aindex.commands.parsing import run_function
 from aindex.errors import ConfigError
 from aindex.index.factory import Metric
@@ -15,8 +16,16 @@ from aindex.index.reference_index import ReferenceIndex
 
 
 def main(args: list[str]) -> None:
-    """Run `build`, `add`, `remove` or `info`."""
-    actions: dict[str, Callable[..., Any]] = {"build": build, "add": add, "remove": remove, "info": info}
+    """Run one of the actions."""
+    actions: dict[str, Callable[..., Any]] = {
+        "build": build,
+        "add": add,
+        "remove": remove,
+        "info": info,
+        "adopt": adopt,
+        "export": export,
+        "check": check,
+    }
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: aindex index {'|'.join(actions)} [options]\n")
         for name, action in actions.items():
@@ -26,7 +35,9 @@ def main(args: list[str]) -> None:
     if args[0] not in actions:
         raise ConfigError(f"aindex index {args[0]!r}: expected one of {', '.join(actions)}")
     positional = ("names", "names of pictures in the index") if args[0] == "remove" else None
-    run_function(actions[args[0]], args[1:], prog=f"aindex index {args[0]}", positional=positional)
+    run_function(
+        actions[args[0]], named(args[0], args[1:]), prog=f"aindex index {args[0]}", positional=positional
+    )
 
 
 def build(
