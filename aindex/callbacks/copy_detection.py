@@ -21,6 +21,7 @@ from aindex.data.images import SkippedImages, image_names, list_images, names_ro
 from aindex.data.parts import PartFiles
 from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS, NON_MATCHING, copy_detection_rows
 from aindex.evaluation.run_folder import COPY_DETECTION_FILE
+from aindex.paths import user_path
 
 _QUERIES = "queries"
 
@@ -67,7 +68,7 @@ class EvaluateCopyDetection(Callback):
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         if data.query_nonmatch_dir is None:
             return
-        source = Path(data.query_nonmatch_dir).expanduser()
+        source = user_path(data.query_nonmatch_dir)
         queries = distributed.everywhere(lambda: list_images(source))
         names = [image.name for image in data.images]
         ids = np.array([image.index_id for image in data.images], dtype=np.int64)

@@ -19,6 +19,7 @@ from aindex.index.devices import Device, gpu_count
 from aindex.index.factory import Metric
 from aindex.index.filling import AnyIndex, Placement
 from aindex.index.sharded import ShardedIndex
+from aindex.paths import user_path
 
 
 class BuildIndex(Callback):
@@ -69,7 +70,7 @@ class BuildIndex(Callback):
         self.settings = IndexSettings(
             path=path,
             idx_factory=idx_factory,
-            idx_dir=Path(idx_dir).expanduser(),
+            idx_dir=user_path(idx_dir),
             quant=quant,
             nprobe=nprobe,
             fts_training_path=fts_training_path,

@@ -28,6 +28,7 @@ from aindex.index.on_disk import extend_on_disk
 from aindex.index.originals import add_originals
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.sharded import ShardedIndex
+from aindex.paths import user_path
 
 SHIPPED = "shipped"
 DEFAULT_FACTORY = "IVF4096,PQ8x8"
@@ -226,7 +227,7 @@ class IndexBuilder:
         folder = (
             Path(aindex.index.__file__).parent / SHIPPED
             if self._settings.path == SHIPPED
-            else Path(self._settings.path).expanduser()
+            else user_path(self._settings.path)
         )
         index = ReferenceIndex.open(folder, self._extractor)
         stored = {"idx_factory": (self._settings.idx_factory, index.idx_factory, DEFAULT_FACTORY)}
@@ -260,7 +261,7 @@ class IndexBuilder:
 
     def _descriptors(self, source: str) -> tuple[Matrix, list[str] | None]:
         return descriptors_for(
-            Path(source).expanduser(),
+            user_path(source),
             self._extractor,
             self._settings.idx_dir,
             batch_size=self._data.batch_size,

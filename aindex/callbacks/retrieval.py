@@ -34,6 +34,7 @@ from aindex.evaluation.run_folder import (
     passive_file,
     write_csv,
 )
+from aindex.paths import user_path
 
 Kind = Literal["passive", "active"]
 
@@ -149,7 +150,7 @@ class EvaluateRetrieval(Callback):
             images = Path(trainer.default_root_dir) / IMAGES_FOLDER
             released = [images / image.released for image in data.images]
         elif self.released_dir is not None:
-            folder = Path(self.released_dir).expanduser()
+            folder = user_path(self.released_dir)
             released = find_released(folder, [image.name for image in data.images])
         else:
             released = originals

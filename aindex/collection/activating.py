@@ -26,6 +26,7 @@ from aindex.index.backend import Ids
 from aindex.index.originals import add_originals, own_rows
 from aindex.index.quantiser import Target
 from aindex.index.reference_index import ReferenceIndex
+from aindex.paths import user_path
 
 BATCH_SIZE = 8
 _PROBES = 64
@@ -121,7 +122,7 @@ def activate(
         settings=settings or describing(batch_size=BATCH_SIZE),
         read_only=not add,
     )
-    out = Path(out).expanduser()
+    out = user_path(out)
     listing = without_output(list_source(images), out)
     if dry_run:
         return planned_table(out, listing, how, equipment.index, [prefix + name for name in listing.names])
@@ -182,5 +183,5 @@ def _rows(
     before = index.ntotal
     rows = add_originals(index, originals.descriptors, names)
     if folder is not None and index.ntotal > before:
-        index.save(Path(folder).expanduser())
+        index.save(user_path(folder))
     return rows

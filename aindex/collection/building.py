@@ -19,6 +19,7 @@ from aindex.index.backend import Ids
 from aindex.index.factory import Metric
 from aindex.index.folder import read_state
 from aindex.index.reference_index import ReferenceIndex
+from aindex.paths import user_path
 
 DEFAULT_FACTORY = "IVF4096,PQ8x8"
 
@@ -72,7 +73,7 @@ def build_index(
     Raises:
         AindexError: a source, the extractor, the factory or the folder is not possible.
     """
-    output, settings = Path(output).expanduser(), settings or describing()
+    output, settings = user_path(output), settings or describing()
     _check_options(train, like, idx_factory, quant)
     work = work_folder(output)
     if like is not None:
@@ -127,7 +128,7 @@ def add_to_index(
     Raises:
         AindexError: no such index, another extractor, no pictures, or a name that is there already.
     """
-    folder, settings = Path(index).expanduser(), settings or describing()
+    folder, settings = user_path(index), settings or describing()
     equipment = open_equipment(folder, extractor, resize_size=resize_size, settings=settings, read_only=False)
     opened, work = equipment.index, work_folder(folder)
     rows = describe(references, equipment.extractor, work / "references", settings, names=names)

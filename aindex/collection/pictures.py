@@ -17,13 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from aindex.collection.metadata import Metadata, read_metadata
-from aindex.data.images import one_line, open_image, read_image, upright
+from aindex.data.images import one_line, open_image
+from aindex.data.pixels import bits_per_sample, on_white, upright
+from aindex.data.pixels import decode as decoded
+from aindex.data.tiff import NOTE
 from aindex.descriptors.preprocess import IMAGENET_STD
 from aindex.errors import OutputError
 
 Format = Literal["png", "webp", "tiff", "jpeg"]
 SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 class ReleaseError(OutputError):
@@ -55,20 +57,19 @@ def open_picture(path: Path) -> OpenedPicture:
     Raises:
         ImageReadError: for whatever reason.
     """
-    seen = _pixels(read_image(path))
     with open_image(path) as stored:
-        stored.load()
+        notes = _form_notes(stored)
+        pixels = upright(decoded(stored), stored)
         metadata, dropped = read_metadata(stored)
-        notes = [*_form_notes(stored), *dropped]
-        if not stored.has_transparency_data:
-            return OpenedPicture(seen=seen, colours=seen, alpha=None, metadata=metadata, notes=tuple(notes))
-        rgba = _pixels(upright(stored.convert("RGBA"), stored))
+    seen = _pixels(on_white(pixels))
+    rgba = _pixels(pixels)
+    is_opaque = pixels.mode == "RGB"
     return OpenedPicture(
         seen=seen,
-        colours=rgba[..., :3].contiguous(),
-        alpha=rgba[..., 3].contiguous(),
+        colours=seen if is_opaque else rgba[..., :3].contiguous(),
+        alpha=None if is_opaque else rgba[..., 3].contiguous(),
         metadata=metadata,
-        notes=tuple(notes),
+        notes=(*notes, *dropped),
     )
 
 
@@ -83,15 +84,17 @@ def form_notes(path: Path) -> tuple[str, ...]:
 
 
 def _form_notes(stored: Image.Image) -> list[str]:
+    """To be asked before the pixels are decoded: the header alone knows their depth."""
     notes = []
-    if stored.mode not in ("RGB", "RGBA", "P", "PA"):
-        notes.append(
-            f"{stored.mode} released as RGB" if stored.mode in _EIGHT_BIT_MODES else "more than 8 bits"
-        )
+    bits = bits_per_sample(stored) or 8
+    if bits > 8:
+        notes.append(f"{bits} bits per sample released as 8")
+    elif stored.mode not in ("RGB", "RGBA", "P", "PA"):
+        notes.append(f"{stored.mode} released as RGB")
     frames = getattr(stored, "n_frames", 1)
     if frames > 1 and stored.format != "MPO":
         notes.append(f"first of {frames} frames")
-    return notes
+    return notes + ([stored.info[NOTE]] if NOTE in stored.info else [])
 
 
 def changed_colours(picture: OpenedPicture, change: Tensor, scale: float) -> Tensor:
@@ -112,7 +115,7 @@ def changed_colours(picture: OpenedPicture, change: Tensor, scale: float) -> Ten
 
 def as_seen(picture: OpenedPicture, colours: Tensor) -> Tensor:
     """Released colours as `read_image` sees them in a lossless file, H×W×3 uint8."""
-    return colours if picture.alpha is None else _pixels(_on_white(_image(picture, colours)))
+    return colours if picture.alpha is None else _pixels(on_white(_image(picture, colours)))
 
 
 def encode(
@@ -132,7 +135,7 @@ def encode(
         "jpeg": {"quality": jpeg_quality, "subsampling": 0},
     }
     if format == "jpeg" and image.mode == "RGBA":
-        image = _on_white(image)
+        image = on_white(image)
     content = io.BytesIO()
     try:
         image.save(
@@ -151,17 +154,13 @@ def decode(content: bytes) -> Tensor:
     """H×W×3 uint8 of a file's content as `read_image` sees it."""
     with Image.open(io.BytesIO(content)) as image:
         image.load()
-        return _pixels(_on_white(image.convert("RGBA")) if image.mode == "RGBA" else image.convert("RGB"))
+        return _pixels(on_white(image if image.mode == "RGBA" else image.convert("RGB")))
 
 
 def _image(picture: OpenedPicture, colours: Tensor) -> Image.Image:
     if picture.alpha is None:
         return Image.fromarray(colours.numpy())
     return Image.fromarray(torch.cat([colours, picture.alpha[..., None]], dim=2).numpy())
-
-
-def _on_white(rgba: Image.Image) -> Image.Image:
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -1,10 +1,9 @@
 """`aindex augment`: edited copies of a folder's images, and what was done to each."""
 
-from pathlib import Path
-
 from aindex.commands.parsing import run_function
 from aindex.data.augmented import LINES_FILE, Edits, Format, augment
 from aindex.edits import Template
+from aindex.paths import user_path
 
 
 def main(args: list[str]) -> None:
@@ -44,8 +43,8 @@ def augment_images(
         overwrite: replace what an earlier call left in output_dir.
     """
     result = augment(
-        Path(data_dir).expanduser(),
-        Path(output_dir).expanduser(),
+        user_path(data_dir),
+        user_path(output_dir),
         edits=edits,
         copies=copies,
         seed=seed,

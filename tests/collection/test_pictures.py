@@ -137,7 +137,7 @@ def test_jpeg_has_no_transparency(tmp_path: Path) -> None:
         ("L", "L released as RGB"),
         ("CMYK", "CMYK released as RGB"),
         ("LA", "LA released as RGB"),
-        ("I;16", "more than 8 bits"),
+        ("I;16", "16 bits per sample released as 8"),
         ("P", None),
         ("1", "1 released as RGB"),
     ],
