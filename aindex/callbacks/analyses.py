@@ -16,6 +16,7 @@ from aindex.errors import FaissIndexError
 from aindex.evaluation.analyses import image_rows, query_rows, squared_distances
 from aindex.evaluation.search import ExhaustiveSearch, time_search
 from aindex.index.filling import AnyIndex
+from aindex.index.twins import Twins
 
 _TIMED_QUERIES = 200
 _NPROBES = (1, 16, 32)
@@ -33,6 +34,7 @@ class Analyses:
         images: the originals.
         descriptors: n×d, theirs.
         rows: descriptors of all rows of the index, see `BuildIndex.row_descriptors`; None if they are not known.
+        twins: rows that count as an original's own.
         device: where the exhaustive search multiplies.
     """
 
@@ -43,9 +45,11 @@ class Analyses:
         descriptors: npt.NDArray[np.float32],
         rows: Sequence[Matrix] | None,
         *,
+        twins: Twins | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self._index, self._images, self._descriptors = index, images, descriptors
+        self._twins = twins or Twins()
         self._ids = np.array([image.index_id for image in images], dtype=np.int64)
         self._exhaustive = (
             None if rows is None else ExhaustiveSearch(rows, metric=index.metric, device=device)
@@ -91,10 +95,23 @@ class Analyses:
             original_cells=None if self._cells is None else self._cells[rows],
             code_distance=self.code_distance(descriptors),
             stored_distance=None if stored is None else squared_distances(descriptors, stored).round(7),
-            exhaustive_rank=self._exhaustive.ranks(descriptors, self._ids[rows])
-            if self._exhaustive
-            else None,
+            exhaustive_rank=None if self._exhaustive is None else self._exhaustive_ranks(descriptors, rows),
         )
+
+    def _exhaustive_ranks(
+        self, descriptors: npt.NDArray[np.float32], positions: Sequence[int]
+    ) -> npt.NDArray[np.int64]:
+        """Ranks of the originals at some positions, of the nearest of each and its twins: nq."""
+        assert self._exhaustive is not None
+        own = self._ids[positions]
+        ranks = self._exhaustive.ranks(descriptors, own)
+        pairs = [
+            (query, twin) for query, row in enumerate(own.tolist()) for twin in self._twins.rows.get(row, ())
+        ]
+        if pairs:
+            queries, twins = np.array(pairs).T
+            np.minimum.at(ranks, queries, self._exhaustive.ranks(descriptors[queries], twins))
+        return ranks
 
     def code_distance(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
         """Squared distances of n×d descriptors to their own codes, n; None for an index without codes."""
