@@ -26,8 +26,8 @@ def augment_images(
     """Write edited copies of images, and a JSON line about each of what was done.
 
     Copies go to images/ in output_dir, under their sources' names and subfolders; edits.jsonl holds a line per copy:
-    name of the source, file of the copy, edits with all parameters. Images that cannot be read are counted and listed
-    in skipped.csv.
+    name of the source, file of the copy, edits with all parameters. Images that cannot be read and copies whose edit
+    fails are counted and listed in skipped.csv.
 
     Args:
         data_dir: images: a folder (with its subfolders) or a text file with one path per line.
@@ -55,5 +55,6 @@ def augment_images(
         overwrite=overwrite,
     )
     print(f"{output_dir}: {result.copies} copies of {result.images} images, described in {LINES_FILE}")
-    if result.skipped.count:
-        print(result.skipped.summary())
+    for left_out in (result.skipped, result.failed):
+        if left_out.count:
+            print(left_out.summary())
