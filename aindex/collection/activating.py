@@ -160,7 +160,7 @@ def _configuration(equipment: Equipment, how: ReleaseSettings, loop: Preset) -> 
     cells = index.quantiser.cells(points.astype(np.float32))
     probe = hashlib.sha256(stored.tobytes() + (b"" if cells is None else cells.tobytes()))
     return {
-        "format_version": 2,
+        "format_version": 3,
         "quantiser": probe.hexdigest(),
         "extractor": equipment.extractor.fingerprint,
         "precision": equipment.settings.precision,
