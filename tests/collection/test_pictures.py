@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from aindex.collection.manifest import COLUMNS, Release, manifest_table
 from aindex.collection.metadata import reset_orientation
 from aindex.collection.pictures import (
     SUFFIXES,
@@ -21,7 +22,7 @@ from aindex.collection.pictures import (
     form_notes,
     open_picture,
 )
-from aindex.data.images import read_image
+from aindex.data.images import SkippedImages, read_image
 from tests.conftest import draw_picture
 from tests.data.png_files import write_png
 from tests.data.tiff_files import write_tiff
@@ -257,3 +258,14 @@ def test_a_large_picture_is_changed_strip_by_strip(tmp_path: Path, monkeypatch: 
     whole = changed_colours(picture, change, 0.7)
     monkeypatch.setattr("aindex.collection.pictures._STRIP_PIXELS", 48 * 7)
     assert torch.equal(changed_colours(picture, change, 0.7), whole)
+
+
+@pytest.mark.parametrize(("file", "hint"), [("a.png", True), ("a.webp", False)])
+def test_files_much_larger_than_their_originals_are_said(tmp_path: Path, file: str, hint: bool) -> None:
+    record = dict.fromkeys(COLUMNS, 1.0) | {"name": "a.jpg", "file": file, "bytes": 9_000_000, "notes": ""}
+    for source_bytes, is_said in ((1_300_000, True), (5_000_000, False)):
+        table = manifest_table({"a.jpg": {**record, "source": [source_bytes, 0]}}, ["a.jpg"], {})
+        told = Release(tmp_path, table, SkippedImages()).summary()
+        assert ("they take 9.0 MB, their originals 1.3 MB" in told) == is_said
+        assert ("format webp keeps every pixel too" in told) == (is_said and hint)
+        assert table["source_bytes"].tolist() == [source_bytes]

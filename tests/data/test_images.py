@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from aindex.data.images import (
     SkippedImages,
+    _formats,
     image_names,
     list_images,
     read_image,
@@ -313,3 +314,19 @@ def test_skipped_images(tmp_path):
     skipped.write(tmp_path / "skipped.csv")
     assert SkippedImages.read(tmp_path / "skipped.csv").rows == [("a\n.png", "no good"), ("b.png", "bad")]
     assert SkippedImages.read(tmp_path / "none.csv").count == 0
+
+
+def test_a_variable_lets_larger_pictures_in(make_picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    path = encoded(make_picture(1), tmp_path, "a.png")
+    _formats.cache_clear()
+    with pytest.warns(Image.DecompressionBombWarning):
+        assert "AINDEX_MAX_PIXELS" in assert_refused(path)
+    monkeypatch.setenv("AINDEX_MAX_PIXELS", "1920")
+    _formats.cache_clear()
+    assert read_image(path).size == (48, 40)
+    monkeypatch.setenv("AINDEX_MAX_PIXELS", "lots")
+    _formats.cache_clear()
+    assert "expected a number of pixels" in assert_refused(path)
+    monkeypatch.delenv("AINDEX_MAX_PIXELS")
+    _formats.cache_clear()
