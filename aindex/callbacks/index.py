@@ -43,6 +43,8 @@ class BuildIndex(Callback):
         fts_training_path: training descriptors (.pth, .pt, .npy, .safetensors, or a folder that `aindex extract` made),
             or images to extract them from (folder or list). Never those of the references.
         fts_reference_path: the references' descriptors or images, in the same forms.
+        rows: most rows of each picture that is put into the index: in the cells that simulated edits of it fall into. A
+            picture is found once, at its nearest row. 1 is its own descriptor.
         placement: with several processes: `replicated` each searches the whole index (processes of one machine share
             its memory); `sharded` each holds its share of the rows, queries go to all of them, and the neighbours are
             the same. Memory per process falls with their number; every search waits for the slowest.
@@ -65,6 +67,7 @@ class BuildIndex(Callback):
         kneighbors: int = 100,
         fts_training_path: str | None = None,
         fts_reference_path: str | None = None,
+        rows: int = 1,
         placement: Placement = "replicated",
         on_disk: bool = False,
         device: Device = "cpu",
@@ -85,6 +88,7 @@ class BuildIndex(Callback):
             nprobe=nprobe,
             fts_training_path=fts_training_path,
             fts_reference_path=fts_reference_path,
+            rows=rows,
             placement=placement,
             on_disk=on_disk,
             device=device,
@@ -112,7 +116,7 @@ class BuildIndex(Callback):
         """
         if not self.twins.rows:
             return self.index.search(descriptors, self.kneighbors)
-        depth = min(self.kneighbors + self.twins.extra, self.index.ntotal)
+        depth = min(self.kneighbors + self.twins.extra, self.index.pictures)
         distances, ids = self.index.search(descriptors, depth)
         if originals is None:
             return distances[:, : self.kneighbors], ids[:, : self.kneighbors]
@@ -184,7 +188,7 @@ class BuildIndex(Callback):
             for name, id_, released in zip(described, ids, released_names(described), strict=True)
         ]
         activates = pl_module.active and trainer.state.fn == TrainerFn.FITTING
-        pl_module.prepare_for(data.images, descriptors)
+        pl_module.prepare_for(data.images, descriptors, self._builder.rows())
         distributed.everywhere(lambda: self._check(pl_module, descriptors, activates=activates))
         self.twins, self._twin = distributed.on_rank_zero(lambda: self._find_twins(data, pl_module))
 
@@ -228,11 +232,11 @@ class BuildIndex(Callback):
             return None
         references, _ = self._builder.references()
         added = [position for position, image in enumerate(data.images) if image.index_id >= len(references)]
-        if len(references) + len(added) != self.index.ntotal:
+        if len(references) + len(added) != self.index.pictures:
             raise DataError(
                 f"{len(references)} references in {self.settings.fts_reference_path!r} and {len(added)} originals: "
-                f"expected the {self.index.ntotal} rows of the run's index; the references have changed, start the run "
-                "anew with --overwrite true"
+                f"expected the {self.index.pictures} pictures of the run's index; the references have changed, start "
+                "the run anew with --overwrite true"
             )
         return [references, module.descriptors[added]]
 

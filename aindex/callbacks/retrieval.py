@@ -177,6 +177,7 @@ class EvaluateRetrieval(Callback):
             self.images,
             pl_module.descriptors[self._positions],
             rows,
+            None if pl_module.rows is None else [pl_module.rows[position] for position in self._positions],
             twins=index.twins,
             device=pl_module.device,
         )

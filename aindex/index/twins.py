@@ -24,7 +24,7 @@ class Twins:
     """Rows that hold what an original's own row holds.
 
     Attributes:
-        rows: by the original's own row, the others.
+        rows: by the original's own id, those of the others.
     """
 
     rows: Mapping[int, Sequence[int]] = field(default_factory=dict)
@@ -105,7 +105,7 @@ def twins_by_code(index: ReferenceIndex, descriptors: Rows, own: Ids) -> Twins:
         descriptors: m×d of the originals.
         own: their m rows.
     """
-    distances, ids = index.search(descriptors, min(_MOST, index.ntotal))
+    distances, ids = index.search(descriptors, min(_MOST, index.pictures))
     is_own = ids == own[:, None]
     # the same code is at the same distance wherever it lies
     own_distance = distances[np.arange(len(ids)), is_own.argmax(axis=1)]
