@@ -101,23 +101,10 @@ class Analyses:
             original_cells=None if self._cells is None else self._cells[rows],
             code_distance=self.code_distance(descriptors),
             stored_distance=None if stored is None else _nearest_distances(descriptors, stored).round(7),
-            exhaustive_rank=None if self._exhaustive is None else self._exhaustive_ranks(descriptors, rows),
+            exhaustive_rank=self._exhaustive.ranks(descriptors, self._ids[rows], twins=self._twins.rows)
+            if self._exhaustive
+            else None,
         )
-
-    def _exhaustive_ranks(
-        self, descriptors: npt.NDArray[np.float32], positions: Sequence[int]
-    ) -> npt.NDArray[np.int64]:
-        """Ranks of the originals at some positions, of the nearest of each and its twins: nq."""
-        assert self._exhaustive is not None
-        own = self._ids[positions]
-        ranks = self._exhaustive.ranks(descriptors, own)
-        pairs = [
-            (query, twin) for query, row in enumerate(own.tolist()) for twin in self._twins.rows.get(row, ())
-        ]
-        if pairs:
-            queries, twins = np.array(pairs).T
-            np.minimum.at(ranks, queries, self._exhaustive.ranks(descriptors[queries], twins))
-        return ranks
 
     def code_distance(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
         """Squared distances of n×d descriptors to their own codes, n; None for an index without codes."""
