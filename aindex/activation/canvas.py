@@ -69,13 +69,19 @@ class Canvas:
     @torch.no_grad()
     def __init__(self, image: Tensor, size: int, settings: ActivationSettings) -> None:
         self._image, self._size, self._settings = image, size, settings
-        pixels = image.float() / 255 if image.dtype == torch.uint8 else image
+        pixels = image.float().div_(255) if image.dtype == torch.uint8 else image
         alpha = torch.tensor(
             CHANNEL_SCALE if settings.scale_channels else (1.0, 1.0, 1.0), device=image.device
         )
         self._alpha = alpha.view(3, 1, 1)
         self._std = torch.tensor(IMAGENET_STD, device=image.device).view(3, 1, 1)
         self._heat = heatmap(pixels, settings)
+        self._is_grey = settings.faithful and bool((pixels[1:] == pixels[:1]).all())
+        if self._is_grey:
+            # as many grey levels for each channel
+            self._alpha = (self._alpha * self._std).mean() / self._std
+        if settings.faithful:
+            self._heat.masked_fill_((pixels == 0).all(0) | (pixels == 1).all(0), 0)
         self._is_full = settings.delta_size == "image"
         self._times = 1 if isinstance(settings.delta_size, str) else settings.delta_size
         side = size * self._times
@@ -130,6 +136,8 @@ class Canvas:
         bounded = self._bounded(delta)
         if not self._is_full:
             bounded = resampled(bounded, self._heat.shape[1:])
+            # in place: of a large image this is most of the memory
+            return bounded.mul_(self._alpha).mul_(self._heat)
         return bounded * self._alpha * self._heat
 
     @torch.no_grad()
@@ -141,6 +149,8 @@ class Canvas:
 
     def _bounded(self, delta: Tensor) -> Tensor:
         bounded = torch.tanh(delta) if self._settings.use_tanh else delta
+        if self._is_grey:
+            bounded = bounded.mean(0, keepdim=True).expand_as(bounded)
         if self._settings.min_psnr is None:
             return bounded
         with torch.no_grad():

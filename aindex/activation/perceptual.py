@@ -9,6 +9,9 @@ from torch import Tensor
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of R, G, B in luminance (ITU-R BT.601)."""
 
+_WINDOWS, _BAND_PIXELS = 1 << 17, 1 << 20
+"""How many windows, and pixels of an image, are treated at a time."""
+
 _SSIM_RADIUS, _SSIM_SIGMA = 5, 1.5
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 
@@ -84,16 +87,18 @@ def _luminance_masking(background: Tensor, image: Tensor) -> Tensor:
     """
     masking = torch.maximum(_dark_masking(background), _bright_masking(background))
     rows, columns = ((background - 126.95).abs_() < 0.06).nonzero(as_tuple=True)
-    if len(rows):
-        _, height, width = image.shape
-        window = torch.arange(5, device=image.device)
-        row_window = _reflected(height, 2, image.device)[rows[:, None] + window]  # n×5
-        column_window = _reflected(width, 2, image.device)[columns[:, None] + window]
+    _, height, width = image.shape
+    window = torch.arange(5, device=image.device)
+    # a flat grey sky may have all of its pixels here, each with a window of its own
+    parts = zip(torch.split(rows, _WINDOWS), torch.split(columns, _WINDOWS), strict=True)
+    for some_rows, some_columns in parts:
+        row_window = _reflected(height, 2, image.device)[some_rows[:, None] + window]  # n×5
+        column_window = _reflected(width, 2, image.device)[some_columns[:, None] + window]
         pixels = image[:, row_window[:, :, None], column_window[:, None, :]].double()  # 3×n×5×5
         luminance = 255 * sum(weight * plane for weight, plane in zip(LUMINANCE, pixels, strict=True))
         exact = (luminance * luminance.new_tensor(_BACKGROUND_KERNEL)).sum((1, 2)) / 32
         chosen = torch.where(exact <= 127, _dark_masking(exact), _bright_masking(exact))
-        masking[rows, columns] = chosen.float()
+        masking[some_rows, some_columns] = chosen.float()
     return masking
 
 
@@ -111,6 +116,19 @@ def jnd_map(image: Tensor) -> Tensor:
     Returns:
         1×H×W float32, in units of the [0, 1] range; never below 5/255. No gradient flows through it.
     """
+    _, height, width = image.shape
+    step = max(1, _BAND_PIXELS // width)
+    if height <= step or image.device.type != "cpu":
+        return _jnd_map(image)
+    # in bands, so that a large image needs memory for its map alone; a pixel's value depends on two rows around it
+    jnd = torch.empty(1, height, width)
+    for begin in range(0, height, step):
+        end, top = min(height, begin + step), max(0, begin - 2)
+        jnd[:, begin:end] = _jnd_map(image[:, top : end + 2])[:, begin - top : end - top]
+    return jnd
+
+
+def _jnd_map(image: Tensor) -> Tensor:
     image = image.float()
     red, green, blue = (255 * weight for weight in LUMINANCE)
     luminance = (red * image[0]).add_(image[1], alpha=green).add_(image[2], alpha=blue)

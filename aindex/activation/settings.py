@@ -30,6 +30,7 @@ class ActivationSettings:
         scale_channels: weigh R, G, B by what the eye sees of each.
         delta_size: `image`: δ has the image's own size. `input`: δ has the extractor's input size; a number: so many
             times that. The loop then runs on the image and heatmap of this size, and δ' is up-sampled once at the end.
+        faithful: grey images stay grey, pure black and pure white pixels stay as they are.
         views: randomly edited copies that each iteration describes beside the image.
         edits: what they are edited by.
     """
@@ -46,6 +47,7 @@ class ActivationSettings:
     use_tanh: bool = True
     scale_channels: bool = True
     delta_size: DeltaSize = "image"
+    faithful: bool = False
     views: int = 0
     edits: EditSettings = field(default_factory=EditSettings)
 

@@ -16,6 +16,7 @@ from aindex.errors import FaissIndexError
 from aindex.evaluation.analyses import image_rows, query_rows, squared_distances
 from aindex.evaluation.search import ExhaustiveSearch, time_search
 from aindex.index.filling import AnyIndex
+from aindex.index.twins import Twins
 
 _TIMED_QUERIES = 200
 _NPROBES = (1, 16, 32)
@@ -34,6 +35,7 @@ class Analyses:
         descriptors: n×d, theirs.
         rows: descriptors of all pictures in the index, see `BuildIndex.row_descriptors`; None if they are not known.
         own_rows: per original r×d, what its rows in the index are made of; None where that is its descriptor.
+        twins: rows that count as an original's own.
         device: where the exhaustive search multiplies.
     """
 
@@ -45,9 +47,11 @@ class Analyses:
         rows: Sequence[Matrix] | None,
         own_rows: Sequence[Matrix] | None = None,
         *,
+        twins: Twins | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self._index, self._images, self._descriptors = index, images, descriptors
+        self._twins = twins or Twins()
         self._own_rows = descriptors[:, None] if own_rows is None else _padded(own_rows)  # n×r×d
         self._ids = np.array([image.index_id for image in images], dtype=np.int64)
         self._exhaustive = (
@@ -97,7 +101,7 @@ class Analyses:
             original_cells=None if self._cells is None else self._cells[rows],
             code_distance=self.code_distance(descriptors),
             stored_distance=None if stored is None else _nearest_distances(descriptors, stored).round(7),
-            exhaustive_rank=self._exhaustive.ranks(descriptors, self._ids[rows])
+            exhaustive_rank=self._exhaustive.ranks(descriptors, self._ids[rows], twins=self._twins.rows)
             if self._exhaustive
             else None,
         )

@@ -13,14 +13,15 @@ from aindex import distributed
 from aindex.activation.module import ActivationModule
 from aindex.callbacks.index import index_of
 from aindex.callbacks.merging import merge_rows
-from aindex.callbacks.retrieval import EvaluateRetrieval, ImageSet, failed_edits
+from aindex.callbacks.retrieval import EvaluateRetrieval, ImageSet
 from aindex.callbacks.run_folder import PROGRESS_FOLDER
 from aindex.data.datamodule import Evaluation, ImageData
-from aindex.data.edited import RandomCopies, RandomlyEditedPictures
+from aindex.data.edited import RandomCopies, RandomlyEditedPictures, failed_edits
 from aindex.data.images import SkippedImages, image_names, list_images, names_root
 from aindex.data.parts import PartFiles
 from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS, NON_MATCHING, copy_detection_rows
 from aindex.evaluation.run_folder import COPY_DETECTION_FILE
+from aindex.paths import user_path
 
 _QUERIES = "queries"
 
@@ -67,10 +68,10 @@ class EvaluateCopyDetection(Callback):
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         if data.query_nonmatch_dir is None:
             return
-        source = Path(data.query_nonmatch_dir).expanduser()
+        source = user_path(data.query_nonmatch_dir)
         queries = distributed.everywhere(lambda: list_images(source))
-        names = [image.name for image in data.images]
-        ids = np.array([image.index_id for image in data.images], dtype=np.int64)
+        names = [image.name for image in self._retrieval.images]
+        ids = np.array([image.index_id for image in self._retrieval.images], dtype=np.int64)
         size = pl_module.load().input_size
         for images in self._retrieval.sets:
             dataset = RandomlyEditedPictures(images.paths, names, size=size, seed=self._retrieval.seed)
@@ -117,10 +118,11 @@ class EvaluateCopyDetection(Callback):
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         series = self._series[dataloader_idx]
         number = batch[0].item // data.batch_size_eval
-        distances, ids = index_of(trainer).search(described.numpy())
+        originals = series.ids[[position for item in batch for position in item.positions]]
+        distances, ids = index_of(trainer).search(described.numpy(), originals)
         rows = copy_detection_rows(
             batch=series.first_batch + number,
-            image_index=series.ids[[position for item in batch for position in item.positions]],
+            image_index=originals,
             edits=[edits for item in batch for edits in item.edits],
             distances=distances,
             indices=ids,

@@ -12,7 +12,6 @@ from aindex import distributed
 from aindex.activation.canvas import heatmap
 from aindex.activation.module import ActivationModule
 from aindex.callbacks.retrieval import EvaluateRetrieval
-from aindex.data.datamodule import ImageData
 from aindex.data.edited import EditedPictures
 from aindex.data.images import read_image, to_tensor
 from aindex.edits import Attack
@@ -50,22 +49,20 @@ class SaveExamples(Callback):
         distributed.on_rank_zero(lambda: self._save(trainer, pl_module))
 
     def _save(self, trainer: Trainer, module: ActivationModule) -> None:
-        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         main = next(one for one in self._retrieval.series if one.images.is_main)
         attacks = shown_attacks(self._retrieval.attacks)
-        for position in spread_over(len(data.images), self.count):
-            self._save_one(Path(trainer.default_root_dir), module, data, main.dataset, position, attacks)
+        for position in spread_over(len(self._retrieval.images), self.count):
+            self._save_one(Path(trainer.default_root_dir), module, main.dataset, position, attacks)
 
     def _save_one(
         self,
         folder: Path,
         module: ActivationModule,
-        data: ImageData,
         dataset: EditedPictures,
         position: int,
         attacks: Sequence[Attack],
     ) -> None:
-        image = data.images[position]
+        image = self._retrieval.images[position]
         original, released = read_image(image.path), read_image(dataset.paths[position])
         active = dataset.paths[position] != image.path and module.active
         save_example(

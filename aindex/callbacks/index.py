@@ -1,6 +1,7 @@
 """Builds or opens the index, puts the originals into it, and tells the module and the data where they are."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,10 @@ from aindex.errors import ConfigError, DataError
 from aindex.index.devices import Device, gpu_count
 from aindex.index.factory import Metric
 from aindex.index.filling import AnyIndex, Placement
+from aindex.index.reference_index import ReferenceIndex
 from aindex.index.sharded import ShardedIndex
+from aindex.index.twins import Twins, twins_by_code, twins_by_descriptor
+from aindex.paths import user_path
 
 
 class BuildIndex(Callback):
@@ -49,6 +53,9 @@ class BuildIndex(Callback):
             stored and that gives the targets stays on the CPU).
         engine: what edited copies are searched in: `faiss`, or `lance`, a Lance dataset that the run's index is
             exported to (`index.lance` in the run's folder; IVF…,PQ… and IVF…,Flat; needs aindex[lance]).
+        twins: what to do about originals that are among the references under other names too, with equal descriptors:
+            `found` counts a copy as found under whichever name comes first; `left_out` leaves these originals out of
+            the evaluation. The run says how many there are.
         seed: of the training; with the command line it is `seed_everything`.
     """
 
@@ -67,15 +74,19 @@ class BuildIndex(Callback):
         on_disk: bool = False,
         device: Device = "cpu",
         engine: Engine = "faiss",
+        twins: Literal["found", "left_out"] = "found",
         seed: int = 0,
     ) -> None:
         if kneighbors < 1:
             raise ConfigError(f"index.kneighbors {kneighbors}: expected 1 or more")
         self.kneighbors = kneighbors
+        self.treatment = twins
+        self.twins = Twins()
+        self._twin = ""
         self.settings = IndexSettings(
             path=path,
             idx_factory=idx_factory,
-            idx_dir=Path(idx_dir).expanduser(),
+            idx_dir=user_path(idx_dir),
             quant=quant,
             nprobe=nprobe,
             fts_training_path=fts_training_path,
@@ -97,9 +108,55 @@ class BuildIndex(Callback):
         assert self._index is not None
         return self._index
 
-    def search(self, descriptors: Matrix) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Distances and ids, nq×kneighbors each; collective where `is_collective`."""
-        return self.index.search(descriptors, self.kneighbors)
+    def search(
+        self, descriptors: Matrix, originals: npt.NDArray[np.int64] | None = None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Distances and ids, nq×kneighbors each; collective where `is_collective`.
+
+        Args:
+            descriptors: nq×d.
+            originals: nq rows of what the queries are copies of, −1 for none; default none. An original and its twins
+                are one row then.
+        """
+        if not self.twins.rows:
+            return self.index.search(descriptors, self.kneighbors)
+        depth = min(self.kneighbors + self.twins.extra, self.index.pictures)
+        distances, ids = self.index.search(descriptors, depth)
+        if originals is None:
+            return distances[:, : self.kneighbors], ids[:, : self.kneighbors]
+        far = float(np.finfo(np.float32).max)
+        worst = -far if self.index.larger_is_closer else far
+        return self.twins.as_one(distances, ids, originals, self.kneighbors, worst=worst)
+
+    def evaluated(self, images: list[SourceImage]) -> list[int]:
+        """Positions of the images that an evaluation takes.
+
+        Raises:
+            DataError: it would take none.
+        """
+        if self.treatment == "found":
+            return list(range(len(images)))
+        kept = [position for position, image in enumerate(images) if image.index_id not in self.twins.rows]
+        if not kept:
+            raise DataError(
+                f"all {len(images)} originals have a twin in the index, and index.twins left_out leaves them out: give "
+                "references without them, or index.twins found"
+            )
+        return kept
+
+    def twins_text(self) -> str:
+        """One line for people about originals that have a twin; empty if none has."""
+        if not self.twins.rows:
+            return ""
+        treated = (
+            "a copy counts as found under either name (--index.twins left_out leaves them out)"
+            if self.treatment == "found"
+            else "they are left out of the evaluation (--index.twins found counts either name)"
+        )
+        return (
+            f"{len(self.twins.rows)} of the originals are in the index already under another name, with the same "
+            f"descriptor ({self._twin}): {treated}"
+        )
 
     @property
     def is_collective(self) -> bool:
@@ -137,6 +194,24 @@ class BuildIndex(Callback):
         activates = pl_module.active and trainer.state.fn == TrainerFn.FITTING
         pl_module.prepare_for(data.images, descriptors, self._builder.rows())
         distributed.everywhere(lambda: self._check(pl_module, descriptors, activates=activates))
+        self.twins, self._twin = distributed.on_rank_zero(lambda: self._find_twins(data, pl_module))
+
+    def _find_twins(self, data: ImageData, module: ActivationModule) -> tuple[Twins, str]:
+        """The originals' twins, and the first of them for people."""
+        own = np.array([image.index_id for image in data.images], dtype=np.int64)
+        rows = self.row_descriptors(data, module)
+        if rows is not None:
+            twins = twins_by_descriptor(rows, module.descriptors, own, device=module.device)
+        else:
+            assert isinstance(self.index, ReferenceIndex)
+            twins = twins_by_code(self.index, module.descriptors, own)
+        first = next((image for image in data.images if image.index_id in twins.rows), None)
+        if first is None:
+            return twins, ""
+        row = twins.rows[first.index_id][0]
+        # a share of an index knows the names of its own rows alone
+        name = repr(self.index.names[row]) if isinstance(self.index, ReferenceIndex) else f"row {row}"
+        return twins, f"the first is {first.name!r}, in the index as {name}"
 
     def _check(self, module: ActivationModule, descriptors: Matrix, *, activates: bool) -> None:
         """Find now what would fail after hours: too many neighbours, a target or a loss that the index has not.

@@ -37,6 +37,7 @@ from aindex.index.reference_index import ReferenceIndex
 from aindex.index.row_choice import check_row_count, choose_rows, split_rows
 from aindex.index.rows import Batch
 from aindex.index.sharded import ShardedIndex
+from aindex.paths import user_path
 
 SHIPPED = "shipped"
 DEFAULT_FACTORY = "IVF4096,PQ8x8"
@@ -331,7 +332,7 @@ class IndexBuilder:
         folder = (
             Path(aindex.index.__file__).parent / SHIPPED
             if self._settings.path == SHIPPED
-            else Path(self._settings.path).expanduser()
+            else user_path(self._settings.path)
         )
         index = ReferenceIndex.open(folder, self._extractor)
         stored = {"idx_factory": (self._settings.idx_factory, index.idx_factory, DEFAULT_FACTORY)}
@@ -372,7 +373,7 @@ class IndexBuilder:
 
     def _descriptors(self, source: str) -> tuple[Matrix, list[str] | None]:
         return descriptors_for(
-            Path(source).expanduser(),
+            user_path(source),
             self._extractor,
             self._settings.idx_dir,
             batch_size=self._data.batch_size,

@@ -84,6 +84,7 @@ class Report(Callback):
         }
         _write_skipped(folder, [one for one in skipped.values() if one])
         counts = {name: one.count if one else 0 for name, one in skipped.items()}
+        counts["twins"] = len(index.twins.rows) if index else 0
         write_summary(folder, {**figures, **counts, **_nested(series)})
         # only what the summary marks as finished may lose the notes of its progress
         for one in (retrieval, detection, writer):
@@ -93,6 +94,7 @@ class Report(Callback):
         lines = [
             results_text(series) if series else _line(figures),
             _left_out(retrieval) if series else "",
+            f"\n{index.twins_text()}" if series and index and index.twins.rows else "",
             *(one.summary() for one in skipped.values() if one),
             _what_next(folder, has_images=has_images),
         ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
@@ -18,10 +19,10 @@ from aindex.callbacks.index import index_of
 from aindex.callbacks.merging import merge_rows
 from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER
 from aindex.data.datamodule import Evaluation, ImageData
-from aindex.data.edited import EditedCopies, EditedPictures
+from aindex.data.edited import EditedCopies, EditedPictures, failed_edits
 from aindex.data.images import SkippedImages
 from aindex.data.parts import PartFiles
-from aindex.data.released import find_released
+from aindex.data.released import SourceImage, find_released
 from aindex.edits import Attack, AttackList, Template, attacks_of
 from aindex.errors import ConfigError, EditError
 from aindex.evaluation.analyses import QUERY_COLUMNS
@@ -34,6 +35,7 @@ from aindex.evaluation.run_folder import (
     passive_file,
     write_csv,
 )
+from aindex.paths import user_path
 
 Kind = Literal["passive", "active"]
 
@@ -102,6 +104,8 @@ class EvaluateRetrieval(Callback):
         self.released_dir = released_dir
         self.exhaustive = exhaustive
         self.seed = seed
+        self.images: list[SourceImage] = []
+        self._positions: list[int] = []
         self.sets: list[ImageSet] = []
         self.failed = failed_edits()
         self._series: dict[int, _Series] = {}
@@ -122,24 +126,26 @@ class EvaluateRetrieval(Callback):
         assert isinstance(pl_module, ActivationModule)
         folder = Path(trainer.default_root_dir)
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
-        self.sets = self._image_sets(trainer, pl_module, data)
+        self._positions = index_of(trainer).evaluated(data.images)
+        self.images = [data.images[position] for position in self._positions]
+        self.sets = self._image_sets(trainer, pl_module)
         for images in self.sets:
             dataset = EditedPictures(
                 images.paths,
-                [image.name for image in data.images],
+                [image.name for image in self.images],
                 self.attacks,
                 size=pl_module.load().input_size,
                 seed=self.seed,
                 template=self.template,
-                originals=[image.path for image in data.images] if images.is_main else None,
+                originals=[image.path for image in self.images] if images.is_main else None,
             )
             parts = PartFiles(folder / PROGRESS_FOLDER, f"retrieval_{images.kind}", rank=distributed.rank())
             done = distributed.on_rank_zero(lambda parts=parts: set(parts.offsets()))  # type: ignore[misc]
             self._series[len(data.evaluations)] = _Series(images, dataset, parts)
             data.evaluations.append(Evaluation(dataset, done))
 
-    def _image_sets(self, trainer: Trainer, module: ActivationModule, data: ImageData) -> list[ImageSet]:
-        originals = [image.path for image in data.images]
+    def _image_sets(self, trainer: Trainer, module: ActivationModule) -> list[ImageSet]:
+        originals = [image.path for image in self.images]
         fitting = trainer.state.fn == TrainerFn.FITTING
         if fitting:
             if self.released_dir is not None:
@@ -147,10 +153,10 @@ class EvaluateRetrieval(Callback):
                     "retrieval.released_dir is for evaluate: fit evaluates what it releases; leave it out"
                 )
             images = Path(trainer.default_root_dir) / IMAGES_FOLDER
-            released = [images / image.released for image in data.images]
+            released = [images / image.released for image in self.images]
         elif self.released_dir is not None:
-            folder = Path(self.released_dir).expanduser()
-            released = find_released(folder, [image.name for image in data.images])
+            folder = user_path(self.released_dir)
+            released = find_released(folder, [image.name for image in self.images])
         else:
             released = originals
         if released is originals or (fitting and not module.active):
@@ -168,10 +174,11 @@ class EvaluateRetrieval(Callback):
             rows = distributed.everywhere(lambda: index.row_descriptors(data, pl_module))
         self._analyses = Analyses(
             index.index,
-            data.images,
-            pl_module.descriptors,
+            self.images,
+            pl_module.descriptors[self._positions],
             rows,
-            pl_module.rows,
+            None if pl_module.rows is None else [pl_module.rows[position] for position in self._positions],
+            twins=index.twins,
             device=pl_module.device,
         )
 
@@ -197,10 +204,11 @@ class EvaluateRetrieval(Callback):
         descriptors = described[copies].numpy()
         attacks = [attack for item in batch for attack in item.attacks]
         positions = [item.position for item in batch for _ in item.attacks]
-        distances, ids = index_of(trainer).search(descriptors)
+        originals = np.array([self.images[position].index_id for position in positions], dtype=np.int64)
+        distances, ids = index_of(trainer).search(descriptors, originals)
         rows = retrieval_rows(
             batch=[position // data.batch_size_eval for position in positions],
-            image_index=[data.images[position].index_id for position in positions],
+            image_index=originals,
             attack=[attack.name for attack in attacks],
             attack_param=[attack.param for attack in attacks],
             distances=distances,
@@ -266,6 +274,9 @@ class EvaluateRetrieval(Callback):
         }
         writer = next((one for one in trainer.callbacks if isinstance(one, WriteImages)), None)  # type: ignore[attr-defined]
         released = writer.figures() if writer is not None else None
+        if released is not None and len(self.images) < len(released):
+            ids = [image.index_id for image in self.images]
+            released = released[released["image_index"].isin(ids)].reset_index(drop=True)
         write_csv(self._analyses.images(measured, released), folder / IMAGES_FILE)
         assert search_times is not None
         write_csv(search_times, folder / SEARCH_FILE)
@@ -275,11 +286,6 @@ class EvaluateRetrieval(Callback):
         """Remove the part files once the run is finished."""
         for one in self.series:
             one.parts.remove()
-
-
-def failed_edits() -> SkippedImages:
-    """A list of edited copies that there are not."""
-    return SkippedImages("edited copies left out")
 
 
 def _rows_of(batch: list[EditedCopies]) -> tuple[list[int], list[int]]:

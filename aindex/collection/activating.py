@@ -28,6 +28,7 @@ from aindex.index.backend import Ids, Rows
 from aindex.index.originals import add_originals, own_rows
 from aindex.index.quantiser import Target
 from aindex.index.reference_index import ReferenceIndex
+from aindex.paths import user_path
 
 BATCH_SIZE = 8
 _PROBES = 64
@@ -126,7 +127,7 @@ def activate(
         settings=settings or describing(batch_size=BATCH_SIZE),
         read_only=not add,
     )
-    out = Path(out).expanduser()
+    out = user_path(out)
     listing = without_output(list_source(images), out)
     if dry_run:
         return planned_table(out, listing, how, equipment.index, [prefix + name for name in listing.names])
@@ -135,7 +136,7 @@ def activate(
     originals = describe_pictures(
         listing.paths, equipment.extractor, records.work, equipment.settings, root=listing.root
     )
-    folder = None if isinstance(index, ReferenceIndex) else Path(index).expanduser()
+    folder = None if isinstance(index, ReferenceIndex) else user_path(index)
     ids = _ids(equipment, originals, listing, prefix, rows if add else None, how.seed, folder)
     run = ReleaseRun(
         out, listing, originals, own_rows_of(equipment.index, originals, ids), equipment, how, records
@@ -161,7 +162,7 @@ def _configuration(equipment: Equipment, how: ReleaseSettings, loop: Preset) -> 
     cells = index.quantiser.cells(points.astype(np.float32))
     probe = hashlib.sha256(stored.tobytes() + (b"" if cells is None else cells.tobytes()))
     return {
-        "format_version": 2,
+        "format_version": 3,
         "quantiser": probe.hexdigest(),
         "extractor": equipment.extractor.fingerprint,
         "precision": equipment.settings.precision,

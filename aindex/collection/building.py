@@ -23,6 +23,7 @@ from aindex.index.on_disk import remove_on_disk
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.row_choice import check_row_count, choose_rows
 from aindex.index.rows import Batch
+from aindex.paths import user_path
 
 DEFAULT_FACTORY = "IVF4096,PQ8x8"
 
@@ -79,7 +80,7 @@ def build_index(
     Raises:
         AindexError: a source, the extractor, the factory or the folder is not possible.
     """
-    output, settings = Path(output).expanduser(), settings or describing()
+    output, settings = user_path(output), settings or describing()
     _check_options(train, like, idx_factory, quant)
     work = work_folder(output)
     if like is not None:
@@ -140,7 +141,7 @@ def add_to_index(
     Raises:
         AindexError: no such index, another extractor, no pictures, or a name that is there already.
     """
-    folder, settings = Path(index).expanduser(), settings or describing()
+    folder, settings = user_path(index), settings or describing()
     equipment = open_equipment(folder, extractor, resize_size=resize_size, settings=settings, read_only=False)
     opened, work = equipment.index, work_folder(folder)
     described = describe(references, equipment.extractor, work / "references", settings, names=names)
@@ -172,7 +173,7 @@ def remove_from_index(index: Path | str, names: Sequence[str]) -> tuple[Referenc
         DataError: a name is not in the index.
         FaissIndexError: no such index, or a kind that cannot lose rows.
     """
-    folder, wanted = Path(index).expanduser(), set(names)
+    folder, wanted = user_path(index), set(names)
     opened = ReferenceIndex.open(folder)
     found = [(picture, name) for picture, name in enumerate(opened.names) if name in wanted]
     missing = wanted - {name for _, name in found}

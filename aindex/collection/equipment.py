@@ -13,6 +13,7 @@ from aindex.descriptors.inference import best_precision
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import ConfigError, ExtractorError
 from aindex.index.reference_index import ReferenceIndex
+from aindex.paths import user_path
 
 SHIPPED = "shipped"
 """Name of the index that comes with aindex."""
@@ -36,10 +37,10 @@ class Equipment:
 
 
 def index_folder(name: Path | str) -> Path:
-    """The folder of an index: a path, or `shipped` for the one that comes with aindex."""
-    if str(name) == SHIPPED and not Path(SHIPPED).exists():
+    """The folder of an index: a path, or `shipped` for the one that comes with aindex (`./shipped` for a folder)."""
+    if str(name) == SHIPPED:
         return Path(aindex.index.__file__).parent / SHIPPED
-    return Path(name).expanduser()
+    return user_path(name)
 
 
 def open_equipment(

@@ -19,7 +19,7 @@ from aindex.index.reference_index import ReferenceIndex
 MANIFEST, SKIPPED = "manifest.csv", "skipped.csv"
 COLUMNS = (
     "name", "file", "row", "psnr_db", "ssim", "linf_grey_levels", "distance_before", "distance_after", "scale",
-    "width", "height", "notes",
+    "width", "height", "bytes", "source_bytes", "notes",
 )  # fmt: skip
 """PSNR and SSIM of the saved file against the original, squared distances of its descriptor to the target."""
 
@@ -52,7 +52,22 @@ class Release:
                 f"{self.folder}: {len(self.table)} pictures released, PSNR {psnr.median():.1f} dB (least "
                 f"{psnr.min():.1f}), squared distance to the target {before.mean():.3f} → {after.mean():.3f}"
             )
-        return text if not self.skipped.count else f"{text}\n{left_out(self.skipped)}"
+        return "\n".join(
+            line
+            for line in (text, self._sizes(), left_out(self.skipped) if self.skipped.count else "")
+            if line
+        )
+
+    def _sizes(self) -> str:
+        """One line if the files are much larger than their originals; empty if not."""
+        if self.dry_run or self.table.empty:
+            return ""
+        now, before = (self.table[column].sum() / 1e6 for column in ("bytes", "source_bytes"))
+        if now <= 2 * before:
+            return ""
+        files = set(self.table["file"].str.rpartition(".")[2])
+        smaller = "" if files == {"webp"} else "; format webp keeps every pixel too, in smaller files"
+        return f"they take {now:.1f} MB, their originals {before:.1f} MB{smaller}"
 
     def _repr_html_(self) -> str:
         import html
@@ -75,7 +90,8 @@ def manifest_table(
     for name in names:
         if name in records:
             row = rows.get(name, -1)
-            lines.append({**records[name], "row": row if row >= 0 else None})
+            record = records[name]
+            lines.append({**record, "row": row if row >= 0 else None, "source_bytes": record["source"][0]})
     table = pd.DataFrame(lines, columns=list(COLUMNS))
     table["row"] = table["row"].astype("Int64")
     return table

@@ -11,6 +11,7 @@ import pandas as pd
 from aindex.collection.calibration import NO_THRESHOLD, Threshold
 from aindex.data.images import SkippedImages
 
+NO_ROWS = "no row lies in the cells that were visited: a larger nprobe looks into more"
 COLUMNS = ("query", "rank", "name", "row", "distance", "score", "match")
 
 
@@ -60,7 +61,7 @@ class Matches:
 
     @property
     def without_rows(self) -> list[str]:
-        """The queries that no row was found for, in the cells that were visited."""
+        """The queries that were read, and no row was found for in the cells that were visited."""
         return sorted(set(self.queries) - set(self.table["query"]))
 
     def to_text(self) -> str:
@@ -73,25 +74,35 @@ class Matches:
             match=["" if pd.isna(match) else "yes" if match else "no" for match in self.table["match"]],
         )
         shown["query"] = shown["query"].mask(shown["query"].duplicated(), "")
-        for query in self.without_rows:
+        for query in self.errors:
             shown.loc[len(shown)] = [printable(query), "–", *[""] * (len(COLUMNS) - 2)]
         if self.threshold is NO_THRESHOLD:
             shown = shown.drop(columns="match")
         return str(shown.to_string(index=False)) if len(shown) else ""
 
+    @property
+    def errors(self) -> dict[str, str]:
+        """Why a query has no match at all: it cannot be read, or no row lies in the cells that were visited."""
+        return dict(self.skipped.rows) | dict.fromkeys(self.without_rows, NO_ROWS)
+
     def to_csv(self) -> str:
-        """Comma-separated values with a header."""
-        return self.table.to_csv(index=False, float_format="%.6g")
+        """Comma-separated values with a header: the table, and a line with an `error` for each query without a row."""
+        lines = self.table.assign(error=None)
+        for query, error in self.errors.items():
+            lines.loc[len(lines), ["query", "error"]] = [query, error]
+        return lines.to_csv(index=False, float_format="%.6g")
 
     def to_jsonl(self) -> str:
-        """One JSON object per query, with the list of its matches."""
+        """One JSON object per query, with the list of its matches, and an `error` where there is none."""
         found: dict[str, list[dict[str, object]]] = {query: [] for query in self.queries}
         for line in self.table.to_dict(orient="records"):
             values = {str(key): None if pd.isna(value) else value for key, value in line.items()}
             found[str(values.pop("query"))].append(values)
-        return "".join(
-            json.dumps({"query": query, "matches": matches}) + "\n" for query, matches in found.items()
-        )
+        records: list[dict[str, object]] = [
+            {"query": query, "matches": matches} for query, matches in found.items() if matches
+        ]
+        records += [{"query": query, "matches": [], "error": error} for query, error in self.errors.items()]
+        return "".join(json.dumps(record) + "\n" for record in records)
 
     def _repr_html_(self) -> str:
         lines = "<br>".join(html.escape(line) for line in self.summary().split("\n"))

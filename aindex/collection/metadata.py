@@ -22,10 +22,10 @@ _SUB_FOLDERS = (0x8769, 0x8825)  # Exif and GPS
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """Metadata of an upright RGB picture.
+    """Metadata of an upright RGB or grey picture.
 
     Attributes:
-        icc: colour profile for RGB.
+        icc: colour profile for RGB, or for grey.
         exif: EXIF block, its orientation "as stored".
         xmp: XMP packet, likewise.
         dpi: horizontal, vertical.
@@ -35,6 +35,11 @@ class Metadata:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+
+    @property
+    def has_rgb_profile(self) -> bool:
+        """Whether the colour profile is one for RGB."""
+        return self.icc is not None and _space(self.icc) == b"RGB "
 
     def save_options(self, format: str) -> dict[str, Any]:
         """Arguments of `Image.save` for a format of Pillow."""
@@ -62,13 +67,23 @@ class Metadata:
         return {"exif": tags} if len(tags) else {}
 
 
-def read_metadata(image: Image.Image) -> tuple[Metadata, list[str]]:
-    """The metadata of a decoded picture as they hold for its upright RGB pixels, and what had to be dropped."""
+def _space(icc: bytes) -> bytes:
+    """The colour space that a profile is for: bytes 16 to 20."""
+    return bytes(icc[16:20])
+
+
+def read_metadata(image: Image.Image, *, is_grey: bool = False) -> tuple[Metadata, list[str]]:
+    """The metadata of a decoded picture as they hold for its upright pixels, and what had to be dropped.
+
+    Args:
+        image: decoded.
+        is_grey: whether its pixels are greys, for which a grey profile holds too.
+    """
     notes = []
     icc = image.info.get("icc_profile")
-    # Bytes 16 to 20 of a profile name its colour space; one for CMYK or grey says nothing about RGB pixels.
-    if icc is not None and bytes(icc[16:20]) != b"RGB ":
-        notes.append(f"ICC profile for {bytes(icc[16:20]).decode('ascii', 'replace').strip()} dropped")
+    # a profile for CMYK says nothing about RGB pixels, one for grey nothing about colours
+    if icc is not None and _space(icc) not in ((b"RGB ", b"GRAY") if is_grey else (b"RGB ",)):
+        notes.append(f"ICC profile for {_space(icc).decode('ascii', 'replace').strip()} dropped")
         icc = None
     try:
         exif = _exif(image)

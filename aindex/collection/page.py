@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +17,7 @@ from aindex.data.atomic import replace_when_done
 from aindex.data.images import read_image
 from aindex.data.released import released_names
 from aindex.errors import ImageReadError
+from aindex.paths import user_path
 
 THUMBNAIL_PIXELS = 180
 
@@ -32,7 +34,7 @@ def write_page(matches: Matches, path: Path | str, *, pictures: Sequence[Path | 
     Raises:
         OutputError: it cannot be written.
     """
-    folders = [Path(folder).expanduser() for folder in pictures]
+    folders = [user_path(folder) for folder in pictures]
     cards = [
         _card(query, file, matches, folders)
         for query, file in zip(matches.queries, matches.files, strict=True)
@@ -99,6 +101,6 @@ def find_picture(name: str, folders: Sequence[Path]) -> Path | None:
     for folder in folders:
         below = [name, *(["/".join(parts[1:])] if len(parts) > 1 and parts[0] == folder.name else [])]
         for candidate in [folder / n for n in below] + [folder / released_names([n])[0] for n in below]:
-            if candidate.is_file():
+            if os.path.isfile(candidate):
                 return candidate
     return None

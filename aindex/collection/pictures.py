@@ -1,12 +1,14 @@
 """A picture opened for activation, and its released form as a file.
 
-Released pictures have 8 bits per channel and the colours red, green, blue: grey, palette, CMYK and 16-bit pictures
-are released in that form. Orientation is applied to the pixels and reset in the metadata. Transparency is kept as it
-is; what lies behind it counts as white; the change goes into the colours wherever something shows. Of an animation
-the first frame is released. ICC profile (for RGB), EXIF, XMP and resolution are carried over.
+Released pictures have 8 bits per sample. Those that are grey stay so; palette, CMYK and 16-bit pictures are released
+as red, green, blue. Pure black and pure white pixels stay what they are. Orientation is applied to the pixels and
+reset in the metadata. Transparency is kept as it is; what lies behind it counts as white; the change goes into the
+colours wherever something shows. Of an animation the first frame is released. ICC profile, EXIF, XMP and resolution
+are carried over.
 """
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +19,16 @@ from PIL import Image
 from torch import Tensor
 
 from aindex.collection.metadata import Metadata, read_metadata
-from aindex.data.images import one_line, open_image, read_image, upright
+from aindex.data.images import one_line, open_image
+from aindex.data.pixels import bits_per_sample, on_white, upright
+from aindex.data.pixels import decode as decoded
+from aindex.data.tiff import NOTE
 from aindex.descriptors.preprocess import IMAGENET_STD
 from aindex.errors import OutputError
 
 Format = Literal["png", "webp", "tiff", "jpeg"]
+_STRIP_PIXELS = 1 << 19
 SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 class ReleaseError(OutputError):
@@ -38,6 +43,7 @@ class OpenedPicture:
         seen: H×W×3 uint8, as the extractor and people see it, on white where it is transparent.
         colours: H×W×3 uint8, the stored colours; `seen` where nothing is transparent.
         alpha: H×W uint8, None for an opaque picture.
+        is_grey: whether all colours are greys; they stay so.
         metadata: what the file holds beside its pixels.
         notes: what the released form does not keep, for the manifest.
     """
@@ -45,6 +51,7 @@ class OpenedPicture:
     seen: Tensor
     colours: Tensor
     alpha: Tensor | None
+    is_grey: bool
     metadata: Metadata
     notes: tuple[str, ...]
 
@@ -55,20 +62,21 @@ def open_picture(path: Path) -> OpenedPicture:
     Raises:
         ImageReadError: for whatever reason.
     """
-    seen = _pixels(read_image(path))
     with open_image(path) as stored:
-        stored.load()
-        metadata, dropped = read_metadata(stored)
-        notes = [*_form_notes(stored), *dropped]
-        if not stored.has_transparency_data:
-            return OpenedPicture(seen=seen, colours=seen, alpha=None, metadata=metadata, notes=tuple(notes))
-        rgba = _pixels(upright(stored.convert("RGBA"), stored))
+        notes = _form_notes(stored)
+        pixels = upright(decoded(stored), stored)
+        rgba = _pixels(pixels)
+        is_grey = bool((rgba[..., 1:3] == rgba[..., :1]).all())
+        metadata, dropped = read_metadata(stored, is_grey=is_grey)
+    is_opaque = pixels.mode == "RGB"
+    seen = rgba if is_opaque else _pixels(on_white(pixels))
     return OpenedPicture(
         seen=seen,
-        colours=rgba[..., :3].contiguous(),
-        alpha=rgba[..., 3].contiguous(),
+        colours=seen if is_opaque else rgba[..., :3].contiguous(),
+        alpha=None if is_opaque else rgba[..., 3].contiguous(),
+        is_grey=is_grey,
         metadata=metadata,
-        notes=tuple(notes),
+        notes=(*notes, *dropped),
     )
 
 
@@ -83,15 +91,19 @@ def form_notes(path: Path) -> tuple[str, ...]:
 
 
 def _form_notes(stored: Image.Image) -> list[str]:
+    """To be asked before the pixels are decoded: the header alone knows their depth."""
     notes = []
-    if stored.mode not in ("RGB", "RGBA", "P", "PA"):
-        notes.append(
-            f"{stored.mode} released as RGB" if stored.mode in _EIGHT_BIT_MODES else "more than 8 bits"
-        )
+    bits = bits_per_sample(stored) or 8
+    if bits > 8:
+        notes.append(f"{bits} bits per sample released as 8")
+    elif stored.mode == "1":
+        notes.append("black and white released as grey")
+    elif stored.mode not in ("RGB", "RGBA", "P", "PA", "L", "LA"):
+        notes.append(f"{stored.mode} released as RGB")
     frames = getattr(stored, "n_frames", 1)
     if frames > 1 and stored.format != "MPO":
         notes.append(f"first of {frames} frames")
-    return notes
+    return notes + ([stored.info[NOTE]] if NOTE in stored.info else [])
 
 
 def changed_colours(picture: OpenedPicture, change: Tensor, scale: float) -> Tensor:
@@ -103,16 +115,28 @@ def changed_colours(picture: OpenedPicture, change: Tensor, scale: float) -> Ten
         scale: how much of it; 1 is all.
     """
     factors = scale * torch.tensor(IMAGENET_STD)[:, None, None]
-    pixels = (picture.colours.permute(2, 0, 1).float() / 255).addcmul(change, factors)
-    released = pixels.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).contiguous()
+    released = torch.empty_like(picture.colours)
+    for rows in strips(*picture.colours.shape[:2]):
+        pixels = (picture.colours[rows].permute(2, 0, 1).float() / 255).addcmul(change[:, rows], factors)
+        released[rows] = pixels.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0)
+    if picture.is_grey:
+        # the channels of the change are equal but for rounding
+        released[..., 1:] = released[..., :1]
     if picture.alpha is not None:
         released = torch.where(picture.alpha[..., None] > 0, released, picture.colours)
     return released
 
 
+def strips(height: int, width: int, *, overlap: int = 0) -> Iterator[slice]:
+    """Ranges of rows of about _STRIP_PIXELS, each with `overlap` rows of the next, none shorter than that."""
+    step = max(1, _STRIP_PIXELS // width)
+    for start in range(0, height - overlap, step):
+        yield slice(start, min(start + step + overlap, height))
+
+
 def as_seen(picture: OpenedPicture, colours: Tensor) -> Tensor:
     """Released colours as `read_image` sees them in a lossless file, H×W×3 uint8."""
-    return colours if picture.alpha is None else _pixels(_on_white(_image(picture, colours)))
+    return colours if picture.alpha is None else _pixels(on_white(_image(picture, colours).convert("RGBA")))
 
 
 def encode(
@@ -131,8 +155,8 @@ def encode(
         "tiff": {} if picture.metadata.exif else {"compression": "tiff_adobe_deflate"},
         "jpeg": {"quality": jpeg_quality, "subsampling": 0},
     }
-    if format == "jpeg" and image.mode == "RGBA":
-        image = _on_white(image)
+    if format == "jpeg" and picture.alpha is not None:
+        image = on_white(image.convert("RGBA")).convert("L" if image.mode == "LA" else "RGB")
     content = io.BytesIO()
     try:
         image.save(
@@ -150,18 +174,20 @@ def encode(
 def decode(content: bytes) -> Tensor:
     """H×W×3 uint8 of a file's content as `read_image` sees it."""
     with Image.open(io.BytesIO(content)) as image:
-        image.load()
-        return _pixels(_on_white(image.convert("RGBA")) if image.mode == "RGBA" else image.convert("RGB"))
+        return _pixels(on_white(decoded(image)))
 
 
 def _image(picture: OpenedPicture, colours: Tensor) -> Image.Image:
-    if picture.alpha is None:
+    """In the form in which it is saved: grey pictures as grey, unless their colour profile is one for RGB."""
+    if picture.is_grey and not picture.metadata.has_rgb_profile:
+        colours = colours[..., 0]
+    bands = [colours] if colours.ndim == 2 else list(colours.unbind(2))
+    if picture.alpha is not None:
+        bands.append(picture.alpha)
+    if len(bands) == 3:
         return Image.fromarray(colours.numpy())
-    return Image.fromarray(torch.cat([colours, picture.alpha[..., None]], dim=2).numpy())
-
-
-def _on_white(rgba: Image.Image) -> Image.Image:
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    modes = {1: "L", 2: "LA", 4: "RGBA"}
+    return Image.merge(modes[len(bands)], [Image.fromarray(band.contiguous().numpy()) for band in bands])
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from aindex.collection.pictures import SUFFIXES, Format
 from aindex.collection.sources import Source
-from aindex.data.images import image_names, list_images, names_root, open_image
+from aindex.data.images import image_names, is_path, list_images, names_root, open_image
 from aindex.data.released import released_names
 from aindex.errors import DataError, ImageReadError, OutputError
+from aindex.paths import user_path
 
 _BATCH_PIXELS = 24_000_000
 """Of the pictures that are activated together; some 50 bytes each, and the next batch is decoded meanwhile."""
@@ -52,7 +53,7 @@ def list_source(source: Source) -> Listing:
         DataError: nothing there, or two of the same name.
     """
     if isinstance(source, str | Path):
-        folder = Path(source).expanduser()
+        folder = user_path(source)
         paths, root = list_images(folder), names_root(folder)
     else:
         paths = [Path(path) for path in source]
@@ -60,6 +61,9 @@ def list_source(source: Source) -> Listing:
             raise DataError("no pictures are given: expected at least one")
         root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
         paths = [path.absolute() for path in paths]
+        wrong = next((path for path in paths if not is_path(str(path))), None)
+        if wrong is not None:
+            raise DataError(f"{str(wrong)!r}: expected the path of a file")
     names = image_names(paths, root)
     if len(set(names)) < len(names):
         twice = next(name for position, name in enumerate(names) if name in names[:position])

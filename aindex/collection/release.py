@@ -2,17 +2,18 @@
 
 import errno
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from aindex.activation.goals import Goal
 from aindex.activation.loop import activate_images
-from aindex.activation.perceptual import linf_grey_levels, ssim
+from aindex.activation.perceptual import ssim
 from aindex.activation.presets import Effort, Preset, preset
 from aindex.activation.settings import DeltaSize
 from aindex.collection.budget import largest_scale
@@ -24,16 +25,17 @@ from aindex.collection.pictures import (
     changed_colours,
     decode,
     encode,
+    strips,
 )
 from aindex.collection.planning import Job
 from aindex.data.atomic import replace_when_done
 from aindex.descriptors.inference import FastExtractor
-from aindex.descriptors.preprocess import normalise, resize
+from aindex.descriptors.preprocess import prepare
 from aindex.errors import ConfigError, OutputError
 from aindex.index.quantiser import Target
 from aindex.seeding import derive_seed
 
-_STRIP_PIXELS, _SSIM_WINDOW = 1 << 19, 11
+_SSIM_WINDOW = 11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +71,12 @@ class ReleaseSettings:
             raise ConfigError(f"jpeg_quality {self.jpeg_quality}: expected 1 to 100; the default is 95")
 
     def preset(self) -> Preset:
-        """The settings of the loop.
+        """The settings of the loop, faithful to greys, black and white, which the published method does not ask.
 
         Raises:
             ConfigError: they are not possible.
         """
-        return preset(
+        loop = preset(
             self.effort,
             target=self.target,
             iterations=self.iterations,
@@ -82,6 +84,7 @@ class ReleaseSettings:
             min_psnr=self.min_psnr,
             delta_size=self.delta_size,
         )
+        return replace(loop, settings=replace(loop.settings, faithful=True))
 
 
 def batch_changes(
@@ -154,7 +157,7 @@ def release(
         "source": job.state,
         "psnr_db": _psnr(seen, picture),
         "ssim": _ssim(picture.seen, seen),
-        "linf_grey_levels": round(float(linf_grey_levels(picture.seen, seen))),
+        "linf_grey_levels": _linf(picture.seen, seen),
         "scale": scale,
         "width": width,
         "height": height,
@@ -183,7 +186,7 @@ def released_distances(
     size = extractor.input_size
     rows = torch.zeros(batch_size, 3, size, size)
     for row, pixels in enumerate(seen):
-        rows[row] = resize(normalise(pixels.permute(2, 0, 1).float() / 255), size)
+        rows[row] = prepare(Image.fromarray(pixels.numpy()), size)
     with torch.no_grad():
         descriptors = extractor(rows.to(extractor.device))[: len(seen)].cpu()
     return nearest_distances(descriptors, targets.cpu())
@@ -210,10 +213,16 @@ def _scaled(picture: OpenedPicture, change: Tensor, scale: float, settings: Rele
 def _psnr(seen: Tensor, picture: OpenedPicture) -> float:
     # In integers, because float32 sums over many million pixels would round; in strips, to spare memory.
     total = 0
-    for rows in _strips(seen.shape[0], seen.shape[1], overlap=0):
+    for rows in strips(seen.shape[0], seen.shape[1]):
         difference = seen[rows].to(torch.int32) - picture.seen[rows].to(torch.int32)
         total += int(difference.square_().sum(dtype=torch.int64))
     return math.inf if total == 0 else 10 * math.log10(255**2 * seen.numel() / total)
+
+
+def _linf(a: Tensor, b: Tensor) -> int:
+    """Largest difference in grey levels of H×W×3 pictures."""
+    parts = [(a[rows].to(torch.int16) - b[rows]).abs().max() for rows in strips(*a.shape[:2])]
+    return int(torch.stack(parts).max())
 
 
 def _ssim(a: Tensor, b: Tensor) -> float:
@@ -223,18 +232,11 @@ def _ssim(a: Tensor, b: Tensor) -> float:
     overlap = _SSIM_WINDOW - 1
     if min(height, width) <= overlap:
         return ssim(a.permute(2, 0, 1), b.permute(2, 0, 1))
-    parts = [(rows, rows.stop - rows.start - overlap) for rows in _strips(height, width, overlap=overlap)]
+    parts = [(rows, rows.stop - rows.start - overlap) for rows in strips(height, width, overlap=overlap)]
     windows = sum(count for _, count in parts)
     total = math.fsum(n * ssim(a[r].permute(2, 0, 1), b[r].permute(2, 0, 1)) for r, n in parts)
     mean: float = total / windows
     return mean
-
-
-def _strips(height: int, width: int, *, overlap: int) -> Iterator[slice]:
-    """Ranges of rows of about _STRIP_PIXELS, each with `overlap` rows of the next, none shorter than that."""
-    step = max(1, _STRIP_PIXELS // width)
-    for start in range(0, height - overlap, step):
-        yield slice(start, min(start + step + overlap, height))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """Find the originals of pictures: ranked matches with a verdict against a threshold."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,15 +14,15 @@ from PIL import Image
 from aindex.collection.calibration import NO_THRESHOLD, Threshold, normalised_scores, stored_threshold
 from aindex.collection.equipment import Equipment, Visits, open_equipment, visited_cells
 from aindex.collection.matches import COLUMNS, Matches
-from aindex.data.images import SkippedImages, list_images
+from aindex.data.images import SkippedImages, is_path, list_images, picture_name, read_picture
 from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
-from aindex.descriptors.files import Matrix
 from aindex.descriptors.inference import fast_extractor
 from aindex.descriptors.preprocess import prepare
-from aindex.errors import DataError
+from aindex.errors import DataError, ImageReadError
 from aindex.index.backend import Ids
 from aindex.index.reference_index import ReferenceIndex
+from aindex.paths import user_path
 
 DEFAULT_K = 5
 
@@ -57,7 +58,7 @@ def search(
         A table of matches; pictures that cannot be read are recorded in it.
 
     Raises:
-        AindexError: no such index, no picture can be read, or k is larger than the index.
+        AindexError: no such index, no picture is given, or k is larger than the index.
     """
     equipment = open_equipment(index, extractor, resize_size=resize_size, settings=settings)
     opened = equipment.index
@@ -78,64 +79,83 @@ def search(
 
 
 def describe_queries(queries: Query | Sequence[Query], equipment: Equipment) -> Extraction:
-    """Descriptors of files, folders and PIL pictures.
+    """Descriptors of files, folders and PIL pictures, in this order; unreadable ones are recorded.
 
     Raises:
-        DataError: there is none, or none can be read.
+        DataError: there is none.
     """
-    given = [queries] if isinstance(queries, Path | str | Image.Image) else list(queries)
+    given = _listed(queries)
     paths = [path for query in given if not isinstance(query, Image.Image) for path in query_files(query)]
     paths = list(dict.fromkeys(paths))
     pictures = [query for query in given if isinstance(query, Image.Image)]
-    if not pictures:
-        return extract(paths, equipment.extractor, **equipment.settings._asdict())
-    shown = Extraction(
-        _describe(pictures, equipment),
-        [_picture_name(picture, number) for number, picture in enumerate(pictures)],
-        SkippedImages(),
-    )
-    if not paths:
-        return shown
-    files = extract(paths, equipment.extractor, **equipment.settings._asdict())
+    parts = []
+    if paths or not pictures:
+        parts.append(extract(paths, equipment.extractor, **equipment.settings._asdict(), require=False))
+    if pictures:
+        parts.append(_describe(pictures, _picture_names(pictures, {str(path) for path in paths}), equipment))
+    skipped = SkippedImages()
+    skipped.rows = [row for part in parts for row in part.skipped.rows]
     return Extraction(
-        np.concatenate([files.descriptors, shown.descriptors]), files.names + shown.names, files.skipped
+        np.concatenate([part.descriptors for part in parts]),
+        [name for part in parts for name in part.names],
+        skipped,
     )
+
+
+def _listed(queries: Query | Sequence[Query]) -> list[Query]:
+    return [queries] if isinstance(queries, Path | str | Image.Image) else list(queries)
 
 
 def query_files(query: Path | str) -> list[Path]:
-    """The pictures of a folder, or the file itself, which need not be there: reading will say."""
-    path = Path(query).expanduser()
-    return list_images(path) if path.is_dir() else [path]
+    """The pictures of a folder, or the file itself, which need not be there: reading will say.
+
+    Raises:
+        DataError: no file can have this path, or the folder holds no picture.
+    """
+    if not is_path(str(query)):
+        raise DataError(f"query {str(query)!r}: expected the path of a picture or of a folder")
+    path = user_path(query)
+    return list_images(path) if os.path.isdir(path) else [path]
 
 
 def _files(queries: Query | Sequence[Query], names: Sequence[str]) -> list[Path | None]:
     """Where each described picture can be read again; None for one that came as pixels."""
-    given = [queries] if isinstance(queries, Path | str | Image.Image) else list(queries)
     known = {
         path.as_posix(): path
-        for query in given
+        for query in _listed(queries)
         if not isinstance(query, Image.Image)
         for path in query_files(query)
     }
     return [known.get(name) for name in names]
 
 
-def _picture_name(picture: Image.Image, number: int) -> str:
-    return str(getattr(picture, "filename", "")) or f"picture {number}"
+def _picture_names(pictures: Sequence[Image.Image], taken: set[str]) -> list[str]:
+    """A name for each PIL picture: that of its file, if no other query has it."""
+    names: list[str] = []
+    for number, picture in enumerate(pictures):
+        name = picture_name(picture) or f"picture {number}"
+        names.append(f"{name} ({number})" if name in taken or name in names else name)
+    return names
 
 
 @torch.no_grad()
-def _describe(pictures: Sequence[Image.Image], equipment: Equipment) -> Matrix:
+def _describe(pictures: Sequence[Image.Image], names: Sequence[str], equipment: Equipment) -> Extraction:
     size, settings = equipment.extractor.input_size, equipment.settings
     fast = fast_extractor(equipment.extractor, device=settings.device, precision=settings.precision)
-    blocks = []
+    blocks = [np.empty((0, equipment.extractor.dim), np.float32)]
+    described, skipped = [], SkippedImages()
     for start in range(0, len(pictures), settings.batch_size):
-        batch = pictures[start : start + settings.batch_size]
         rows = torch.zeros(settings.batch_size, 3, size, size)
-        for row, picture in enumerate(batch):
-            rows[row] = prepare(picture.convert("RGB"), size)
-        blocks.append(fast(rows.to(fast.device))[: len(batch)].cpu().numpy())
-    return np.concatenate(blocks)
+        readable = []
+        for position in range(start, min(start + settings.batch_size, len(pictures))):
+            try:
+                rows[position - start] = prepare(read_picture(pictures[position]), size)
+                readable.append(position - start)
+            except ImageReadError as error:
+                skipped.record(names[position], error)
+        described += [names[start + row] for row in readable]
+        blocks.append(fast(rows.to(fast.device))[readable].cpu().numpy())
+    return Extraction(np.concatenate(blocks), described, skipped)
 
 
 def _table(

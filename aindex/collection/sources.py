@@ -1,5 +1,6 @@
 """Descriptors of whatever a user names: pictures, a folder that `extract` made, or a descriptor file."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS
 from aindex.descriptors.stored import FEATURES, SKIPPED, descriptors_for, extract_to_folder
 from aindex.errors import ConfigError, DataError
+from aindex.paths import user_path
 
 Source = Path | str | Sequence[Path]
 """A folder or list of pictures, the pictures themselves, a folder that `extract` made, or a descriptor file."""
@@ -38,8 +40,8 @@ def describe(
     Raises:
         AindexError: nothing there, nothing readable, another extractor, other numbers of names and rows.
     """
-    path = Path(source).expanduser() if isinstance(source, str | Path) else None
-    if path is not None and ((path / FEATURES).is_file() or path.suffix in DESCRIPTOR_EXTENSIONS):
+    path = user_path(source) if isinstance(source, str | Path) else None
+    if path is not None and (os.path.isfile(path / FEATURES) or path.suffix in DESCRIPTOR_EXTENSIONS):
         descriptors, found = descriptors_for(path, extractor, path)
         found = found or [f"{path.name}#{row}" for row in range(len(descriptors))]
         extraction = Extraction(descriptors, found, SkippedImages.read(path / SKIPPED))
@@ -53,7 +55,7 @@ def describe(
         )
     if names is None:
         return extraction
-    given = read_names(Path(names).expanduser())
+    given = read_names(user_path(names))
     if len(given) != len(extraction.names):
         raise DataError(
             f"{str(names)!r} holds {len(given)} names for {len(extraction.names)} descriptors: expected one per row"
@@ -64,7 +66,7 @@ def describe(
 def picture_paths(source: Source) -> dict[str, Path] | None:
     """By name, the pictures that a source names; None if it names descriptors."""
     if isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path = user_path(source)
         if (path / FEATURES).is_file() or path.suffix in DESCRIPTOR_EXTENSIONS:
             return None
         paths = list_images(path)

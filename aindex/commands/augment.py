@@ -1,10 +1,9 @@
 """`aindex augment`: edited copies of a folder's images, and what was done to each."""
 
-from pathlib import Path
-
 from aindex.commands.parsing import run_function
 from aindex.data.augmented import LINES_FILE, Edits, Format, augment
 from aindex.edits import Template
+from aindex.paths import user_path
 
 
 def main(args: list[str]) -> None:
@@ -27,8 +26,8 @@ def augment_images(
     """Write edited copies of images, and a JSON line about each of what was done.
 
     Copies go to images/ in output_dir, under their sources' names and subfolders; edits.jsonl holds a line per copy:
-    name of the source, file of the copy, edits with all parameters. Images that cannot be read are counted and listed
-    in skipped.csv.
+    name of the source, file of the copy, edits with all parameters. Images that cannot be read and copies whose edit
+    fails are counted and listed in skipped.csv.
 
     Args:
         data_dir: images: a folder (with its subfolders) or a text file with one path per line.
@@ -44,8 +43,8 @@ def augment_images(
         overwrite: replace what an earlier call left in output_dir.
     """
     result = augment(
-        Path(data_dir).expanduser(),
-        Path(output_dir).expanduser(),
+        user_path(data_dir),
+        user_path(output_dir),
         edits=edits,
         copies=copies,
         seed=seed,
@@ -56,5 +55,6 @@ def augment_images(
         overwrite=overwrite,
     )
     print(f"{output_dir}: {result.copies} copies of {result.images} images, described in {LINES_FILE}")
-    if result.skipped.count:
-        print(result.skipped.summary())
+    for left_out in (result.skipped, result.failed):
+        if left_out.count:
+            print(left_out.summary())

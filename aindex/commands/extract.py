@@ -10,6 +10,7 @@ from aindex.descriptors.inference import best_precision
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import extract_to_folder
 from aindex.errors import ConfigError
+from aindex.paths import user_path
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -54,7 +55,7 @@ def extract_images(
     """
     place = _device(device)
     result = extract_to_folder(
-        Path(data_dir).expanduser(),
+        user_path(data_dir),
         load_extractor(extractor, resize_size=resize_size, sha256=sha256, device=place),
         Path(output_dir),
         batch_size=batch_size,

@@ -1,7 +1,6 @@
 """`aindex search` and `aindex calibrate`."""
 
 import sys
-from pathlib import Path
 from typing import Literal
 
 from aindex.collection.calibrating import calibrate
@@ -13,6 +12,7 @@ from aindex.collection.searching import search
 from aindex.commands.parsing import run_function
 from aindex.data.atomic import replace_when_done
 from aindex.errors import DataError
+from aindex.paths import user_path
 
 STANDARD_INPUT = "-"
 
@@ -96,19 +96,28 @@ def search_pictures(
         write_page(found, html, pictures=[] if pictures is None else [pictures])
     # Where other programs read the matches, people's lines go elsewhere.
     print(_without_surrogates(found.summary()), file=sys.stdout if format == "table" else sys.stderr)
+    if not found.queries:
+        raise DataError(f"none of the {found.skipped.count} pictures can be read: {found.skipped.rows[0][1]}")
 
 
 def _expanded(queries: list[str]) -> list[str]:
     names: list[str] = []
     for query in queries:
         names += (
-            [line for line in sys.stdin.read().splitlines() if line] if query == STANDARD_INPUT else [query]
+            [line for line in _standard_input().split("\n") if line] if query == STANDARD_INPUT else [query]
         )
     if not names:
         raise DataError(
             "no pictures to search: give files or folders, or their paths on the standard input after -"
         )
     return names
+
+
+def _standard_input() -> str:
+    """The text on the standard input, line ends as on this system; bytes that are no text stay what they are."""
+    data = getattr(sys.stdin, "buffer", None)
+    text = sys.stdin.read() if data is None else data.read().decode("utf-8", "surrogateescape")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 def _without_surrogates(text: str) -> str:
@@ -150,7 +159,7 @@ def calibrate_threshold(
     """
     found = calibrate(
         index,
-        Path(negatives).expanduser(),
+        user_path(negatives),
         false_positive_rate=false_positive_rate,
         score=score,
         nprobe=nprobe,

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from aindex.data.atomic import replace_when_done
 from aindex.data.datamodule import Failure
+from aindex.data.edited import failed_edits, why_edit_failed
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_image
 from aindex.data.loading import loader_processes
 from aindex.data.released import released_names
@@ -38,11 +39,13 @@ class Augmented:
         images: number of images that copies were made of.
         copies: number of files written.
         skipped: images that cannot be read.
+        failed: copies whose edit failed.
     """
 
     images: int
     copies: int
     skipped: SkippedImages
+    failed: SkippedImages
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,17 @@ class _Copy:
     part: str
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What became of an image: the lines about its copies, why it cannot be read, the copies whose edit failed."""
+
+    lines: Sequence[str] = ()
+    skipped: Sequence[tuple[str, str]] = ()
+    failed: Sequence[tuple[str, str]] = ()
+
+
 class _Copies(Dataset[Any]):
-    """Writes all copies of an image; yields the lines about them, or why there are none."""
+    """Writes all copies of an image; yields what became of it."""
 
     def __init__(
         self,
@@ -75,15 +87,23 @@ class _Copies(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, position: int) -> list[str] | tuple[str, str] | Failure:
+    def __getitem__(self, position: int) -> _Made | Failure:
+        path = self.paths[position]
+        lines: list[str] = []
+        failed: list[tuple[str, str]] = []
         try:
             try:
-                image = read_image(self.paths[position])
+                image = read_image(path)
             except ImageReadError as error:
-                return str(self.paths[position]), str(error)
-            return [self._make(image, position, copy) for copy in self._copies(self.stems[position])]
+                return _Made(skipped=[(str(path), str(error))])
+            for copy in self._copies(self.stems[position]):
+                try:
+                    lines.append(self._make(image, position, copy))
+                except EditError as error:
+                    failed.append(why_edit_failed(path, error))
         except AindexError as error:
             return Failure(error)
+        return _Made(lines, failed=failed)
 
     def _copies(self, stem: str) -> list[_Copy]:
         copies = []
@@ -179,7 +199,8 @@ def augment(
 
     `images/` holds the copies under their sources' names and subfolders, `edits.jsonl` a line per copy (`name` of
     the source, `file` of the copy, `edits` with all parameters), `skipped.csv` what could not be read. The copies
-    depend on the seed and the images' names, not on the number of workers.
+    depend on the seed and the images' names, not on the number of workers. A copy whose edit fails is left out, and
+    stands in `skipped.csv` too.
 
     Args:
         source: a folder (with its subfolders) or a text file with one path per line.
@@ -195,7 +216,7 @@ def augment(
 
     Raises:
         DataError: no images.
-        EditError: an edit failed; it names the image and the edit.
+        EditError: every edit failed, or the machine was the reason; it names the image and the edit.
         OutputError: `output` is not empty, holds the images or lies among them, or cannot be written.
         ConfigError: a number of copies or workers that is not possible.
     """
@@ -231,9 +252,10 @@ def _check(edits: Edits, copies: int, num_workers: int) -> None:
         raise ConfigError(f"num_workers {num_workers}: expected 0 or more")
 
 
-def _write(outcomes: Iterable[list[str] | tuple[str, str] | Failure], output: Path) -> Augmented:
-    """The lines about all copies into one file, and the list of what could not be read."""
-    skipped, images, copies = SkippedImages(), 0, 0
+def _write(outcomes: Iterable[_Made | Failure], output: Path) -> Augmented:
+    """The lines about all copies into one file, and the list of what could not be read or edited."""
+    skipped, failed = SkippedImages(), failed_edits()
+    images = copies = 0
     with (
         replace_when_done(output / LINES_FILE) as temporary,
         open(temporary, "w", encoding="utf-8") as file,
@@ -241,11 +263,14 @@ def _write(outcomes: Iterable[list[str] | tuple[str, str] | Failure], output: Pa
         for outcome in outcomes:
             if isinstance(outcome, Failure):
                 raise outcome.error
-            if isinstance(outcome, tuple):
-                skipped.record(*outcome)
-            else:
-                file.writelines(outcome)
-                images, copies = images + 1, copies + len(outcome)
-    if skipped.count:
-        skipped.write(output / SKIPPED_FILE)
-    return Augmented(images, copies, skipped)
+            file.writelines(outcome.lines)
+            images, copies = images + bool(outcome.lines), copies + len(outcome.lines)
+            skipped.rows += outcome.skipped
+            failed.rows += outcome.failed
+        if failed.count and not copies:
+            raise EditError(f"none of the {failed.count} edits was possible; {failed.rows[0][1]}")
+    together = SkippedImages()
+    together.rows = skipped.rows + failed.rows
+    if together.count:
+        together.write(output / SKIPPED_FILE)
+    return Augmented(images, copies, skipped, failed)

@@ -1,7 +1,6 @@
 """The images to activate, and their edited copies to evaluate, as Lightning's data module."""
 
 import os
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from aindex.data.demo import DEMO_SOURCE, demo_folder, demo_images
 from aindex.data.images import image_names, list_images, names_root, read_image
 from aindex.data.loading import loader_processes
 from aindex.data.released import SourceImage
-from aindex.errors import AindexError, ConfigError, DataError
+from aindex.errors import AindexError, ConfigError
+from aindex.paths import user_path
 
 _MOST_WORKERS = 8
 
@@ -130,7 +130,7 @@ class ImageData(LightningDataModule):
         """
         if self.data_dir == DEMO_SOURCE:
             return demo_folder()
-        source = Path(self.data_dir).expanduser()
+        source = user_path(self.data_dir)
         root, paths = names_root(source), list_images(source)
         if all(path.is_relative_to(root) for path in paths):
             return root
@@ -140,14 +140,11 @@ class ImageData(LightningDataModule):
         """Paths and names of the images given, whether or not they can be read.
 
         Raises:
-            DataError: none there, or one is listed twice.
+            DataError: none there.
         """
         demo = self.data_dir == DEMO_SOURCE
-        paths = demo_images() if demo else list_images(Path(self.data_dir).expanduser())
+        paths = demo_images() if demo else list_images(user_path(self.data_dir))
         names = image_names(paths, self.root)
-        name, times = Counter(names).most_common(1)[0]
-        if times > 1:
-            raise DataError(f"{self.data_dir!r} lists {name!r} {times} times: give every image once")
         return paths, names
 
     def train_dataloader(self) -> DecodedBatches:

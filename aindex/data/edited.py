@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
 from aindex.data.datamodule import Failure
-from aindex.data.images import read_image
+from aindex.data.images import SkippedImages, read_image
 from aindex.descriptors.preprocess import prepare
 from aindex.edits import Attack, Template, apply_attack, apply_random_edits
 from aindex.errors import AindexError, DataError, EditError, ImageReadError
@@ -129,7 +129,7 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
                     copies.append(prepare(self.copy(image, position, attack), self.size))
                     attacks.append(attack)
                 except EditError as error:
-                    failed.append((str(attack), *_told(self.paths[position], error)))
+                    failed.append((str(attack), *why_edit_failed(self.paths[position], error)))
             unedited, quality = None, None
             if part == 0:
                 unedited = next(
@@ -168,7 +168,7 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
             raise DataError(f"released image {str(self.paths[position])!r}: {error}") from error
 
 
-def _told(path: Path, error: EditError) -> tuple[str, str]:
+def why_edit_failed(path: Path, error: EditError) -> tuple[str, str]:
     """Path and reason of an edit that failed on a picture.
 
     Raises:
@@ -180,6 +180,11 @@ def _told(path: Path, error: EditError) -> tuple[str, str]:
             raise error
         cause = cause.__cause__
     return str(path), str(error)
+
+
+def failed_edits() -> SkippedImages:
+    """A list of edited copies that there are not."""
+    return SkippedImages("edited copies left out")
 
 
 @dataclass(frozen=True)
@@ -247,7 +252,7 @@ class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
                 try:
                     copy, drawn = self._edited(image, position)
                 except EditError as error:
-                    failed.append(_told(self.paths[position], error))
+                    failed.append(why_edit_failed(self.paths[position], error))
                     continue
                 positions.append(position)
                 edits.append(drawn)

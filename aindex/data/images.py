@@ -1,76 +1,120 @@
 """Any picture file to RGB pixels, or a one-line reason why not.
 
 What is decided here, once: a file's content decides its format, never its name; the first frame of an
-animation counts; EXIF orientation is applied; transparent pixels lie on white; 16-bit grey is scaled (not
-clipped) to 8 bits; ICC profiles are not applied; more than ``PIL.Image.MAX_IMAGE_PIXELS`` are refused.
+animation counts; EXIF orientation is applied; transparent pixels lie on white; more than 8 bits are scaled
+(not clipped) to 8; more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels are refused, or more than the environment
+variable ``AINDEX_MAX_PIXELS`` says.
 """
 
+import codecs
 import csv
+import io
 import json
 import os
 import stat
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
 from aindex.data.atomic import replace_when_done
-from aindex.errors import DataError, ImageReadError
+from aindex.data.pixels import LARGER, LIMIT_VARIABLE, decode, on_white, require_size, upright
+from aindex.data.tiff import MAGIC, pillow_reads, read_tiff
+from aindex.errors import ConfigError, DataError, ImageReadError
 
 IMAGE_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp"}
-    | {".heic", ".heif", ".avif", ".ppm", ".pgm", ".jp2"}
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".apng",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".bmp",
+        ".dib",
+    }
+    | {".heic", ".heif", ".hif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
+    | {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
 )
+_OWN_HIDDEN = {".aindex", ".lock"}
+"""Hidden names that aindex itself leaves beside pictures."""
 # Formats are named, because the rest of Pillow's list starts other programs (EPS) or is no picture (PDF).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "HEIF", "AVIF", "PPM", "JPEG2000")
-_EXIF_ORIENTATION = 0x0112
-_UNDO_ORIENTATION = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def list_images(source: Path) -> list[Path]:
     """The picture files of a folder, a list file, or one picture.
 
     A folder is walked recursively, symbolic links followed (a link back to a folder above is not entered
-    again), hidden names (``.…``) left out, in the order of the relative POSIX path. A list file holds one
-    path per line, relative to the file's own folder or absolute; its order is kept. Files are listed, not
-    opened: whether one can be read shows in ``read_image``.
+    again), in the order of the relative POSIX path; hidden names (``.…``) and files that do not end like
+    pictures are left out, and a warning says how many. A list file holds one path per line, relative to the
+    file's own folder or absolute; its order is kept, and a path that stands there twice counts once, with a
+    warning. Files are listed, not opened: whether one can be read shows in ``read_image``.
 
     Raises:
         DataError: the source is missing, unreadable or holds no picture.
     """
     source = Path(source)
+    left_out: Counter[str] = Counter()
     if os.path.isdir(source):
         # All begin with the folder's own path, so this is the order of what follows it.
-        paths = [Path(path) for path in sorted(_walk(source))]
+        paths = [Path(path) for path in sorted(_walk(source, left_out))]
     elif source.suffix.lower() in IMAGE_EXTENSIONS and os.path.lexists(source):
         paths = [source]
     elif os.path.isfile(source):
-        paths = [source.parent / name for name in read_names(source)]
+        paths = _once(source, [source.parent / name for name in read_names(source)])
     else:
         raise DataError(
             f"{str(source)!r} does not exist: give a folder of pictures or a list file, a path per line"
         )
     if not paths:
         expected = " ".join(sorted(IMAGE_EXTENSIONS))
-        raise DataError(f"{str(source)!r} holds no picture: expected files that end in {expected}")
+        raise DataError(
+            f"{str(source)!r} holds no picture: expected files that end in {expected}{_told(left_out)}"
+        )
+    if left_out:
+        warnings.warn(f"folder {str(source)!r}{_told(left_out)}", stacklevel=1)
     return paths
 
 
-def _walk(folder: Path) -> Iterable[str]:
+def _told(left_out: "Counter[str]") -> str:
+    kinds = ", ".join(f"{kind} {count}" for kind, count in left_out.most_common(8))
+    return (
+        f"; left out because they do not end like pictures: {left_out.total()} ({kinds})" if left_out else ""
+    )
+
+
+def _once(source: Path, paths: Sequence[Path]) -> list[Path]:
+    """The paths of a list, each where it stands first."""
+    first = {path.absolute(): path for path in reversed(paths)}
+    kept = [path for path in paths if first.get(path.absolute()) is path]
+    if len(kept) < len(paths):
+        warnings.warn(
+            f"list file {str(source)!r} names {len(paths) - len(kept)} of its {len(paths)} pictures again that stand "
+            "in it already: each counts once, duplicate lines are left out",
+            # one place for all callers, so that a command says it once
+            stacklevel=1,
+        )
+    return kept
+
+
+def _walk(folder: Path, left_out: "Counter[str]") -> Iterable[str]:
+    """The pictures below a folder; counts what else there is, by its ending."""
+
     def fail(error: OSError) -> None:
         raise DataError(f"folder {str(error.filename)!r} cannot be listed: {error.strerror}") from error
 
@@ -78,17 +122,24 @@ def _walk(folder: Path) -> Iterable[str]:
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=fail):
         passed = above.pop(parent)
         inside = []
-        for name in folders:
+        for name in sorted(set(folders) - _OWN_HIDDEN):
             path = os.path.join(parent, name)
             target = os.path.realpath(path)
+            if name.startswith("."):
+                left_out["hidden"] += 1
             # A link to a folder that the walk came through would be walked for ever.
-            if not name.startswith(".") and target not in passed:
+            elif target not in passed:
                 above[path] = passed | {target}
                 inside.append(name)
         folders[:] = inside
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+        for name in sorted(set(files) - _OWN_HIDDEN):
+            ending = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                left_out["hidden"] += 1
+            elif ending in IMAGE_EXTENSIONS:
                 yield os.path.join(parent, name)
+            else:
+                left_out[ending if ending.isprintable() and ending else "no ending"] += 1
 
 
 def image_names(paths: Sequence[Path], root: Path) -> list[str]:
@@ -105,11 +156,17 @@ def names_root(source: Path) -> Path:
 def read_names(path: Path) -> list[str]:
     """The lines of a name list as ``write_names`` writes them; empty lines are left out.
 
+    A byte order mark, as other systems write it, is no part of the first name, and may say that the text is UTF-16.
+    Lines end in line feeds alone: names may hold all else that some call a line end.
+
     Raises:
-        DataError: the file cannot be read, is not text, or a quoted line is not a JSON string.
+        DataError: the file cannot be read, is not text, or a line is no path: a quoted one that is no JSON string,
+            one with a character that no file name has.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        data = Path(path).read_bytes()
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"list file {str(path)!r} cannot be read as UTF-8 text: {one_line(error)}") from error
     return [
@@ -128,9 +185,18 @@ def _unquote(line: str, path: Path, number: int) -> str:
             raise DataError(
                 f"{str(path)!r} line {number} begins with a quote but is no JSON string: {error}"
             ) from error
-    if not isinstance(name, str) or "\0" in name:
+    if not isinstance(name, str) or not is_path(name):
         raise DataError(f"{str(path)!r} line {number} is {line!r}: expected the path of a file")
     return name
+
+
+def is_path(name: str) -> bool:
+    """Whether a file can have this path, whether or not there is one."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    # half of a pair of surrogates, which JSON can hold and no file name
+    except UnicodeEncodeError:
+        return False
 
 
 def write_names(path: Path, names: Iterable[str]) -> None:
@@ -151,13 +217,54 @@ def read_image(path: Path | str) -> Image.Image:
         ImageReadError: for whatever reason; the message is one line with path and reason.
     """
     with open_image(path) as image:
-        image.load()
-        return upright(_to_rgb(image), image)
+        return on_white(upright(decode(image), image))
+
+
+def read_picture(picture: Image.Image) -> Image.Image:
+    """The RGB pixels of a PIL picture, those that `read_image` finds in its file where they still are the file's.
+
+    Raises:
+        ImageReadError: for whatever reason.
+    """
+    try:
+        content = _content(picture)
+        if content is not None:
+            with _opened(io.BytesIO(content)) as image:
+                return on_white(upright(decode(image), image))
+        if picture.format == "TIFF" and hasattr(picture, "tag_v2") and not pillow_reads(picture):
+            raise ImageReadError("Pillow does not decode this TIFF rightly: give its path")
+        return on_white(upright(decode(picture), picture))
+    except Exception as error:
+        raise ImageReadError(f"cannot read picture {picture_name(picture)!r}: {one_line(error)}") from error
+
+
+def picture_name(picture: Image.Image) -> str:
+    """The path of a PIL picture's file; empty if it has none."""
+    return str(getattr(picture, "filename", "") or "")
+
+
+def _content(picture: Image.Image) -> bytes | None:
+    """The bytes of a PIL picture's file; None if there are none, or the picture has been changed since."""
+    file = getattr(picture, "fp", None)
+    if file is not None and getattr(picture, "tile", None) and picture.tell() == 0:
+        place = file.tell()
+        file.seek(0)
+        content = bytes(file.read())
+        file.seek(place)
+        return content
+    path = picture_name(picture)
+    if not path or not os.path.isfile(path):
+        return None
+    content = Path(path).read_bytes()
+    with Image.open(io.BytesIO(content), formats=_formats()) as stored:
+        return content if stored == picture else None
 
 
 @contextmanager
 def open_image(path: Path | str) -> Iterator[Image.Image]:
     """The picture as it is stored, its header read and its size checked, its pixels not decoded yet.
+
+    A TIFF that Pillow does not read rightly is decoded at once, and upright.
 
     Raises:
         ImageReadError: for whatever reason, also in the body; the message is one line with path and reason.
@@ -166,19 +273,42 @@ def open_image(path: Path | str) -> Iterator[Image.Image]:
         # A pipe or a device would block for ever instead of failing.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageReadError("not a regular file")
-        with open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
-            width, height = image.size
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and width * height > limit:
-                raise ImageReadError(f"{width}×{height} pixels exceed PIL.Image.MAX_IMAGE_PIXELS = {limit}")
+        with open(path, "rb") as file, _opened(file) as image:
             yield image
-    except UnidentifiedImageError as error:
-        raise ImageReadError(
-            f"cannot read picture {str(path)!r}: its content is no picture of a known format"
-        ) from error
     # Decoders meet hostile bytes with exceptions of every type.
     except Exception as error:
         raise ImageReadError(f"cannot read picture {str(path)!r}: {one_line(error)}") from error
+
+
+@contextmanager
+def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
+    try:
+        image = Image.open(file, formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(f"{one_line(error).rstrip('.')}: {LARGER}") from error
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        head = file.read(16)
+        if not head.startswith(MAGIC):
+            raise ImageReadError(_unknown(head)) from error
+        yield read_tiff(file, Image.MAX_IMAGE_PIXELS)
+        return
+    with image:
+        require_size(*image.size, Image.MAX_IMAGE_PIXELS)
+        if image.format == "TIFF" and not pillow_reads(image):
+            yield read_tiff(file, Image.MAX_IMAGE_PIXELS)
+        else:
+            yield image
+
+
+def _unknown(head: bytes) -> str:
+    """Why a file is none of the known formats, by its first bytes."""
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if brand in _HEIF_BRANDS:
+        return "HEIF is read by a plugin: pip install pillow-heif"
+    if brand in (b"avif", b"avis"):
+        return "this Pillow reads no AVIF: pip install --upgrade pillow"
+    return "its content is no picture of a known format"
 
 
 @lru_cache(maxsize=1)
@@ -187,42 +317,13 @@ def _formats() -> tuple[str, ...]:
         import pillow_heif  # type: ignore[import-not-found,unused-ignore]
 
         pillow_heif.register_heif_opener()
+    limit = os.environ.get(LIMIT_VARIABLE)
+    if limit is not None:
+        if not limit.isdecimal() or int(limit) < 1:
+            raise ConfigError(f"{LIMIT_VARIABLE} {limit!r}: expected a number of pixels, 1 or more")
+        Image.MAX_IMAGE_PIXELS = int(limit)
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
-    """Pixels decoded from ``source``, turned as its EXIF orientation says."""
-    try:
-        orientation = source.getexif().get(_EXIF_ORIENTATION, 1)
-    # Broken metadata beside good pixels: there is no orientation to apply.
-    except Exception:
-        return pixels
-    undo = _UNDO_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
-    return pixels if undo is None else pixels.transpose(undo)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return Image.fromarray(_to_eight_bits(np.asarray(image), image.mode)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
-
-
-def _to_eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey H×W of more than 8 bits to uint8; 32-bit files do not tell their range, so the maximum decides."""
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ImageReadError("pixels with NaN or infinite values")
-    ranges = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0, 2.0**31 - 1)
-    high = 65535.0 if mode.startswith("I;16") else next((r for r in ranges if values.max() <= r), None)
-    if high is None:
-        raise ImageReadError(
-            f"floating-point pixels up to {values.max():g}: expected a maximum of at most 65535"
-        )
-    return np.rint(np.clip(values / high, 0, 1) * 255).astype(np.uint8)
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Where a released image lies: a PNG that keeps its source's name and subfolder."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,13 +36,28 @@ def released_names(names: Sequence[str]) -> list[str]:
     full = [_inside(name).as_posix() + ".png" for name in names]
     taken = Counter(name.casefold() for name in short)
     chosen = [f if taken[s.casefold()] > 1 else s for s, f in zip(short, full, strict=True)]
-    return chosen if len({name.casefold() for name in chosen}) == len(chosen) else full
+    return chosen if len({name.casefold() for name in chosen}) == len(chosen) else _numbered(full)
+
+
+def _numbered(files: Sequence[str]) -> list[str]:
+    """Files that would still meet (``a.png`` and ``../a.png``) get a number each after the first."""
+    taken: set[str] = set()
+    numbered = []
+    for file in files:
+        candidate, number = file, 1
+        while candidate.casefold() in taken:
+            number += 1
+            candidate = f"{file.removesuffix('.png')}.{number}.png"
+        taken.add(candidate.casefold())
+        numbered.append(candidate)
+    return numbered
 
 
 def _inside(name: str) -> PurePosixPath:
     """A name as a path that cannot leave the folder it is put below: absolute names and ``..`` lose that."""
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
-    return PurePosixPath(*parts)
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", "..", ".")]
+    # "." and "/" are no pictures, which reading will say; until then they need a name like all others
+    return PurePosixPath(*(parts or ["_"]))
 
 
 def find_released(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -55,7 +71,7 @@ def find_released(folder: Path, names: Sequence[str]) -> list[Path]:
     found = []
     for name, short in zip(names, released_names(names), strict=True):
         candidates = [folder / short, folder / (_inside(name).as_posix() + ".png"), folder / _inside(name)]
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
         if path is None:
             raise DataError(
                 f"image {name!r} has no released file in {str(folder)!r}: expected {short!r}; give the folder "

@@ -69,6 +69,7 @@ def extract(
     device: torch.device | str | None = DEFAULTS.device,
     precision: Precision = DEFAULTS.precision,
     progress: bool = DEFAULTS.progress,
+    require: bool = True,
 ) -> Extraction:
     """Describe pictures, in memory; unreadable ones are recorded and left out of the rows.
 
@@ -77,9 +78,11 @@ def extract(
         extractor: what describes them.
         root: the folder that names are relative to; None keeps the paths as given.
         batch_size, num_workers, device, precision, progress: as in ``ExtractionSettings``.
+        require: False for those who record what cannot be read, even if that is all of it.
 
     Raises:
-        DataError: there are no pictures, none can be read, or ``root`` vanished on the way.
+        DataError: there are no pictures, none can be read (unless ``require`` is False), or ``root`` vanished on the
+            way.
         DescriptorError: a descriptor with NaN or infinite values.
     """
     settings = ExtractionSettings(batch_size, num_workers, device, precision, progress)
@@ -93,7 +96,8 @@ def extract(
         blocks.append(batch.descriptors)
         for position, reason in batch.unreadable:
             skipped.record(names[position], reason)
-    require_some(len(images), len(rows), skipped)
+    if require or not images:
+        require_some(len(images), len(rows), skipped)
     return Extraction(np.concatenate(blocks), [names[row] for row in rows], skipped)
 
 

@@ -96,7 +96,7 @@ class ExtractorTraining(LightningModule):
             for number, attack in enumerate(validation_attacks())
         }
         self.log_dict({f"recall@1/{name.replace(' ', '_')}": value for name, value in recalls.items()})
-        self.log("val/recall@1", torch.stack(list(recalls.values())).mean(), prog_bar=True)
+        self.log("val/recall@1", torch.stack(list(recalls.values())).nanmean(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW under one cycle over the whole run."""

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 from aindex.data.images import list_images, read_image
 from aindex.descriptors.training_views import strong_view, weak_view
 from aindex.edits import Attack, apply_attack, default_attacks
-from aindex.errors import DataError, ImageReadError
+from aindex.errors import DataError, EditError, ImageReadError
 from aindex.seeding import derive_seed
 
 
@@ -29,6 +29,10 @@ def to_square(image: Image.Image, size: int) -> Tensor:
     return torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
+LEAST_SIDE = 16
+"""Pixels; of smaller pictures some views would be empty."""
+
+
 class PictureStore:
     """Small copies of pictures by number, kept in memory once decoded, up to a limit."""
 
@@ -39,11 +43,20 @@ class PictureStore:
         self._kept: dict[int, Image.Image] = {}
 
     def __getitem__(self, index: int) -> Image.Image:
-        """The picture (RGB), its longer side at most `max_side` pixels."""
+        """The picture (RGB), its longer side at most `max_side` pixels.
+
+        Raises:
+            ImageReadError: it cannot be read, or is too small.
+        """
         if index in self._kept:
             return self._kept[index]
         image = read_image(self.paths[index])
         image.thumbnail((self.max_side, self.max_side), Image.Resampling.BILINEAR)
+        if min(image.size) < LEAST_SIDE:
+            raise ImageReadError(
+                f"picture {str(self.paths[index])!r} is {image.width}×{image.height} pixels once it is shrunk: "
+                f"expected {LEAST_SIDE} or more on each side"
+            )
         size = 4 * image.width * image.height
         if size <= self.free_bytes:
             self.free_bytes -= size
@@ -85,11 +98,17 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
 
 
 class ViewPairs(Dataset[tuple[Tensor, Tensor, int]]):
-    """(index, epoch, size) → a weak view, a strong view (uint8 3×size×size each) and the index."""
+    """(index, epoch, size) → a weak view, a strong view (uint8 3×size×size each) and the index.
+
+    Attributes:
+        left_out: a mark per picture that could not be used, in memory that worker processes share.
+    """
 
     def __init__(self, store: PictureStore, *, seed: int) -> None:
         self.store = store
         self.seed = seed
+        self.left_out = torch.zeros(len(store.paths), dtype=torch.bool)
+        self.left_out.share_memory_()  # type: ignore[no-untyped-call]
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Tensor, int]:
         index, epoch, size = key
@@ -105,6 +124,7 @@ class ViewPairs(Dataset[tuple[Tensor, Tensor, int]]):
             try:
                 return candidate % len(self), self.store[candidate % len(self)]
             except ImageReadError as error:
+                self.left_out[candidate % len(self)] = True
                 warnings.warn(f"picture left out of training: {error}", stacklevel=2)
         raise DataError(f"none of the {len(self)} training pictures can be read; see the warnings above")
 
@@ -112,27 +132,25 @@ class ViewPairs(Dataset[tuple[Tensor, Tensor, int]]):
         return len(self.store.paths)
 
 
-def _read_or_grey(path: Path) -> Image.Image:
-    try:
-        return read_image(path)
-    except ImageReadError as error:
-        warnings.warn(f"left-out picture counts as grey: {error}", stacklevel=2)
-        return Image.new("RGB", (256, 256), (128, 128, 128))
+class EditedCopies(Dataset[tuple[Tensor, int, int] | str]):
+    """Left-out pictures, as they are (edit −1) and under each validation attack: (uint8 3×R×R, image, edit).
 
-
-class EditedCopies(Dataset[tuple[Tensor, int, int]]):
-    """Left-out pictures, as they are (edit −1) and under each validation attack: (uint8 3×R×R, image, edit)."""
+    What cannot be read or edited is the reason why instead.
+    """
 
     def __init__(self, paths: Sequence[Path], *, size: int, seed: int) -> None:
         self.paths, self.size, self.seed = list(paths), size, seed
         self.attacks = validation_attacks()
 
-    def __getitem__(self, item: int) -> tuple[Tensor, int, int]:
+    def __getitem__(self, item: int) -> tuple[Tensor, int, int] | str:
         index, edit = divmod(item, len(self.attacks) + 1)
-        image = _read_or_grey(self.paths[index])
-        if edit > 0:
-            seed = derive_seed(self.seed, "validation", index)
-            image = apply_attack(image, self.attacks[edit - 1], seed=seed, name=str(self.paths[index]))
+        try:
+            image = read_image(self.paths[index])
+            if edit > 0:
+                seed = derive_seed(self.seed, "validation", index)
+                image = apply_attack(image, self.attacks[edit - 1], seed=seed, name=str(self.paths[index]))
+        except (ImageReadError, EditError) as error:
+            return str(error)
         return to_square(image, self.size), index, edit - 1
 
     def __len__(self) -> int:
@@ -172,6 +190,7 @@ class TrainingPictures(LightningDataModule):
         self.validation_pictures, self.num_workers = validation_pictures, num_workers
         self.max_side, self.cache_gib, self.seed = max_side, cache_gib, seed
         self._validation: TensorDataset | None = None
+        self._pairs: ViewPairs | None = None
 
     def setup(self, stage: str) -> None:
         """Split the pictures, and make the edited copies of the left-out ones, which stay the same throughout."""
@@ -186,9 +205,27 @@ class TrainingPictures(LightningDataModule):
         order = np.random.default_rng(derive_seed(self.seed, "split")).permutation(len(paths)).tolist()
         self.left_out = [paths[index] for index in order[: self.validation_pictures]]
         self.train_paths = [paths[index] for index in sorted(order[self.validation_pictures :])]
+        self._validation = self._edited_copies()
+
+    def _edited_copies(self) -> TensorDataset:
         copies = EditedCopies(self.left_out, size=self.input_sizes[-1], seed=self.seed)
-        parts = list(DataLoader(copies, batch_size=64, num_workers=self.num_workers))
-        self._validation = TensorDataset(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        made = [
+            copy
+            for batch in DataLoader(copies, batch_size=64, num_workers=self.num_workers, collate_fn=list)
+            for copy in batch
+        ]
+        reasons = [copy for copy in made if isinstance(copy, str)]
+        good = [copy for copy in made if not isinstance(copy, str)]
+        if not any(edit < 0 for _, _, edit in good):
+            raise DataError(
+                f"none of the {len(self.left_out)} validation pictures can be read: {reasons[0]}; give others"
+            )
+        if reasons:
+            warnings.warn(
+                f"{len(reasons)} of {len(made)} validation copies left out: {reasons[0]}", stacklevel=2
+            )
+        pictures, images, edits = zip(*good, strict=True)
+        return TensorDataset(torch.stack(pictures), torch.tensor(images), torch.tensor(edits))
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, int]]:
         """Batches of (weak views B×3×R×R uint8, strong views, image numbers B)."""
@@ -202,14 +239,21 @@ class TrainingPictures(LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
         )
+        self._pairs = ViewPairs(store, seed=self.seed)
         return DataLoader(
-            ViewPairs(store, seed=self.seed),
+            self._pairs,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             drop_last=True,
         )
+
+    def teardown(self, stage: str) -> None:
+        """Say how many pictures training had to do without."""
+        count = 0 if self._pairs is None else int(self._pairs.left_out.sum())
+        if self._pairs is not None and count:
+            warnings.warn(f"{count} of {len(self._pairs)} pictures were left out of training", stacklevel=2)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Batches of (pictures B×3×R×R uint8, image numbers B, edit numbers B, −1 for the picture itself)."""

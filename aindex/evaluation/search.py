@@ -1,7 +1,8 @@
 """What an approximate search is measured against: the exhaustive one, and the clock."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -50,12 +51,19 @@ class ExhaustiveSearch:
         self._norms: list[torch.Tensor] = []
 
     @torch.no_grad()
-    def ranks(self, queries: Array, true_ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    def ranks(
+        self,
+        queries: Array,
+        true_ids: npt.ArrayLike,
+        *,
+        twins: Mapping[int, Sequence[int]] = MappingProxyType({}),
+    ) -> npt.NDArray[np.int64]:
         """Each true answer's rank, from 0. As in an exact search the smaller id wins a tie.
 
         Args:
             queries: nq×d descriptors of edited copies.
             true_ids: nq ids.
+            twins: by a true id, others that are as right and so never come before it.
 
         Raises:
             DataError: an id is not among the references.
@@ -69,10 +77,13 @@ class ExhaustiveSearch:
         ranks = np.zeros(len(ids), dtype=np.int64)
         for first in range(0, len(ids), _QUERIES):
             part = slice(first, first + _QUERIES)
-            ranks[part] = self._ranks(self._matrix(queries[part]), ids[part])
+            ranks[part] = self._ranks(self._matrix(queries[part]), ids[part], twins)
         return ranks
 
-    def _ranks(self, rows: torch.Tensor, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _ranks(
+        self, rows: torch.Tensor, ids: npt.NDArray[np.int64], twins: Mapping[int, Sequence[int]]
+    ) -> npt.NDArray[np.int64]:
+        right = [(query, twin) for query, i in enumerate(ids.tolist()) for twin in twins.get(i, ())]
         true = torch.from_numpy(ids).to(self._device)
         own = self._matrix(np.stack([self._row(i) for i in ids]))
         limit = self._remoteness(own, self._norms_of(own), rows).diagonal()[:, None]
@@ -83,6 +94,9 @@ class ExhaustiveSearch:
             is_closer = (away < limit) | ((away == limit) & (candidate < true[:, None]))
             # the same vector in another matrix product may round differently: never closer than itself
             is_closer &= candidate != true[:, None]
+            for query, twin in right:
+                if first <= twin < first + is_closer.shape[1]:
+                    is_closer[query, twin - first] = False
             closer += is_closer.sum(1)
         return closer.cpu().numpy()
 

@@ -93,3 +93,28 @@ def test_the_defaults_are_the_published_ones() -> None:
 def test_wrong_settings_name_the_allowed_values(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="expected"):
         ActivationSettings(**wrong)
+
+
+@pytest.mark.parametrize("delta_size", ["image", "input"])
+def test_faithful_greys_black_and_white(delta_size: Any) -> None:
+    grey = torch.rand(1, 40, 50, generator=torch.Generator().manual_seed(0)).expand(3, -1, -1).clone()
+    colours = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(1))
+    settings = ActivationSettings(delta_size=delta_size, faithful=True)
+    for image in (grey, colours):
+        image[:, :10], image[:, 10:15] = 0, 1
+        canvas = Canvas(image, 16, settings)
+        delta = torch.randn(canvas.shape, generator=torch.Generator().manual_seed(2))
+        released = canvas.released(delta).permute(2, 0, 1)
+        assert (released[:, :10] == 0).all()
+        assert (released[:, 10:15] == 255).all()
+        assert (released[:, 15:].float() - 255 * image[:, 15:]).abs().max() > 1
+        if image is grey:
+            assert (released.int() - released[:1].int()).abs().max() <= 1  # equal but for rounding
+            change = canvas.full_change(delta) * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+            torch.testing.assert_close(change, change[:1].expand_as(change))
+
+
+def test_the_published_method_is_not_faithful() -> None:
+    image = torch.zeros(3, 20, 20)
+    canvas = Canvas(image, 16, ActivationSettings())
+    assert canvas.released(torch.full((3, 20, 20), 3.0)).max() > 0

@@ -94,3 +94,14 @@ def test_ssim_of_equal_and_of_tiny_pictures() -> None:
 def test_ssim_of_two_sizes_is_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
         ssim(torch.zeros(3, 40, 40), torch.zeros(3, 10, 40))
+
+
+@pytest.mark.parametrize("grey", [None, 127])
+def test_a_large_image_is_mapped_band_by_band(grey, monkeypatch):
+    image = torch.rand(3, 50, 40, generator=torch.Generator().manual_seed(0))
+    if grey is not None:
+        image[:] = grey / 255
+    whole = jnd_map(image)
+    monkeypatch.setattr("aindex.activation.perceptual._BAND_PIXELS", 40 * 7)
+    monkeypatch.setattr("aindex.activation.perceptual._WINDOWS", 11)
+    torch.testing.assert_close(jnd_map(image), whole, atol=1e-7, rtol=0)

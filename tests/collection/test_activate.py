@@ -243,13 +243,13 @@ def test_released_pictures_inside_the_folder_are_not_taken_for_new_ones(
 def test_dry_run_writes_nothing(
     tmp_path: Path, holiday: Path, tiny_index: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Image.new("L", (8, 8)).save(holiday / "grey.png")
+    Image.new("CMYK", (8, 8)).save(holiday / "print.tif")
     (holiday / "broken.png").touch()
     places = ["--images", str(holiday), "--out", str(tmp_path / "out"), "--index", str(tiny_index)]
     main(["activate", *places, "--dry_run", "true", "--device", "cpu"])
     said = capsys.readouterr().out
     assert "7 pictures would be released" in said
-    assert "L released as RGB" in said
+    assert "CMYK released as RGB" in said
     assert "1 picture(s) left out" in said
     assert not (tmp_path / "out").exists()
 
@@ -325,6 +325,7 @@ def test_measures_by_strips_are_those_of_the_whole(monkeypatch: pytest.MonkeyPat
     )
     whole = ssim(a.permute(2, 0, 1), b.permute(2, 0, 1))
     for pixels in (31, 31 * 7, 31 * 46, 31 * 1000):
-        monkeypatch.setattr(release, "_STRIP_PIXELS", pixels)
+        monkeypatch.setattr("aindex.collection.pictures._STRIP_PIXELS", pixels)
         assert release._ssim(a, b) == pytest.approx(whole, abs=1e-6)
+        assert release._linf(a, b) == 9
         assert release._psnr(b, SimpleNamespace(seen=a)) == pytest.approx(float(psnr_db(a, b)), abs=1e-4)

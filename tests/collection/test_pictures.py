@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from aindex.collection.manifest import COLUMNS, Release, manifest_table
 from aindex.collection.metadata import reset_orientation
 from aindex.collection.pictures import (
     SUFFIXES,
@@ -18,10 +19,13 @@ from aindex.collection.pictures import (
     changed_colours,
     decode,
     encode,
+    form_notes,
     open_picture,
 )
-from aindex.data.images import read_image
+from aindex.data.images import SkippedImages, read_image
 from tests.conftest import draw_picture
+from tests.data.png_files import write_png
+from tests.data.tiff_files import write_tiff
 
 LOSSLESS: list[Format] = ["png", "webp", "tiff"]
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
@@ -134,15 +138,15 @@ def test_jpeg_has_no_transparency(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "note"),
     [
-        ("L", "L released as RGB"),
+        ("L", None),
         ("CMYK", "CMYK released as RGB"),
-        ("LA", "LA released as RGB"),
-        ("I;16", "more than 8 bits"),
+        ("LA", None),
+        ("I;16", "16 bits per sample released as 8"),
         ("P", None),
-        ("1", "1 released as RGB"),
+        ("1", "black and white released as grey"),
     ],
 )
-def test_other_modes_are_released_as_rgb_and_said(tmp_path: Path, mode: str, note: str | None) -> None:
+def test_other_modes_are_released_with_8_bits_and_said(tmp_path: Path, mode: str, note: str | None) -> None:
     grey = draw_picture(3).convert("L")
     image = (
         Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
@@ -152,7 +156,7 @@ def test_other_modes_are_released_as_rgb_and_said(tmp_path: Path, mode: str, not
     assert picture.notes == (() if note is None else (note,))
     np.testing.assert_array_equal(picture.seen, np.asarray(read_image(tmp_path / "a.tiff")))
     with Image.open(saved(picture, tmp_path / "b", "png")) as released:
-        assert released.mode == ("RGBA" if mode == "LA" else "RGB")
+        assert released.mode == ("LA" if mode == "LA" else "L")
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
@@ -188,3 +192,80 @@ def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
         17_000,
         1,
     )
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "tiff", "jpeg"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "I;16"])
+def test_grey_stays_grey(tmp_path: Path, mode: str, format: Format) -> None:
+    grey = draw_picture(3).convert("L")
+    image = (
+        Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    )
+    image.save(tmp_path / "a.png")
+    picture = open_picture(tmp_path / "a.png")
+    assert picture.is_grey
+    change = torch.randn(3, 40, 48, generator=torch.Generator().manual_seed(0)) * 0.1
+    colours = changed_colours(picture, change, 1.0)
+    assert not torch.equal(colours, picture.colours)
+    released = saved(picture, tmp_path / "b", format, colours)
+    seen = np.asarray(read_image(released))
+    assert (seen == seen[..., :1]).all()
+    np.testing.assert_array_equal(decode(released.read_bytes()), seen)
+    if format != "jpeg":
+        np.testing.assert_array_equal(as_seen(picture, colours), seen)
+    with Image.open(released) as image:
+        # WebP knows no grey
+        assert image.mode.startswith("RGB" if format == "webp" else "L")
+
+
+@pytest.mark.parametrize("space", [b"GRAY", b"RGB "])
+def test_a_grey_picture_keeps_its_profile_and_a_form_that_it_is_for(tmp_path: Path, space: bytes) -> None:
+    icc = b"\0" * 16 + space + b"\0" * 200
+    mode = "L" if space == b"GRAY" else "RGB"
+    draw_picture(3).convert("L").convert(mode).save(tmp_path / "a.png", icc_profile=icc)
+    picture = open_picture(tmp_path / "a.png")
+    assert picture.notes == ()
+    with Image.open(saved(picture, tmp_path / "b", "png")) as released:
+        assert released.mode == mode
+        assert released.info["icc_profile"] == icc
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "bits"), [("a.png", np.uint16, 16), ("a.jp2", np.uint16, 16), ("a.tif", np.float32, 32)]
+)
+def test_depth_that_is_lost_is_said(tmp_path: Path, name: str, dtype: type, bits: int) -> None:
+    grey = np.asarray(draw_picture(3).convert("L"))
+    values = grey.astype(np.uint16) * 257 if dtype is np.uint16 else (grey / 255).astype(dtype)
+    Image.fromarray(values).save(tmp_path / name)
+    assert open_picture(tmp_path / name).notes == (f"{bits} bits per sample released as 8",)
+    assert form_notes(tmp_path / name) == (f"{bits} bits per sample released as 8",)
+
+
+def test_depth_of_colours_and_what_another_reader_leaves_are_said(tmp_path: Path) -> None:
+    deep = np.asarray(draw_picture(3)).astype(np.uint16) * 257
+    write_png(tmp_path / "a.png", deep, bits=16, colour_type=2)
+    assert open_picture(tmp_path / "a.png").notes == ("16 bits per sample released as 8",)
+    write_tiff(tmp_path / "b.tif", deep, bits=16, photometric=2, planar=True)
+    picture = open_picture(tmp_path / "b.tif")
+    assert picture.notes == ("16 bits per sample released as 8", "metadata but the ICC profile dropped")
+    np.testing.assert_array_equal(picture.seen, np.asarray(read_image(tmp_path / "b.tif")))
+
+
+def test_a_large_picture_is_changed_strip_by_strip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_picture(4).save(tmp_path / "a.png")
+    picture = open_picture(tmp_path / "a.png")
+    change = torch.randn(3, 40, 48, generator=torch.Generator().manual_seed(0)) * 0.1
+    whole = changed_colours(picture, change, 0.7)
+    monkeypatch.setattr("aindex.collection.pictures._STRIP_PIXELS", 48 * 7)
+    assert torch.equal(changed_colours(picture, change, 0.7), whole)
+
+
+@pytest.mark.parametrize(("file", "hint"), [("a.png", True), ("a.webp", False)])
+def test_files_much_larger_than_their_originals_are_said(tmp_path: Path, file: str, hint: bool) -> None:
+    record = dict.fromkeys(COLUMNS, 1.0) | {"name": "a.jpg", "file": file, "bytes": 9_000_000, "notes": ""}
+    for source_bytes, is_said in ((1_300_000, True), (5_000_000, False)):
+        table = manifest_table({"a.jpg": {**record, "source": [source_bytes, 0]}}, ["a.jpg"], {})
+        told = Release(tmp_path, table, SkippedImages()).summary()
+        assert ("they take 9.0 MB, their originals 1.3 MB" in told) == is_said
+        assert ("format webp keeps every pixel too" in told) == (is_said and hint)
+        assert table["source_bytes"].tolist() == [source_bytes]

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,8 +117,8 @@ def test_wrong_requests(tmp_path: Path, tiny_index: Path, quiet: ExtractionSetti
         search(tiny_index, tmp_path / "references", k=13, settings=quiet)
     with pytest.raises(FaissIndexError, match="k 0"):
         search(tiny_index, tmp_path / "references", k=0, settings=quiet)
-    with pytest.raises(DataError, match=r"none of the 1 pictures can be read"):
-        search(tiny_index, tmp_path / "nowhere.jpg", settings=quiet)
+    with pytest.raises(DataError, match="no pictures are given"):
+        search(tiny_index, [], settings=quiet)
     with pytest.raises(ConfigError, match="comes with aindex is not written to"):
         calibrate("shipped", tmp_path / "train")
     damaged = tiny_index / "index.yaml"
@@ -175,6 +176,69 @@ def test_command_line_forms(
     assert "threshold" in capsys.readouterr().out
     main(["search", *given, *paths])
     assert "with a match" in capsys.readouterr().out
+
+
+def test_every_query_has_a_record(
+    tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = sorted((tmp_path / "references").iterdir())[0]
+    broken, absent = tmp_path / "broken.jpg", tmp_path / "absent.jpg"
+    broken.write_bytes(b"no picture")
+    given = ["search", "--index", str(tiny_index), "--nprobe", "4", "--k", "2", *MACHINE]
+    main([*given, "--format", "jsonl", str(broken), str(good), str(absent)])
+    records = {line["query"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert set(records) == {str(good), str(broken), str(absent)}
+    assert "error" not in records[str(good)]
+    assert len(records[str(good)]["matches"]) == 2
+    assert records[str(broken)]["matches"] == []
+    assert "no picture of a known format" in records[str(broken)]["error"]
+    assert "No such file" in records[str(absent)]["error"]
+
+    main([*given, "--format", "csv", str(broken), str(good), str(absent)])
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert table["query"].tolist() == [str(good)] * 2 + [str(broken), str(absent)]
+    assert table["error"].isna().tolist() == [True, True, False, False]
+    assert table["name"].isna().tolist() == [False, False, True, True]
+
+    # none can be read: the records come all the same, and the command fails
+    with pytest.raises(SystemExit) as stopped:
+        main([*given, "--format", "jsonl", str(broken)])
+    assert stopped.value.code == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["query"] == str(broken)
+    assert "aindex: error: none of the 1 pictures can be read" in told.err
+
+
+def test_a_query_without_a_row_in_its_cells_has_a_record(
+    tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings
+) -> None:
+    found = search(tiny_index, tmp_path / "references", k=1, nprobe=1, settings=quiet)
+    alone = replace(found, table=found.table.iloc[1:])  # as if the first one's cell were empty
+    assert alone.without_rows == [found.queries[0]]
+    records = [json.loads(line) for line in alone.to_jsonl().splitlines()]
+    assert len(records) == 12
+    assert "larger nprobe" in records[-1]["error"]
+    assert "larger nprobe" in pd.read_csv(io.StringIO(alone.to_csv()))["error"].iloc[-1]
+
+
+def test_a_pil_picture_is_found_as_its_file_is(
+    tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    draw_picture(5).save(tmp_path / "turned.jpg", exif=exif)
+    grey = np.asarray(draw_picture(6).convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(grey / np.float32(255)).save(tmp_path / "float.tif")
+    for name in ("turned.jpg", "deep.png", "float.tif"):
+        queries = [tmp_path / name, Image.open(tmp_path / name)]
+        found = search(tiny_index, queries, k=1, nprobe=4, settings=quiet)
+        assert found.best["row"].nunique() == 1
+        assert found.best["distance"].nunique() == 1
+        assert len(found.queries) == len(set(found.queries)) == 2
+    wrong = search(tiny_index, [Image.fromarray(grey.astype(np.int32)), draw_picture(1)], settings=quiet)
+    assert wrong.queries == ["picture 1"]
+    assert "which of them is white" in wrong.errors["picture 0"]
 
 
 class Page(HTMLParser):

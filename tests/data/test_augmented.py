@@ -9,7 +9,7 @@ from PIL import Image
 from aindex.cli import main
 from aindex.data.augmented import augment
 from aindex.edits import DrawnEdit, apply_drawn_edits, default_attacks
-from aindex.errors import ConfigError, DataError, OutputError
+from aindex.errors import ConfigError, DataError, EditError, OutputError
 
 
 def _lines(folder):
@@ -76,6 +76,31 @@ def test_command_counts_and_lists_what_cannot_be_read(make_pictures, tmp_path, c
     with pytest.raises(SystemExit):
         main(arguments)
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_copy_whose_edit_fails_costs_that_copy_alone(make_pictures, tmp_path, capsys):
+    source = make_pictures("in", 2)[0].parent
+    Image.new("RGB", (1, 50)).save(source / "narrow.png")
+    arguments = ["augment", f"--data_dir={source}", "--edits=default", "--num_workers=0", "--progress=false"]
+    main([*arguments, f"--output_dir={tmp_path / 'out'}"])
+    told = capsys.readouterr().out
+    failed = [
+        row for row in (tmp_path / "out" / "skipped.csv").read_text().splitlines() if "narrow.png" in row
+    ]
+    assert len(failed) >= 1
+    assert f"{len(failed)} edited copies left out" in told
+    assert len(_lines(tmp_path / "out")) == 3 * len(default_attacks()) - len(failed)
+    for line in _lines(tmp_path / "out"):
+        assert (tmp_path / "out" / line["file"]).is_file()
+
+
+def test_nothing_that_can_be_edited_is_an_error(make_pictures, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise EditError("impossible")
+
+    monkeypatch.setattr("aindex.data.augmented.apply_random_edits", fail)
+    with pytest.raises(EditError, match="none of the 2 edits was possible"):
+        augment(make_pictures("in", 2)[0].parent, tmp_path / "out")
 
 
 def test_overwriting_leaves_nothing_of_the_earlier_call(make_pictures, tmp_path):

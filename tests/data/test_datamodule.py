@@ -4,7 +4,7 @@ import torch
 from aindex.data.datamodule import Failure, ImageData, Picture, Pictures, succeeded
 from aindex.data.images import read_image, to_tensor
 from aindex.data.released import SourceImage
-from aindex.errors import ConfigError, DataError, ImageReadError
+from aindex.errors import ConfigError, ImageReadError
 
 
 def source(path):
@@ -46,11 +46,11 @@ def test_names_below_the_lists_own_folder_are_relative_to_it(tmp_path, make_pict
     assert ImageData(str(tmp_path / "all.txt")).listed()[1] == ["a/P000000.png", "a/P000001.png"]
 
 
-def test_an_image_listed_twice_is_an_error(tmp_path, make_pictures):
+def test_an_image_listed_twice_counts_once_and_is_said(tmp_path, make_pictures):
     make_pictures("a", 1)
     (tmp_path / "all.txt").write_text("a/P000000.png\na/P000000.png\n")
-    with pytest.raises(DataError, match="2 times"):
-        ImageData(str(tmp_path / "all.txt")).listed()
+    with pytest.warns(UserWarning, match="1 of its 2 pictures again"):
+        assert ImageData(str(tmp_path / "all.txt")).listed()[1] == ["P000000.png"]
 
 
 @pytest.mark.parametrize("option", [{"batch_size": 0}, {"batch_size_eval": -1}, {"num_workers": -1}])

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from aindex.data.images import (
     SkippedImages,
+    _formats,
     image_names,
     list_images,
     read_image,
@@ -120,16 +121,6 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(name, tmp_path):
     pixels = np.asarray(read_image(encoded(Image.fromarray(values), tmp_path, name)))
     assert np.array_equal(pixels[..., 0], np.rint(values / 257).astype(np.uint8))
     assert np.array_equal(pixels[..., 0], pixels[..., 2])
-
-
-@pytest.mark.parametrize(
-    ("maximum", "dtype"), [(1.0, "f4"), (255.0, "f4"), (65535, "f4"), (65535, "i4"), (200, "i4")]
-)
-def test_thirty_two_bit_grey_is_scaled_by_its_range(maximum, dtype, tmp_path):
-    values = np.linspace(0, maximum, 64).reshape(8, 8).astype(dtype)
-    pixels = np.asarray(read_image(encoded(Image.fromarray(values), tmp_path, "a.tif")))
-    high = 255 if dtype == "i4" and maximum == 200 else maximum
-    assert np.abs(pixels[..., 0] - values / high * 255).max() <= 0.51
 
 
 def test_float_picture_with_nan_is_an_error(tmp_path):
@@ -323,3 +314,19 @@ def test_skipped_images(tmp_path):
     skipped.write(tmp_path / "skipped.csv")
     assert SkippedImages.read(tmp_path / "skipped.csv").rows == [("a\n.png", "no good"), ("b.png", "bad")]
     assert SkippedImages.read(tmp_path / "none.csv").count == 0
+
+
+def test_a_variable_lets_larger_pictures_in(make_picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    path = encoded(make_picture(1), tmp_path, "a.png")
+    _formats.cache_clear()
+    with pytest.warns(Image.DecompressionBombWarning):
+        assert "AINDEX_MAX_PIXELS" in assert_refused(path)
+    monkeypatch.setenv("AINDEX_MAX_PIXELS", "1920")
+    _formats.cache_clear()
+    assert read_image(path).size == (48, 40)
+    monkeypatch.setenv("AINDEX_MAX_PIXELS", "lots")
+    _formats.cache_clear()
+    assert "expected a number of pixels" in assert_refused(path)
+    monkeypatch.delenv("AINDEX_MAX_PIXELS")
+    _formats.cache_clear()

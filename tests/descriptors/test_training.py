@@ -112,6 +112,30 @@ def test_an_unreadable_picture_is_reported_and_replaced(pictures):
     assert [len(ids) for _, _, ids in batches] == [4, 4]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_bad_pictures_cost_themselves_alone_and_are_counted(pictures, tmp_path, recwarn):
+    for number, size in enumerate([(1, 50), (3000, 2), (3, 3)]):
+        Image.new("RGB", size, (9, 99, 199)).save(pictures / f"odd{number}.png")
+    (pictures / "broken.jpg").write_bytes(b"nothing")
+    # with another seed each, the bad ones fall into training and into validation
+    for seed in range(3):
+        train_main(
+            arguments(pictures, tmp_path / f"out{seed}", f"--data.seed={seed}", "--data.num_workers=1")
+        )
+        assert (tmp_path / f"out{seed}" / "tiny.safetensors").is_file()
+    told = [str(warning.message) for warning in recwarn]
+    assert any("pictures were left out of training" in text for text in told)
+    assert any("validation copies left out" in text for text in told)
+
+
+def test_validation_without_a_readable_picture_is_an_error(pictures):
+    for path in pictures.iterdir():
+        path.write_bytes(b"nothing")
+    data = TrainingPictures(pictures, batch_size=4, input_sizes=(32,), validation_pictures=4, num_workers=0)
+    with pytest.raises(DataError, match="none of the 4 validation pictures can be read"):
+        data.setup("fit")
+
+
 def test_too_few_pictures_is_a_clear_error(pictures):
     with pytest.raises(DataError, match=r"has 12 pictures, expected at least .* 250 \+ 128"):
         TrainingPictures(pictures).setup("fit")

@@ -15,7 +15,7 @@ from aindex.evaluation.analyses import (
     squared_distances,
     worst_images,
 )
-from aindex.evaluation.search import SEARCH_COLUMNS, exhaustive_ranks, time_search
+from aindex.evaluation.search import SEARCH_COLUMNS, ExhaustiveSearch, exhaustive_ranks, time_search
 
 
 def _images(psnr_db, names=("a.jpg", "b.jpg", "NA"), **optional):
@@ -149,3 +149,16 @@ def test_an_index_without_cells_is_timed_once(tmp_path):
     assert len(search_table(pd.read_csv(tmp_path / "search_df.csv"))) == 1
     with pytest.raises(DataError, match="0 queries"):
         time_search(lambda *_: None, np.zeros((0, 2)))
+
+
+def test_twins_of_the_true_answer_never_come_before_it():
+    rng = np.random.default_rng(0)
+    references = rng.standard_normal((50, 8)).astype(np.float32)
+    references[[3, 30]] = references[20]
+    search = ExhaustiveSearch([references], chunk_rows=16)
+    query = references[[20]] + np.float32(1e-3)
+    twins = {20: [3, 30]}
+    assert search.ranks(query, [20], twins=twins).tolist() == [0]
+    far = -references[[20]]
+    distances = np.delete(((references - far) ** 2).sum(1), [3, 20, 30])
+    assert search.ranks(far, [20], twins=twins)[0] == (distances < ((references[20] - far) ** 2).sum()).sum()

@@ -1,9 +1,12 @@
 """Index folders that are broken, foreign or not meant, and requests that an index cannot fulfil."""
 
+from pathlib import Path
+
 import numpy as np
 import yaml
 
 from aindex.collection.activating import activate
+from aindex.collection.equipment import index_folder
 from aindex.collection.searching import search
 from aindex.index.backend import import_faiss
 from aindex.index.reference_index import ReferenceIndex
@@ -195,3 +198,13 @@ def same_name(room: Room) -> None:
     for _ in range(2):
         room.command("index", "add", "--index", str(folder), "--references", str(room.good_pictures()),
                      "--num_workers", "0", "--progress", "false")  # fmt: skip
+
+
+@fault(
+    INDEXES, "a folder called shipped where one stands", treated="shipped is the index that comes with aindex"
+)
+def folder_called_shipped(room: Room) -> None:
+    (room.tmp / "shipped").mkdir()
+    room.patch.chdir(room.tmp)
+    assert index_folder("shipped").is_absolute()
+    assert index_folder("./shipped") == Path("./shipped")

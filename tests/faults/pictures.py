@@ -2,6 +2,7 @@
 
 import builtins
 import io
+import json
 import os
 import struct
 import zlib
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from aindex.data import images
+from tests.data.png_files import write_png
+from tests.data.tiff_files import write_tiff
 from tests.faults.table import Room, fault, truncate
 
 PICTURES = "Pictures"
@@ -170,6 +174,93 @@ def damaged_exif(room: Room) -> None:
     assert room.treated("a.jpg", lambda path: path.write_bytes(content.getvalue())).shape == (40, 48, 3)
 
 
+@fault(PICTURES, "floating-point pixels from 0 to 255", recorded="expected 0 (black) to 1 (white)")
+def wide_float(room: Room) -> None:
+    values = np.linspace(0, 255, 64, dtype=np.float32).reshape(8, 8)
+    room.beside_good_ones(lambda path: Image.fromarray(values).save(path, "TIFF"))
+
+
+@fault(PICTURES, "signed integers, of which no white is known", recorded="do not say which of them is white")
+def signed(room: Room) -> None:
+    room.beside_good_ones(
+        lambda path: write_tiff(path, np.ones((8, 8), np.int16), bits=16, photometric=1, sample_format=2)
+    )
+
+
+@fault(PICTURES, "one transparent colour among 16-bit colours", recorded="save it with an alpha channel")
+def deep_transparent_colour(room: Room) -> None:
+    pixels = np.full((8, 8, 3), 300, np.uint16)
+    room.beside_good_ones(lambda path: write_png(path, pixels, bits=16, colour_type=2, transparent=(1, 2, 3)))
+
+
+@fault(
+    PICTURES, "a colour space that is neither grey nor RGB nor CMYK", recorded="photometric interpretation 8"
+)
+def lab(room: Room) -> None:
+    room.beside_good_ones(lambda path: write_tiff(path, np.ones((8, 8, 3), np.uint8), bits=8, photometric=8))
+
+
+@fault(PICTURES, "HEIF where its plugin is not installed", recorded="pip install pillow-heif")
+def heif_without_plugin(room: Room) -> None:
+    room.patch.setattr(images, "_formats", lambda: ("JPEG", "PNG"))
+    room.beside_good_ones(lambda path: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)))
+
+
+@fault(PICTURES, "more pixels than the limit", recorded="set the environment variable AINDEX_MAX_PIXELS")
+def over_the_limit(room: Room) -> None:
+    room.patch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    room.beside_good_ones(lambda path: room.picture().resize((60, 60)).save(path))
+
+
+@fault(PICTURES, "a planar TIFF of 16 bits", treated="like any other")
+def planar_tiff(room: Room) -> None:
+    deep = np.full((8, 8, 3), 1000, np.uint16)
+    found = room.treated("a.tif", lambda path: write_tiff(path, deep, bits=16, photometric=2, planar=True))
+    assert found.min() == found.max() == 4
+
+
+@fault(PICTURES, "a TIFF of 16 bits whose white is zero", treated="turned to black at zero")
+def white_is_zero(room: Room) -> None:
+    white = np.zeros((8, 8), np.uint16)
+    assert room.treated("b.tif", lambda path: write_tiff(path, white, bits=16, photometric=0)).min() == 255
+
+
+@fault(PICTURES, "one transparent colour of fewer than 8 bits", treated="white where it stands")
+def transparent_grey(room: Room) -> None:
+    samples = np.array([[0, 1, 2, 3]], np.uint8)
+    found = room.treated(
+        "a.png", lambda path: write_png(path, samples, bits=2, colour_type=0, transparent=(1,))
+    )
+    assert found[0, :, 0].tolist() == [0, 255, 170, 255]
+
+
+@fault(PICTURES, "a dark PNM of 16 bits", treated="dark: its header says what white is")
+def dark_pgm(room: Room) -> None:
+    content = b"P5 8 8 65535\n" + np.full((8, 8), 200, ">u2").tobytes()
+    assert room.treated("a.pgm", lambda path: path.write_bytes(content)).max() == 1
+
+
+@fault(PICTURES, "files that do not end like pictures, and hidden ones", treated="left out, counted and said")
+def other_files(room: Room) -> None:
+    folder = room.good_pictures(1)
+    for name in ("notes.txt", "no ending", ".hidden.png"):
+        (folder / name).touch()
+    with pytest.warns(UserWarning, match=r"left out .*: 3 \("):
+        assert len(room.extract(folder)) == 1
+
+
+@fault(PICTURES, "a query that cannot be read, in jsonl or csv", treated="its record has an error")
+def unreadable_query(room: Room) -> None:
+    good = room.good_pictures(1) / "P000000.png"
+    told = room.command(
+        "search", str(good), str(room.tmp / "absent.jpg"), f"--index={room.index}", f"--extractor={room.script}",
+        "--resize_size=32", "--num_workers=0", "--device=cpu", "--format=jsonl", "--nprobe=4",
+    )  # fmt: skip
+    first, second = map(json.loads, told.splitlines())
+    assert "error" not in first
+    assert "No such file" in second["error"]
+
+
 @fault(PICTURES, "none of the pictures can be read", error="none of the 2 pictures can be read")
 def all_broken(room: Room) -> None:
     folder = room.tmp / "pictures"
@@ -210,6 +301,67 @@ def vanishing_folder(room: Room) -> None:
 def binary_list(room: Room) -> None:
     (room.tmp / "list.txt").write_bytes(b"\xff\xfe\x00")
     room.extract(room.tmp / "list.txt")
+
+
+@fault(PICTURES, "a list file of UTF-16, or with a byte order mark", treated="read like any other")
+def foreign_list(room: Room) -> None:
+    folder = room.good_pictures(1)
+    for encoding in ("utf-16", "utf-8-sig"):
+        (room.tmp / "list.txt").write_text(f"{folder.name}/P000000.png\r\n", encoding=encoding)
+        assert len(room.extract(room.tmp / "list.txt", encoding)) == 1
+
+
+@fault(PICTURES, "a path that stands in a list twice", treated="counts once, and is said")
+def listed_twice(room: Room) -> None:
+    folder = room.good_pictures(2)
+    (room.tmp / "list.txt").write_text(f"{folder.name}/P000000.png\n{folder}/P000000.png\n")
+    with pytest.warns(UserWarning, match="1 of its 2 pictures again"):
+        assert len(room.extract(room.tmp / "list.txt")) == 1
+
+
+@fault(PICTURES, "lines of a list that are folders: . .. /", recorded="not a regular file")
+def folders_in_a_list(room: Room) -> None:
+    folder = room.good_pictures(1)
+    (room.tmp / "list.txt").write_text(f"{folder.name}/P000000.png\n.\n..\n/\n")
+    assert len(room.extract(room.tmp / "list.txt")) == 1
+    room.command(
+        "activate", f"--images={room.tmp / 'list.txt'}", f"--out={room.tmp / 'out'}", f"--index={room.index}",
+        f"--extractor={room.script}", "--resize_size=32", "--num_workers=0", "--device=cpu", "--progress=false",
+        "--iterations=1",
+    )  # fmt: skip
+
+
+@fault(PICTURES, "a name of 300 characters", recorded="File name too long")
+def long_name(room: Room) -> None:
+    folder = room.good_pictures(1)
+    (room.tmp / "list.txt").write_text(f"{folder.name}/P000000.png\n{'n' * 300}.png\n")
+    assert len(room.extract(room.tmp / "list.txt")) == 1
+
+
+@fault(PICTURES, "a name that no file can have", error="expected the path of a file")
+def impossible_name(room: Room) -> None:
+    (room.tmp / "list.txt").write_text('"\\ud800.png"\n')
+    room.extract(room.tmp / "list.txt")
+
+
+@fault(PICTURES, "a name that begins with ~ and is no home folder", treated="kept")
+def tilde(room: Room) -> None:
+    room.patch.chdir(room.tmp)
+    room.picture().save("~a.jpg")
+    told = room.command(
+        "search", "~a.jpg", f"--index={room.index}", f"--extractor={room.script}", "--resize_size=32",
+        "--num_workers=0", "--device=cpu",
+    )  # fmt: skip
+    assert "1 pictures searched" in told
+
+
+@fault(PICTURES, "names with a form feed or another line end of Unicode", treated="kept as one name")
+def odd_line_ends(room: Room) -> None:
+    names = ["a\x0cb.png", "a\x85b.png", "a\u2028b.png"]
+    for name in names:
+        room.picture().save(room.tmp / name)
+    (room.tmp / "list.txt").write_text("\n".join(names), encoding="utf-8")
+    assert len(room.extract(room.tmp / "list.txt")) == 3
 
 
 @fault(PICTURES, "a list file with a path that leads nowhere", recorded="No such file")
