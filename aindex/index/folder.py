@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from aindex.data.atomic import replace_when_done
 from aindex.errors import FaissIndexError, OutputError
 from aindex.index.backend import FaissIndex, faiss_errors, import_faiss
-from aindex.index.description import Description, StoredFile
+from aindex.index.description import MAX_BYTES, Description, StoredFile
 
 YAML_NAME = "index.yaml"
 ENDINGS = {"index": ".faiss", "names": ".txt", "lists": ".ivfdata"}
@@ -27,8 +27,8 @@ _OURS = re.compile(
     r"|\.(?:index|names)\.[0-9a-f]+\.partial.*"
 )
 _WORK = re.compile(r"\.building-[0-9a-f]+")
-# A writer may replace the files between a reader's look at the YAML and its opening of them.
-_ATTEMPTS = 5
+# A writer may replace the files between a reader's look at the YAML and its opening of them; many in a row may.
+_ATTEMPTS = 20
 
 Write = Callable[[Callable[[bytes], int]], None]
 
@@ -51,13 +51,20 @@ def read_state(folder: Path) -> FolderState:
         raise FaissIndexError(
             f"index folder {str(folder)!r} does not exist: build it with aindex index build"
         )
+    path = folder / YAML_NAME
     try:
-        description = Description.from_yaml(folder / YAML_NAME)
-        return FolderState(description, yaml_hash(folder) or "")
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise FaissIndexError(
             f"folder {str(folder)!r} holds no {YAML_NAME}: expected an index made by aindex index build"
         ) from error
+    except OSError as error:
+        raise FaissIndexError(
+            f"{str(path)!r} cannot be read: {error.strerror}; check its permissions"
+        ) from error
+    # the hash is of what was parsed: another process may replace the file at any moment
+    return FolderState(Description.from_yaml(data, path), hashlib.sha256(data).hexdigest())
 
 
 def yaml_hash(folder: Path) -> str | None:
@@ -85,12 +92,16 @@ def read_files(folder: Path, *, verify: bool, mapped: bool) -> tuple[FolderState
             index = _read_index(folder, state.description, verify=verify, mapped=mapped)
             names = _file(folder, state.description, "names", verify=verify).read_bytes()
             return state, index, names
-        except FileNotFoundError as error:
-            if yaml_hash(folder) == state.yaml_hash or attempt == _ATTEMPTS - 1:
+        # FAISS says only in its own words that a file is gone
+        except (FileNotFoundError, FaissIndexError) as error:
+            if yaml_hash(folder) != state.yaml_hash and attempt < _ATTEMPTS - 1:
+                continue
+            if isinstance(error, FileNotFoundError):
                 raise FaissIndexError(
                     f"index folder {str(folder)!r} lacks the file {Path(error.filename).name!r} that its {YAML_NAME} "
                     "names: restore it, or build the index again"
                 ) from error
+            raise
         except OSError as error:
             raise FaissIndexError(
                 f"index folder {str(folder)!r} cannot be read: {error.strerror}; check its permissions"
