@@ -116,7 +116,7 @@ def describing(
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: auto takes bf16 where the hardware has it.
         batch_size: images per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in this one.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         progress: show bars.
 
     Raises:

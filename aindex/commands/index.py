@@ -66,7 +66,7 @@ def build(
         names: names of the rows where references is a descriptor file: a text file with one per line.
         seed: of the training.
         batch_size: images per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in the main process.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
         progress: show a bar.
@@ -124,7 +124,7 @@ def add(
         prefix: put before the new names, for folders whose pictures have the same names.
         duplicates: names that the index has already: `error`, `skip` them, or `add` them again.
         batch_size: images per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in the main process.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
         progress: show a bar.

@@ -64,7 +64,7 @@ def search_pictures(
         extractor: name or path (default: the one that the index names).
         resize_size: side of the extractor's square input, pixels (default: the index's).
         batch_size: pictures per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in the main process.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
         progress: show a bar.
@@ -141,7 +141,7 @@ def calibrate_threshold(
         extractor: name or path (default: the one that the index names).
         resize_size: side of the extractor's square input, pixels (default: the index's).
         batch_size: pictures per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in the main process.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
         progress: show a bar.

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
 
 from aindex.data.images import list_images, read_image
+from aindex.data.loading import ProcessLoader
 from aindex.descriptors.training_views import strong_view, weak_view
 from aindex.edits import Attack, apply_attack, default_attacks
 from aindex.errors import DataError, ImageReadError
@@ -187,10 +188,12 @@ class TrainingPictures(LightningDataModule):
         self.left_out = [paths[index] for index in order[: self.validation_pictures]]
         self.train_paths = [paths[index] for index in sorted(order[self.validation_pictures :])]
         copies = EditedCopies(self.left_out, size=self.input_sizes[-1], seed=self.seed)
-        parts = list(DataLoader(copies, batch_size=64, num_workers=self.num_workers))
+        parts = list(
+            ProcessLoader(copies, batch_size=64, num_workers=self.num_workers, collate_fn=default_collate)
+        )
         self._validation = TensorDataset(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, int]]:
+    def train_dataloader(self) -> ProcessLoader:
         """Batches of (weak views B×3×R×R uint8, strong views, image numbers B)."""
         store = PictureStore(self.train_paths, max_side=self.max_side, cache_gib=self.cache_gib)
         trainer = self.trainer
@@ -202,12 +205,13 @@ class TrainingPictures(LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
         )
-        return DataLoader(
+        return ProcessLoader(
             ViewPairs(store, seed=self.seed),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            collate_fn=default_collate,
+            persistent_workers=True,
             drop_last=True,
         )
 
