@@ -53,8 +53,9 @@ class SaveExamples(Callback):
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         main = next(one for one in self._retrieval.series if one.images.is_main)
         attacks = shown_attacks(self._retrieval.attacks)
-        for position in spread_over(len(data.images), self.count):
-            self._save_one(Path(trainer.default_root_dir), module, data, main.dataset, position, attacks)
+        there = [position for position in range(len(data.images)) if position not in main.dataset.left_out]
+        for place in spread_over(len(there), self.count):
+            self._save_one(Path(trainer.default_root_dir), module, data, main.dataset, there[place], attacks)
 
     def _save_one(
         self,

@@ -120,6 +120,7 @@ class ImageData(LightningDataModule):
         self.images: list[SourceImage] = []
         self.evaluations: list[Evaluation] = []
         self.batches_done: set[int] = set()
+        self.failed: dict[int, str] = {}
 
     @property
     def root(self) -> Path:
