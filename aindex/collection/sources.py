@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from aindex.data.atomic import remove_tree
 from aindex.data.images import SkippedImages, list_images, names_root, read_names
 from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS
-from aindex.descriptors.stored import FEATURES, SKIPPED, descriptors_for, extract_to_folder
+from aindex.descriptors.stored import CONFIGURATION, FEATURES, SKIPPED, descriptors_for, extract_to_folder
 from aindex.errors import ConfigError, DataError
 
 Source = Path | str | Sequence[Path]
@@ -74,11 +75,14 @@ def describe_pictures(
         DataError: nothing there, or nothing readable.
     """
     options = {**settings._asdict(), "root": root}
+    # the folder is this program's own: what an interrupted run of other options left, or half removed, is of no use
+    if not (work / CONFIGURATION).is_file():
+        remove_tree(work)
     try:
         return extract_to_folder(pictures, extractor, work, **options)
     except ConfigError:
-        # What an interrupted run of other options left: it is this program's own, and of no use.
-        return extract_to_folder(pictures, extractor, work, **options, overwrite=True)
+        remove_tree(work)
+        return extract_to_folder(pictures, extractor, work, **options)
 
 
 def _describe_in_memory(

@@ -11,7 +11,7 @@ from aindex.collection.matches import printable
 from aindex.collection.page import write_page
 from aindex.collection.searching import search
 from aindex.commands.parsing import run_function
-from aindex.data.atomic import replace_when_done
+from aindex.data.atomic import write_where_told
 from aindex.errors import DataError
 
 STANDARD_INPUT = "-"
@@ -89,8 +89,8 @@ def search_pictures(
     if output is None:
         sys.stdout.write(_without_surrogates(text if text.endswith("\n") else text + "\n"))
     else:
-        with replace_when_done(output) as temporary:
-            temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+        read = [path for path in found.files if path is not None]
+        write_where_told(output, text.encode("utf-8", "surrogateescape"), sources=read)
     if html is not None:
         write_page(found, html, pictures=[] if pictures is None else [pictures])
     # Where other programs read the matches, people's lines go elsewhere.

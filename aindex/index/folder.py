@@ -5,6 +5,7 @@ until the YAML is replaced, in one step of the file system, and is then removed.
 index or the new one. Readers keep the files of their generation open, also after they were removed.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -26,7 +27,9 @@ _OURS = re.compile(
     r"(?:index|names|lists)\.[0-9a-f]{12}\.(?:faiss|txt|ivfdata)"
     r"|\.(?:index|names)\.[0-9a-f]+\.partial.*"
 )
-_WORK = re.compile(r"\.building-[0-9a-f]+")
+WORK_NAME = ".work"
+"""Folder inside, for what is under way."""
+_WORK = re.compile(r"\.building-[0-9a-f]+|\.work|\.\.work\.[0-9a-f]{8}\.removed")
 # A writer may replace the files between a reader's look at the YAML and its opening of them; many in a row may.
 _ATTEMPTS = 20
 
@@ -246,6 +249,23 @@ def _write_file(folder: Path, role: str, write: Write) -> StoredFile:
         return StoredFile(name, sink.size, sha256)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_place(folder: Path, *, overwrite: bool) -> None:
+    """See that a new index may go into a folder, before the work for it is begun.
+
+    Raises:
+        OutputError: it is none, holds other things, or an index that is not to be replaced.
+    """
+    try:
+        if folder.is_dir() and not (overwrite and yaml_hash(folder) is not None):
+            _check_unchanged(folder, None)
+        elif os.path.lexists(folder) and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError as error:
+        raise OutputError(
+            f"the index cannot be written to {str(folder)!r}: {error.strerror}; give a new or empty folder"
+        ) from error
 
 
 def _check_unchanged(folder: Path, expected: str | None) -> None:

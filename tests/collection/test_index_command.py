@@ -22,7 +22,7 @@ MakePictures = Callable[..., list[Path]]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_build_then_info_and_add(
