@@ -195,6 +195,9 @@ def _working(folder: Path) -> Iterator[Path]:
                 # only an empty one can be removed: one in which nothing was begun
                 with suppress(OSError):
                     folder.rmdir()
+        # what was committed is forgotten last, so that a kill meanwhile is told from one before
+        for part in ("train", "references"):
+            remove_tree(work / part)
         remove_tree(work)
 
 
