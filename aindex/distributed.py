@@ -1,5 +1,6 @@
 """Several processes: the strategy under which each treats its own images, who treats what, and the gathers."""
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -8,13 +9,16 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from torch.utils.data import Sampler
 
-from aindex.errors import AindexError
+from aindex.errors import AindexError, ConfigError
 from aindex.watch import Place, Watch
 
 STRATEGY_NAME = "ddp_independent"
 # Rank 0 may build an index for hours while the others wait at a gather; a rank that dies is noticed by the watch,
 # not by this limit.
 _PATIENCE = timedelta(days=2)
+_MEETING_VARIABLE = "AINDEX_MEETING_S"
+_MEETING_S = 60.0
+"""How long ranks wait for each other at the start: before they have met, nobody can tell a slow one from a dead one."""
 
 T = TypeVar("T")
 
@@ -28,7 +32,7 @@ class IndependentDDP(DDPStrategy):
     strategy_name = STRATEGY_NAME
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("timeout", _PATIENCE)
+        kwargs.setdefault("timeout", timedelta(seconds=_meeting_s()))
         super().__init__(*args, **kwargs)
         self._watch: Watch | None = None
 
@@ -37,8 +41,20 @@ class IndependentDDP(DDPStrategy):
 
     def setup_distributed(self) -> None:
         """Make the process group, and watch its ranks from then on."""
-        super().setup_distributed()
         environment = self.cluster_environment
+        try:
+            super().setup_distributed()
+        except (dist.DistError, RuntimeError) as error:
+            if dist.is_initialized() or environment is None:
+                raise
+            raise ConfigError(
+                f"rank {environment.global_rank()} of {environment.world_size()} did not meet the others at "
+                f"{environment.main_address}:{environment.main_port} ({' '.join(str(error).split())[:160]}): see why "
+                f"one of them ended, or whether all are started within {_meeting_s():g} seconds (the environment "
+                f"variable {_MEETING_VARIABLE} sets another number); the same command continues"
+            ) from error
+        if dist.is_initialized():
+            _be_patient()
         if world_size() > 1 and environment is not None and self._watch is None:
             self._watch = Watch(
                 Place(rank(), world_size(), environment.local_rank(), environment.node_rank()),
@@ -57,6 +73,30 @@ class IndependentDDP(DDPStrategy):
         if self._watch is not None:
             self._watch.leave()
         super().teardown()
+
+
+def _be_patient() -> None:
+    """Let collective calls wait for a rank that is slow, now that one that ends is noticed."""
+    # the public name is younger than the oldest torch that is allowed
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    set_timeout(_PATIENCE)
+    dist.distributed_c10d._get_default_store().set_timeout(_PATIENCE)
+
+
+def _meeting_s() -> float:
+    """Seconds that ranks wait for each other at the start.
+
+    Raises:
+        ConfigError: the environment says something else than a number of seconds.
+    """
+    text = os.environ.get(_MEETING_VARIABLE, str(_MEETING_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < _PATIENCE.total_seconds():
+        raise ConfigError(f"{_MEETING_VARIABLE} {text!r}: expected seconds, such as {_MEETING_S:g}")
+    return seconds
 
 
 def register_strategy() -> None:

@@ -28,14 +28,14 @@ from activation import make_pictures
 from common import Work, as_the_commands_do, machine, median_ratio, print_table, take_turns
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.functional import gaussian_blur
 
 from aindex.activation.module import _ROWS_PER_CALL
 from aindex.commands.pipeline import PipelineCLI
 from aindex.data.edited import EditedPictures
 from aindex.data.images import list_images, read_image, to_tensor
-from aindex.data.loading import loader_processes
+from aindex.data.loading import ProcessLoader
 from aindex.data.released import released_names
 from aindex.descriptors.files import write_descriptors
 from aindex.descriptors.inference import best_precision, fast_extractor
@@ -179,11 +179,8 @@ class Subject:
 
     def edits(self) -> int:
         cores = len(os.sched_getaffinity(0))
-        loader = DataLoader(
-            Silent(self.copies),
-            batch_size=self.options.batch_size,
-            num_workers=cores,
-            multiprocessing_context=loader_processes(cores),
+        loader = ProcessLoader(
+            Silent(self.copies), batch_size=self.options.batch_size, num_workers=cores, collate_fn=list
         )
         for _ in loader:
             pass

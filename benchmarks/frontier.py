@@ -196,7 +196,7 @@ class Search:
             optimizer=setting.make_optimizer,
             scheduler=setting.make_scheduler,
         )
-        return [image.cpu().numpy() for image in activation.released()]
+        return [image.cpu().numpy() for image in activation.images.released()]
 
     def activate_all(self, setting: Setting) -> tuple[list[np.ndarray], dict[str, float]]:
         size, count = self.options.batch_size, len(self.originals)

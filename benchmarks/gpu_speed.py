@@ -114,7 +114,12 @@ class Subject:
         self.descriptors = nn.functional.normalize(directions)
         quantiser = Quantiser(train_quantiser(self.descriptors.numpy(), "IVF16,Flat", "L2", seed=0))
         self.make_goal = GoalMaker(
-            quantiser, loss_f=self.settings.loss_f, target="ivf_cluster", device=self.device
+            quantiser,
+            loss_f=self.settings.loss_f,
+            target="ivf_cluster",
+            temperature=self.settings.temperature,
+            anchor=self.settings.anchor,
+            device=self.device,
         )
         self.pixels = sample(fast, self.rows)
 

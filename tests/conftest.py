@@ -12,9 +12,11 @@ from PIL import Image
 from torch import nn
 
 from aindex.descriptors.extractor import Extractor
+from aindex.descriptors.registry import FETCHED
 
 TINY_INPUT_SIZE = 32
 TINY_DIM = 16
+CACHED = "sscd_disc_mixup"
 
 
 def draw_picture(seed: int, width: int = 48, height: int = 40) -> Image.Image:
@@ -64,6 +66,22 @@ class TinyNet(nn.Module):
         return nn.functional.normalize(self.head(self.features(pixels)), dim=1)
 
 
+class Holed(nn.Module):
+    """A descriptor that is finite everywhere, and whose gradient is no number where a picture is flat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = TinyNet()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        plane = pixels[:, 0].flatten(1)
+        gap = plane.amax(1) - plane.amin(1)
+        root = torch.where(gap < 0.1, gap - gap, gap).sqrt()
+        return nn.functional.normalize(
+            torch.cat([self.net(pixels)[:, 1:], 0.1 * root.unsqueeze(1)], 1), dim=1
+        )
+
+
 def save_script(module: nn.Module, path: Path) -> Path:
     torch.jit.save(torch.jit.script(module), str(path))
     return path
@@ -101,6 +119,16 @@ def tiny_extractor(tiny_module: nn.Module) -> Extractor:
 def tiny_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny module as a TorchScript file."""
     return save_script(TinyNet(), tmp_path_factory.mktemp("extractor") / "tiny.torchscript.pt")
+
+
+@pytest.fixture(scope="session")
+def torch_home(tmp_path_factory: pytest.TempPathFactory, tiny_script: Path) -> Path:
+    """A folder for TORCH_HOME in which the tiny module is the cached file of `CACHED`, a name that an index may say."""
+    folder = tmp_path_factory.mktemp("torch")
+    cached = folder / "hub" / "checkpoints" / FETCHED[CACHED].rsplit("/", 1)[-1]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(tiny_script.read_bytes())
+    return folder
 
 
 @pytest.fixture(scope="session")

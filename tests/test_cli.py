@@ -334,7 +334,7 @@ def test_images_that_are_not_to_be_kept_are_evaluated_and_removed(tiny_pipeline,
 )
 def test_other_lists_of_attacks(tiny_pipeline, option, attacks):
     some = tiny_pipeline.folder / "originals" / "O000003.png"
-    folder = tiny_pipeline.run("evaluate", option, f"--data.data_dir={some}")
+    folder = tiny_pipeline.run("evaluate", option, f"--data.data_dir={some}", "--report.html=true")
     rows = pd.read_csv(folder / "retr_df.csv", dtype={"attack_param": float})
     assert len(rows) == len(attacks)
     params = rows["attack_param"].astype(object).where(rows["attack_param"].notna(), None)

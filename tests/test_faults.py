@@ -10,7 +10,7 @@ import pytest
 from aindex.collection.building import build_index
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import AindexError
-from tests.conftest import write_pictures
+from tests.conftest import CACHED, write_pictures
 from tests.faults import configuration, descriptors, engines, extractors, indexes, outputs, pictures
 from tests.faults.table import FAULTS, QUIET, Fault, Room
 
@@ -26,19 +26,21 @@ noted with the reason (`skipped.csv`), all others come out as if it were not the
 
 
 @pytest.fixture(scope="session")
-def fault_index(tmp_path_factory: pytest.TempPathFactory, tiny_script: Path) -> Path:
+def fault_index(tmp_path_factory: pytest.TempPathFactory, torch_home: Path) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     write_pictures(folder / "train", 40, seed=1)
     write_pictures(folder / "references", 6, seed=2, prefix="R")
     sources = {"train": folder / "train", "references": folder / "references"}
-    build_index(
-        folder / "index",
-        **sources,
-        idx_factory="IVF4,PQ4x4",
-        extractor=tiny_script,
-        resize_size=32,
-        settings=QUIET,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(torch_home))
+        build_index(
+            folder / "index",
+            **sources,
+            idx_factory="IVF4,PQ4x4",
+            extractor=CACHED,
+            resize_size=32,
+            settings=QUIET,
+        )
     return folder / "index"
 
 
@@ -49,7 +51,9 @@ def room(
     capsys: pytest.CaptureFixture[str],
     tiny_script: Path,
     fault_index: Path,
+    torch_home: Path,
 ) -> Room:
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
     extractor = load_extractor(tiny_script, resize_size=32)
     return Room(tmp_path, monkeypatch, capsys, extractor, tiny_script, fault_index)
 

@@ -12,7 +12,7 @@ from torch.optim import Adam, Optimizer
 from aindex.activation.canvas import Canvases, mean_square
 from aindex.activation.goals import Goal
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory, make_optimizer, make_scheduler
-from aindex.activation.outcome import Curves, measured
+from aindex.activation.outcome import Curves, failures, measured
 from aindex.activation.settings import ActivationSettings
 from aindex.descriptors.inference import ExtractorLike, FastExtractor, fast_extractor
 
@@ -24,18 +24,23 @@ class Activation:
     Attributes:
         images: give what is released, and the changes.
         curves: statistics per iteration; None without iterations.
+        failures: per image None, or why it must not be released: its change or its loss is no finite number.
     """
 
     images: Canvases
     curves: Curves | None
+    failures: list[str | None]
 
-    def released(self) -> list[Tensor]:
-        """The images to release, H×W×3 uint8 each."""
-        return self.images.released()
+    def released(self) -> list[Tensor | None]:
+        """The images to release, H×W×3 uint8 each; None for those that failed."""
+        return self._of_the_others(self.images.released())
 
-    def changes(self) -> list[Tensor]:
-        """x' − x of each image in normalised space at its own size, 3×H×W."""
-        return self.images.changes()
+    def changes(self) -> list[Tensor | None]:
+        """x' − x of each image in normalised space at its own size, 3×H×W; None for those that failed."""
+        return self._of_the_others(self.images.changes())
+
+    def _of_the_others(self, values: list[Tensor]) -> list[Tensor | None]:
+        return [value if why is None else None for value, why in zip(values, self.failures, strict=True)]
 
 
 def activate_images(
@@ -53,7 +58,8 @@ def activate_images(
 ) -> Activation:
     """Change images so that their descriptors, and those of edited copies, come to lie where the goal wants them.
 
-    An image's result depends on itself, its seed and the settings alone: not on the other images or their order.
+    An image's result depends on itself, its seed and the settings alone: not on the other images or their order. One
+    whose change or loss stops being finite fails, and the others go on.
 
     Args:
         images: B images, 3×H×W each, of any sizes, in [0, 1] or uint8, on the extractor's device.
@@ -95,7 +101,9 @@ def activate_images(
             measures.append(measured(images, canvases.released()))
         step()
         advance(iteration)
-    return Activation(canvases, Curves.of(losses, measures))
+    return Activation(
+        canvases, Curves.of(losses, measures), failures(canvases.deltas, canvases.constrain(), losses)
+    )
 
 
 def describe(inputs: Sequence[Tensor], extractor: FastExtractor, batch_size: int) -> Tensor:

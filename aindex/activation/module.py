@@ -15,9 +15,9 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from aindex.activation.goals import FeatureLoss, GoalMaker
-from aindex.activation.loop import activate_images
+from aindex.activation.loop import Activation, activate_images
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory
-from aindex.activation.outcome import Curves, Released, measured, to_cpu
+from aindex.activation.outcome import Curves, Failed, Released, measured, to_cpu
 from aindex.activation.settings import ActivationSettings, DeltaSize
 from aindex.data.datamodule import Picture, succeeded
 from aindex.data.released import SourceImage
@@ -203,29 +203,45 @@ class ActivationModule(LightningModule):
         """Activate a batch.
 
         Returns:
-            `released`: a list of `Released`; `curves`: `Curves`, or None without iterations.
+            `released`: a list of `Released`; `failed`: a list of `Failed`; `curves`: `Curves` of those that are
+            released, or None without iterations.
         """
         started = time.perf_counter()
         pictures: list[Picture] = succeeded(batch)
         if not pictures:
             return None
         images = [picture.pixels.to(self.device, non_blocking=True) for picture in pictures]
-        if not self.active:
-            rendered, curves = [image.permute(1, 2, 0) for image in images], None
-        else:
-            rendered, curves = self._activated(pictures, images)
-        released = self._released(pictures, images, rendered, curves)
+        failed: list[Failed] = []
+        curves = None
+        rendered: Sequence[Tensor | None] = [image.permute(1, 2, 0) for image in images]
+        if self.active:
+            activation = self._activated(pictures, images)
+            rendered, curves = activation.released(), activation.curves
+            failed = [
+                Failed(image=self.images[picture.position], position=picture.position, reason=reason)
+                for picture, reason in zip(pictures, activation.failures, strict=True)
+                if reason is not None
+            ]
+        kept = [row for row, pixels in enumerate(rendered) if pixels is not None]
+        curves = None if curves is None else curves.only(kept)
+        released = self._released(
+            [pictures[row] for row in kept],
+            [images[row] for row in kept],
+            [pixels for pixels in rendered if pixels is not None],
+            curves,
+        )
         seconds = (time.perf_counter() - started) / len(pictures)
-        return {"released": [replace(one, seconds=seconds) for one in released], "curves": curves}
+        released = [replace(one, seconds=seconds) for one in released]
+        return {"released": released, "failed": failed, "curves": curves}
 
-    def _activated(self, pictures: list[Picture], images: list[Tensor]) -> tuple[list[Tensor], Curves | None]:
+    def _activated(self, pictures: list[Picture], images: list[Tensor]) -> Activation:
         assert self.make_goal is not None
         assert self._fast is not None
         self.trainer.optimizers = []  # the last batch's, as large as its δ
         positions = [picture.position for picture in pictures]
         # Lightning's autocast would reach the pixel arithmetic too; the extractor switches on its own
         with torch.autocast(self.device.type, enabled=False):
-            activation = activate_images(
+            return activate_images(
                 images,
                 self.make_goal([self._rows_of(position) for position in positions]),
                 self._fast,
@@ -237,13 +253,6 @@ class ActivationModule(LightningModule):
                 stepping=self._counted,
                 with_measures=self._is_logged(),
             )
-            curves = activation.curves
-            if curves is not None and not curves.feature_loss.isfinite().all():
-                raise ConfigError(
-                    f"the feature loss is {curves.feature_loss.max()}: expected finite numbers; lower "
-                    "model.optimizer.lr, or take trainer.precision 32-true"
-                )
-            return activation.released(), curves
 
     def _rows_of(self, position: int) -> Tensor:
         rows = self.descriptors[position : position + 1] if self.rows is None else self.rows[position]
@@ -265,6 +274,8 @@ class ActivationModule(LightningModule):
     def _released(
         self, pictures: list[Picture], images: list[Tensor], rendered: list[Tensor], curves: Curves | None
     ) -> list[Released]:
+        if not pictures:
+            return []
         measures = measured(images, rendered).tolist()
         last = torch.full((3, len(pictures)), torch.nan)
         if curves is not None:

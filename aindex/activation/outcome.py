@@ -40,6 +40,21 @@ class Released:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failed:
+    """One image that must not be released.
+
+    Attributes:
+        image: which one.
+        position: its number in the list of images.
+        reason: why, for people.
+    """
+
+    image: SourceImage
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Curves:
     """Statistics per iteration, iterations×B each, on the CPU; image measures where they were asked for."""
 
@@ -59,10 +74,50 @@ class Curves:
         )
         return cls(**dict(zip(cls.__dataclass_fields__, values.cpu().unbind(1), strict=False)))
 
+    def only(self, images: Sequence[int]) -> "Curves | None":
+        """Those of some images of the batch, by their numbers; None for none of them."""
+        if not images:
+            return None
+        columns = {name: values[:, images] for name, values in vars(self).items() if values is not None}
+        return Curves(**columns)
+
+    @property
+    def images(self) -> int:
+        """Of how many images."""
+        return self.loss.shape[1]
+
     def means(self) -> dict[str, list[float]]:
         """Per statistic the mean over the batch at each iteration."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: value.mean(dim=1).tolist() for name, value in values.items() if value is not None}
+
+
+def failures(
+    deltas: Sequence[Tensor], changes: Sequence[Tensor], losses: Sequence[Tensor]
+) -> list[str | None]:
+    """Per image None, or what of it is not finite; rounded to 8 bits it would be some picture all the same.
+
+    Args:
+        deltas: δ of B images after the last step.
+        changes: what δ makes of each.
+        losses: of each iteration, 3×B.
+    """
+    parts = {
+        "δ": torch.stack([delta.detach().isfinite().all() for delta in deltas]),
+        "change": torch.stack([change.detach().isfinite().all() for change in changes]),
+    }
+    if losses:
+        parts["loss"] = torch.stack(list(losses)).isfinite().all(0).all(0)
+    columns = torch.stack(list(parts.values()), dim=1).cpu().tolist()  # in one transfer
+    names = [[name for name, finite in zip(parts, column, strict=True) if not finite] for column in columns]
+    return [_not_finite(some) if some else None for some in names]
+
+
+def _not_finite(names: Sequence[str]) -> str:
+    return (
+        f"activation failed: {' and '.join(names)} became infinite or no number; lower the learning rate, compute in "
+        "fp32, or take another extractor"
+    )
 
 
 def measured(originals: Sequence[Tensor], released: Sequence[Tensor]) -> Tensor:

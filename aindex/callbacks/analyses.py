@@ -118,18 +118,19 @@ class Analyses:
         """Rows of `images_df.csv`, followed by what activation noted.
 
         Args:
-            measured: by the image's position `psnr_db`, `ssim`, `linf` and `code_distance_released`.
-            released: a row per image of `ReleaseRecord`, or None where nothing was activated in this run.
+            measured: by the image's position `psnr_db`, `ssim`, `linf` and `code_distance_released`; images that could
+                not be activated are missing.
+            released: a row per measured image of `ReleaseRecord`, or None where nothing was activated in this run.
         """
-        positions = range(len(self._images))
+        positions = sorted(measured)
         columns = {
             name: [measured[position][name] for position in positions]
             for name in ("psnr_db", "ssim", "linf", "code_distance_released")
         }
         rows = image_rows(
-            image_index=self._ids,
-            names=[image.name for image in self._images],
-            code_distance_original=self.code_distance(self._descriptors),
+            image_index=self._ids[positions],
+            names=[self._images[position].name for position in positions],
+            code_distance_original=self.code_distance(self._descriptors[positions]),
             activation_seconds=None if released is None else released["seconds"].round(6),
             **columns,
         )

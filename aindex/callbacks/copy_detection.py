@@ -74,7 +74,13 @@ class EvaluateCopyDetection(Callback):
         ids = np.array([image.index_id for image in self._retrieval.images], dtype=np.int64)
         size = pl_module.load().input_size
         for images in self._retrieval.sets:
-            dataset = RandomlyEditedPictures(images.paths, names, size=size, seed=self._retrieval.seed)
+            dataset = RandomlyEditedPictures(
+                images.paths,
+                names,
+                size=size,
+                seed=self._retrieval.seed,
+                left_out=data.failed if images.kind == "active" else {},
+            )
             self._of_set.append((images, self._add(trainer, images.kind, dataset, ids)))
         dataset = RandomlyEditedPictures(
             queries,
@@ -150,7 +156,12 @@ class EvaluateCopyDetection(Callback):
         queries = len(self._queries.ids) - skipped.count - failed.count
         for images, series in self._of_set:
             _, missing = _left_out(series)
-            failed.rows += missing
+            left_out = {
+                str(path)
+                for path, name in zip(series.dataset.paths, series.dataset.names, strict=True)
+                if name in series.dataset.left_out
+            }
+            failed.rows += [row for row in missing if row[0] not in left_out]
             merge_rows(
                 [series.parts, self._queries.parts],
                 "csv",

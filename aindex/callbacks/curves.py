@@ -38,9 +38,9 @@ class LogCurves(Callback):
             return
         means = curves.means()
         for name, values in means.items():
-            total = np.asarray(values) * len(batch)
+            total = np.asarray(values) * curves.images
             self._sums[name] = self._sums.get(name, 0) + total
-            self._images[name] = self._images.get(name, 0) + len(batch)
+            self._images[name] = self._images.get(name, 0) + curves.images
         if "psnr_db" not in means:
             return
         first = trainer.global_step - len(means["psnr_db"])

@@ -51,8 +51,13 @@ class SaveExamples(Callback):
     def _save(self, trainer: Trainer, module: ActivationModule) -> None:
         main = next(one for one in self._retrieval.series if one.images.is_main)
         attacks = shown_attacks(self._retrieval.attacks)
-        for position in spread_over(len(self._retrieval.images), self.count):
-            self._save_one(Path(trainer.default_root_dir), module, main.dataset, position, attacks)
+        there = [
+            position
+            for position in range(len(self._retrieval.images))
+            if main.dataset.names[position] not in main.dataset.left_out
+        ]
+        for place in spread_over(len(there), self.count):
+            self._save_one(Path(trainer.default_root_dir), module, main.dataset, there[place], attacks)
 
     def _save_one(
         self,

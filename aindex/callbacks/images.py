@@ -10,11 +10,20 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
 from aindex import distributed
-from aindex.activation.outcome import Released
+from aindex.activation.outcome import Failed, Released
 from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER
 from aindex.data.datamodule import ImageData
+from aindex.data.images import SkippedImages
 from aindex.data.parts import PartFiles
-from aindex.data.release_writer import ReleaseRecord, ReleaseWriter, finished_batches, release_records
+from aindex.data.release_writer import (
+    FailureRecord,
+    ReleaseRecord,
+    ReleaseWriter,
+    failure_records,
+    finished_batches,
+    release_records,
+)
+from aindex.data.tables import name_table
 from aindex.errors import ConfigError, DataError
 from aindex.evaluation.analyses import image_rows
 from aindex.evaluation.run_folder import IMAGES_FILE, write_csv
@@ -33,6 +42,7 @@ class WriteImages(Callback):
             raise ConfigError(f"images.compress_level {compress_level}: expected 0 to 9")
         self.save_imgs = save_imgs
         self.compress_level = compress_level
+        self.failed = SkippedImages("image(s) that could not be activated")
         self._writer: ReleaseWriter | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -57,12 +67,32 @@ class WriteImages(Callback):
             return
         if outputs:
             released: list[Released] = outputs["released"]
-            number = released[0].position // _data_of(trainer).batch_size
+            failed: list[Failed] = outputs["failed"]
             self._writer.submit(
-                number, [one.pixels.numpy() for one in released], [_record(one) for one in released]
+                min([one.position for one in released] + [one.position for one in failed])
+                // _data_of(trainer).batch_size,
+                [one.pixels.numpy() for one in released],
+                [_record(one) for one in released],
+                [
+                    FailureRecord(position=one.position, name=one.image.name, reason=one.reason)
+                    for one in failed
+                ],
             )
         if batch_idx + 1 == trainer.num_training_batches:
             distributed.everywhere(self._writer.flush)
+            self._leave_out_failed(_data_of(trainer))
+
+    def _leave_out_failed(self, data: ImageData) -> None:
+        """Tell the evaluation, on all ranks, which images there are not.
+
+        Raises:
+            DataError: there is none.
+        """
+        failed = distributed.on_rank_zero(lambda: failure_records(self._parts))
+        data.failed.update({one.name: one.reason for one in failed})
+        self.failed.rows = [(one.name, one.reason) for one in failed]
+        if len(failed) == len(data.images):
+            raise DataError(f"none of the {len(failed)} images could be released: {failed[0].reason}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have all released images of all ranks on disk before they are evaluated."""
@@ -84,11 +114,12 @@ class WriteImages(Callback):
         """
         assert self._writer is not None
         distributed.everywhere(self._writer.flush)
-        names = [image.name for image in _data_of(trainer).images]
+        data = _data_of(trainer)
+        names = [image.name for image in data.images if image.name not in data.failed]
         distributed.on_rank_zero(lambda: self._list_images(names))
 
     def _list_images(self, names: list[str]) -> None:
-        table = pd.DataFrame(release_records(self._parts))
+        table = name_table(release_records(self._parts))
         if list(table.get("name", [])) != names:
             raise DataError(
                 f"{len(table)} images were released of {len(names)} given: expected each exactly once; remove "
@@ -122,7 +153,7 @@ class WriteImages(Callback):
 
     def figures(self) -> pd.DataFrame | None:
         """One row per released image (`ReleaseRecord`), or None where none were released in this run."""
-        return pd.DataFrame(release_records(self._parts)) if hasattr(self, "_parts") else None
+        return name_table(release_records(self._parts)) if hasattr(self, "_parts") else None
 
 
 def _record(released: Released) -> ReleaseRecord:

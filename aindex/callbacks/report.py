@@ -78,6 +78,7 @@ class Report(Callback):
         index = _callback(trainer, BuildIndex)
         skipped = {
             "skipped": index.skipped if index else None,
+            "failed": writer.failed if writer else None,
             "skipped_queries": detection.skipped if detection else None,
             "failed_edits": retrieval.failed if retrieval else None,
             "failed_random_edits": detection.failed if detection else None,

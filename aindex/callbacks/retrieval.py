@@ -138,6 +138,7 @@ class EvaluateRetrieval(Callback):
                 seed=self.seed,
                 template=self.template,
                 originals=[image.path for image in self.images] if images.is_main else None,
+                left_out=data.failed if images.kind == "active" else {},
             )
             parts = PartFiles(folder / PROGRESS_FOLDER, f"retrieval_{images.kind}", rank=distributed.rank())
             done = distributed.on_rank_zero(lambda parts=parts: set(parts.offsets()))  # type: ignore[misc]
@@ -260,7 +261,13 @@ class EvaluateRetrieval(Callback):
         failed = failed_edits()
         for one in self.series:
             missing = [row for record in one.parts.records() for row in record.get("failed", ())]
-            failed.rows += [(path, reason) for _, path, reason in missing]
+            # the list of images that could not be activated has those
+            left_out = {
+                str(path)
+                for path, name in zip(one.dataset.paths, one.dataset.names, strict=True)
+                if name in one.dataset.left_out
+            }
+            failed.rows += [(path, reason) for _, path, reason in missing if path not in left_out]
             for attack, times in Counter(attack for attack, _, _ in missing).items():
                 if times == len(one.dataset.paths):
                     raise EditError(f"attack {attack} failed on every image; {missing[0][2]}")

@@ -3,7 +3,6 @@
 import json
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from aindex import distributed
-from aindex.data.atomic import remove_leftovers, replace_when_done
+from aindex.data.atomic import remove_leftovers, remove_leftovers_of, remove_tree, replace_when_done
 from aindex.data.run_lock import LOCK_FILE, RunLock
 from aindex.errors import ConfigError, OutputError
 from aindex.evaluation.run_folder import (
@@ -156,7 +155,7 @@ def _remove_results(folder: Path) -> None:
     for name in (SUMMARY_FILE, *reversed(_OWN)):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
             path.unlink(missing_ok=True)
 
@@ -210,7 +209,9 @@ class RunFolder(Callback):
         self._lock = RunLock(folder)
         self._lock.take_alone(token)
         state = claim(folder, self.configuration, overwrite=self.overwrite)
-        remove_leftovers(folder)
+        remove_leftovers_of([folder / name for name in _OWN])
+        for name in _OWN:
+            remove_leftovers(folder / name)
         self._lock.share()
         return state, token
 

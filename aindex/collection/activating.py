@@ -1,7 +1,6 @@
 """Release pictures activated: the same tree, imperceptibly changed, found again after edits."""
 
 import hashlib
-import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,11 +15,12 @@ from aindex.collection.building import chosen_rows
 from aindex.collection.equipment import SHIPPED, Equipment, describing, open_equipment
 from aindex.collection.manifest import Release, manifest_table, planned_table, write_manifest
 from aindex.collection.pictures import Format
-from aindex.collection.planning import Listing, list_source, without_output
+from aindex.collection.planning import Listing, list_source, released_files, without_output
 from aindex.collection.records import Records
 from aindex.collection.release import ReleaseSettings
 from aindex.collection.releasing import ReleaseRun
 from aindex.collection.sources import Source, describe_pictures
+from aindex.data.atomic import exclusive, remove_tree
 from aindex.descriptors.extract import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.errors import ConfigError
@@ -91,7 +91,7 @@ def activate(
         extractor: one in use, a name or a path; default the one that the index names.
         resize_size: side of the extractor's input, pixels; default the index's.
         settings: device, precision and batch size; default `describing(batch_size=8)`.
-        overwrite: drop an earlier release in `out`.
+        overwrite: remove an earlier release in `out`, by its own list; other files in it stay.
         dry_run: write nothing, say what would be done.
 
     Returns:
@@ -132,11 +132,38 @@ def activate(
     if dry_run:
         return planned_table(out, listing, how, equipment.index, [prefix + name for name in listing.names])
     records = Records(out)
-    records.claim(_configuration(equipment, how, loop), overwrite=overwrite)
+    records.check()
+    with exclusive(records.state, wait=False):
+        records.claim(_configuration(equipment, how, loop), overwrite=overwrite, sources=listing.paths)
+        records.reserve(released_files(listing.names, how.format), listing.paths)
+        return _release(
+            out,
+            listing,
+            equipment,
+            how,
+            records,
+            prefix,
+            add,
+            rows,
+            None if isinstance(index, ReferenceIndex) else user_path(index),
+        )
+
+
+def _release(
+    out: Path,
+    listing: Listing,
+    equipment: Equipment,
+    how: ReleaseSettings,
+    records: Records,
+    prefix: str,
+    add: bool,
+    rows: int,
+    folder: Path | None,
+) -> Release:
+    """Describe, give rows, activate, write; the folder is this command's own now."""
     originals = describe_pictures(
         listing.paths, equipment.extractor, records.work, equipment.settings, root=listing.root
     )
-    folder = None if isinstance(index, ReferenceIndex) else user_path(index)
     ids = _ids(equipment, originals, listing, prefix, rows if add else None, how.seed, folder)
     run = ReleaseRun(
         out, listing, originals, own_rows_of(equipment.index, originals, ids), equipment, how, records
@@ -149,7 +176,7 @@ def activate(
             records.read(), listing.names, dict(zip(originals.names, ids.tolist(), strict=True))
         )
         write_manifest(out, table, run.skipped)
-    shutil.rmtree(records.work, ignore_errors=True)
+    remove_tree(records.work)
     return Release(out, table, run.skipped)
 
 

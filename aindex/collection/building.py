@@ -1,7 +1,9 @@
 """Indexes over folders of pictures or descriptor files: made new, and added to."""
 
-import shutil
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +12,7 @@ import numpy as np
 
 from aindex.collection.equipment import describing, index_folder, open_equipment
 from aindex.collection.sources import Source, describe, picture_paths
+from aindex.data.atomic import exclusive, remove_tree, replace_when_done
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extract import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
@@ -18,7 +21,7 @@ from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError, DataError
 from aindex.index.backend import Ids
 from aindex.index.factory import Metric
-from aindex.index.folder import read_state
+from aindex.index.folder import WORK_NAME, YAML_NAME, check_place, read_state
 from aindex.index.on_disk import remove_on_disk
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.row_choice import check_row_count, choose_rows
@@ -28,6 +31,8 @@ from aindex.paths import user_path
 DEFAULT_FACTORY = "IVF4096,PQ8x8"
 
 Duplicates = Literal["error", "skip", "add"]
+
+_COMMIT = "commit.json"
 
 
 @dataclass(frozen=True)
@@ -82,33 +87,61 @@ def build_index(
     """
     output, settings = user_path(output), settings or describing()
     _check_options(train, like, idx_factory, quant)
-    work = work_folder(output)
+    check_row_count(rows)
+    if not (work_folder(output) / _COMMIT).is_file():
+        check_place(output, overwrite=overwrite)
+    with _working(output) as work:
+        index, used = _empty_index(
+            work, train, like, idx_factory, quant, extractor, resize_size, seed, settings
+        )
+        if nprobe is not None:
+            index.nprobe = nprobe
+        ids, skipped, own = np.empty(0, np.int64), SkippedImages(), list[str]()
+        if references is not None:
+            described = describe(references, used, work / "references", settings, names=names)
+            own, skipped = described.names, described.skipped
+            batch = chosen_rows(described, picture_paths(references), used, index, rows, seed, settings)
+            ids = index.add(batch.descriptors, batch.names, batch.counts)
+        key = (
+            *(train, like, index.idx_factory, index.metric, index.nprobe, rows, seed),
+            used.fingerprint,
+        )
+        if not overwrite and (output / YAML_NAME).is_file():
+            # an earlier try of this command may have been killed right after it had saved
+            saved = ReferenceIndex.open(output)
+            if _committed(work, key, own, saved) is not None:
+                return Indexed(saved, ids, saved.ntotal, skipped)
+        _note_commit(work, key, own, 0, len(own))
+        index.save(output, overwrite=overwrite)
+    return Indexed(index, ids, index.ntotal, skipped)
+
+
+def _empty_index(
+    work: Path,
+    train: Source | None,
+    like: Path | str | None,
+    idx_factory: str | None,
+    quant: Metric,
+    extractor: Extractor | Path | str | None,
+    resize_size: int | None,
+    seed: int,
+    settings: ExtractionSettings,
+) -> tuple[ReferenceIndex, Extractor]:
     if like is not None:
         equipment = open_equipment(
             like, extractor, resize_size=resize_size, settings=settings, read_only=False
         )
-        index, used = equipment.index.empty_copy(), equipment.extractor
-    else:
-        assert train is not None
-        used = _loaded(extractor, resize_size, settings)
-        index = ReferenceIndex.train(
-            describe(train, used, work / "train", settings).descriptors,
-            idx_factory=DEFAULT_FACTORY if idx_factory is None else idx_factory,
-            metric=quant,
-            seed=seed,
-            extractor=used,
-        )
-    if nprobe is not None:
-        index.nprobe = nprobe
-    ids, skipped, before = np.empty(0, np.int64), SkippedImages(), index.ntotal
-    if references is not None:
-        described = describe(references, used, work / "references", settings, names=names)
-        skipped = described.skipped
-        paths = picture_paths(references)
-        ids = index.add(*chosen_rows(described, paths, used, index, rows, seed, settings))
-    index.save(output, overwrite=overwrite)
-    shutil.rmtree(work, ignore_errors=True)
-    return Indexed(index, ids, index.ntotal - before, skipped)
+        return equipment.index.empty_copy(), equipment.extractor
+    assert train is not None
+    used = _loaded(extractor, resize_size, settings)
+    index = ReferenceIndex.train(
+        describe(train, used, work / "train", settings).descriptors,
+        idx_factory=DEFAULT_FACTORY if idx_factory is None else idx_factory,
+        metric=quant,
+        seed=seed,
+        extractor=used,
+    )
+    return index, used
 
 
 def add_to_index(
@@ -142,20 +175,31 @@ def add_to_index(
         AindexError: no such index, another extractor, no pictures, or a name that is there already.
     """
     folder, settings = user_path(index), settings or describing()
-    equipment = open_equipment(folder, extractor, resize_size=resize_size, settings=settings, read_only=False)
-    opened, work = equipment.index, work_folder(folder)
-    described = describe(references, equipment.extractor, work / "references", settings, names=names)
-    new_names = [prefix + name for name in described.names]
-    kept = _new_rows(new_names, opened, duplicates)
-    new = Extraction(
-        np.array(described.descriptors[kept]), [described.names[row] for row in kept], described.skipped
-    )
-    paths = picture_paths(references)
-    batch = chosen_rows(new, paths, equipment.extractor, opened, rows, seed, settings)
-    before = opened.ntotal
-    ids = opened.add(batch.descriptors, [prefix + name for name in batch.names], batch.counts)
-    opened.save(folder)
-    shutil.rmtree(work, ignore_errors=True)
+    read_state(folder)  # an error before anything is written
+    check_row_count(rows)
+    with _working(folder) as work:
+        # opened by one command after the other, each with the rows of the one before
+        equipment = open_equipment(
+            folder, extractor, resize_size=resize_size, settings=settings, read_only=False
+        )
+        opened = equipment.index
+        described = describe(references, equipment.extractor, work / "references", settings, names=names)
+        new_names = [prefix + name for name in described.names]
+        key = (str(references), prefix, duplicates, rows, seed, equipment.extractor.fingerprint)
+        first, before = _committed(work, key, new_names, opened), opened.ntotal
+        if first is not None:
+            ids = np.arange(first, opened.pictures)
+            count = sum(len(one) for one in opened.owners.rows_of(ids))
+            return Indexed(opened, ids, count, described.skipped)
+        kept = _new_rows(new_names, opened, duplicates)
+        new = Extraction(
+            np.array(described.descriptors[kept]), [described.names[row] for row in kept], described.skipped
+        )
+        paths = picture_paths(references)
+        batch = chosen_rows(new, paths, equipment.extractor, opened, rows, seed, settings)
+        _note_commit(work, key, new_names, opened.pictures, len(kept))
+        ids = opened.add(batch.descriptors, [prefix + name for name in batch.names], batch.counts)
+        opened.save(folder)
     return Indexed(opened, ids, opened.ntotal - before, described.skipped)
 
 
@@ -230,10 +274,53 @@ def chosen_rows(
     )
 
 
+@contextmanager
+def _working(folder: Path) -> Iterator[Path]:
+    """The folder of one command at a time, where descriptors are kept until the index holds what they are for."""
+    work, is_new = work_folder(folder), not folder.exists()
+    with exclusive(work):
+        try:
+            yield work
+        except BaseException:
+            if not any(path.name != ".lock" for path in work.iterdir()):
+                remove_tree(work)
+            raise
+        finally:
+            if is_new:
+                # only an empty one can be removed: one in which nothing was begun
+                with suppress(OSError):
+                    folder.rmdir()
+        # what was committed is forgotten last, so that a kill meanwhile is told from one before
+        for part in ("train", "references"):
+            remove_tree(work / part)
+        remove_tree(work)
+
+
 def work_folder(folder: Path) -> Path:
     """Where descriptors are kept until `folder` holds what they are for."""
-    absolute = folder.absolute()
-    return absolute.with_name(f".{absolute.name}.work")
+    return folder.absolute() / WORK_NAME
+
+
+def _note_commit(work: Path, key: Sequence[object], names: Sequence[str], first: int, count: int) -> None:
+    """Note what is about to be saved, so that a kill right after it is not taken for one before."""
+    noted = {"key": _hash(key, names), "first": first, "count": count}
+    with replace_when_done(work / _COMMIT) as temporary:
+        temporary.write_text(json.dumps(noted) + "\n")
+
+
+def _committed(work: Path, key: Sequence[object], names: Sequence[str], index: ReferenceIndex) -> int | None:
+    """The first of the pictures that this very command has saved already before it was killed; None if it has not."""
+    try:
+        noted = json.loads((work / _COMMIT).read_text())
+    except (OSError, ValueError):
+        return None
+    first, count = noted["first"], noted["count"]
+    is_there = noted["key"] == _hash(key, names) and index.pictures == first + count
+    return first if is_there and set(index.names[first:]) <= set(names) else None
+
+
+def _hash(key: Sequence[object], names: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([*map(str, key), *names]).encode()).hexdigest()
 
 
 def _check_options(

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from aindex.data.tables import name_table
 from aindex.errors import ConfigError, DataError, FaissIndexError
 from aindex.index.backend import Ids
 from aindex.index.reference_index import ReferenceIndex
@@ -187,7 +188,7 @@ def calibrate_index(
     value, rate = find_threshold(best, false_positive_rate)
     threshold = Threshold(score, -value if score == "distance" and not larger else value)
     order = np.argsort(-best, kind="stable")[:5]
-    nearest = pd.DataFrame(
+    nearest = name_table(
         {
             "query": [names[i] for i in order],
             "name": [index.names[int(ids[i, 0])] if ids[i, 0] >= 0 else "" for i in order],

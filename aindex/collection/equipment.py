@@ -10,7 +10,7 @@ import aindex.index
 from aindex.descriptors.extract import ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import best_precision
-from aindex.descriptors.registry import load_extractor
+from aindex.descriptors.registry import load_extractor, may_be_named_by_others
 from aindex.errors import ConfigError, ExtractorError
 from aindex.index.reference_index import ReferenceIndex
 from aindex.paths import user_path
@@ -55,7 +55,8 @@ def open_equipment(
 
     Args:
         index: an open index, a folder, or `shipped`.
-        extractor: one in use, a name or a path; None takes the one that the index names.
+        extractor: one in use, a name or a path; None takes the one that the index names, if it is a registered name
+            or a `.safetensors` file: TorchScript files are loaded only if they are given here.
         resize_size: side of the extractor's input, pixels; None takes the index's.
         settings: device, precision and batch size; None for `describing()`.
         read_only: open a folder for searching alone, shared with other processes.
@@ -93,6 +94,11 @@ def _extractor_of(
     stored = index.extractor
     if extractor is None and stored is None:
         raise ConfigError("the index does not say which extractor made it: give extractor")
+    if extractor is None and stored is not None and not may_be_named_by_others(stored.name):
+        raise ExtractorError(
+            f"the index names the extractor {stored.name!r}, a TorchScript file, which could do anything on this "
+            "machine: give it as extractor if you trust it"
+        )
     size = resize_size if stored is None or resize_size is not None else stored.input_size
     device = settings.device or "cpu"
     try:
@@ -140,7 +146,7 @@ def describing(
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: auto takes bf16 where the hardware has it.
         batch_size: images per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in this one.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         progress: show bars.
 
     Raises:

@@ -12,6 +12,7 @@ from aindex.collection.planning import Listing, header_size, released_files
 from aindex.collection.release import ReleaseSettings
 from aindex.data.atomic import replace_when_done
 from aindex.data.images import SkippedImages
+from aindex.data.tables import name_table
 from aindex.errors import ImageReadError
 from aindex.index.originals import named_rows
 from aindex.index.reference_index import ReferenceIndex
@@ -92,7 +93,7 @@ def manifest_table(
             row = rows.get(name, -1)
             record = records[name]
             lines.append({**record, "row": row if row >= 0 else None, "source_bytes": record["source"][0]})
-    table = pd.DataFrame(lines, columns=list(COLUMNS))
+    table = name_table(lines, columns=list(COLUMNS))
     table["row"] = table["row"].astype("Int64")
     return table
 
@@ -138,6 +139,6 @@ def planned_table(
                 "notes": "; ".join(notes),
             }
         )
-    table = pd.DataFrame(lines, columns=["name", "file", "row", "width", "height", "notes"])
+    table = name_table(lines, columns=["name", "file", "row", "width", "height", "notes"])
     table["row"] = table["row"].astype("Int64")
     return Release(out, table, skipped, dry_run=True)

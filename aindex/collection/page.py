@@ -13,7 +13,7 @@ from PIL import Image
 
 from aindex.collection.calibration import NO_THRESHOLD
 from aindex.collection.matches import Matches
-from aindex.data.atomic import replace_when_done
+from aindex.data.atomic import write_where_told
 from aindex.data.images import read_image
 from aindex.data.released import released_names
 from aindex.errors import ImageReadError
@@ -51,8 +51,8 @@ def write_page(matches: Matches, path: Path | str, *, pictures: Sequence[Path | 
         skipped=matches.skipped.rows,
         judged=matches.threshold is not NO_THRESHOLD,
     )
-    with replace_when_done(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+    read = [file for file in matches.files if file is not None]
+    write_where_told(path, text.encode("utf-8", "replace"), sources=read)
 
 
 def _card(query: str, file: Path | None, matches: Matches, folders: Sequence[Path]) -> dict[str, Any]:

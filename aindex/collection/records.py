@@ -1,15 +1,18 @@
-"""What a release has finished: one line per picture in an append-only file, and what decided all of them."""
+"""What a release has finished, what decided all of it, and which files are its own: append-only files in its folder."""
 
 import json
 import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from aindex.data.atomic import replace_when_done
+from aindex.collection.manifest import MANIFEST, SKIPPED
+from aindex.data.atomic import remove_leftovers_of, remove_tree, replace_when_done
 from aindex.errors import ConfigError, OutputError
 
 STATE_FOLDER = ".aindex"
-_CONFIGURATION, _RECORDS = "release.json", "released.jsonl"
+_CONFIGURATION, _RECORDS, _FILES = "release.json", "released.jsonl", "files.jsonl"
 
 
 class Records:
@@ -28,25 +31,124 @@ class Records:
         """Where descriptors are kept until the release is whole."""
         return self._state / "originals"
 
-    def claim(self, configuration: dict[str, Any], *, overwrite: bool) -> None:
-        """Make the folder this release's own.
+    @property
+    def state(self) -> Path:
+        """Folder of what is not for people; held while a command works."""
+        return self._state
+
+    def check(self) -> None:
+        """See that the folder is new, empty or a release's.
 
         Raises:
-            OutputError: it holds other things.
+            OutputError: it holds other things, which are never written over.
+        """
+        if (self._state / _CONFIGURATION).is_file():
+            return
+        try:
+            others = [name for name in os.listdir(self._folder) if name != STATE_FOLDER]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise OutputError(
+                f"cannot write into {str(self._folder)!r}: {error.strerror}; give a writable folder"
+            ) from error
+        if others:
+            raise OutputError(
+                f"folder {str(self._folder)!r} holds other things ({min(others)!r}): give a new or empty folder for "
+                "the released pictures"
+            )
+
+    def claim(
+        self, configuration: dict[str, Any], *, overwrite: bool, sources: Collection[Path] = ()
+    ) -> None:
+        """Make the folder this release's own; with overwrite, remove the files of an earlier one, and no others.
+
+        Args:
+            configuration: what decides the pixels.
+            overwrite: drop an earlier release.
+            sources: the pictures, which are not removed.
+
+        Raises:
+            OutputError: it holds other things, or the pictures.
             ConfigError: it holds a release that was configured differently.
         """
+        self.check()
         path = self._state / _CONFIGURATION
-        if path.is_file() and not overwrite:
-            self._compare(path, configuration)
-            return
-        if not path.is_file() and self._folder.is_dir() and any(self._folder.iterdir()) and not overwrite:
-            raise OutputError(
-                f"folder {str(self._folder)!r} holds other things ({min(os.listdir(self._folder))!r}): give a new or "
-                "empty folder for the released pictures"
-            )
+        if path.is_file():
+            if not overwrite:
+                self._compare(path, configuration)
+                return
+            self._remove_release(sources)
         with replace_when_done(path) as temporary:
             temporary.write_text(json.dumps(configuration, indent=1) + "\n")
-        (self._state / _RECORDS).unlink(missing_ok=True)
+
+    def reserve(self, files: Sequence[str], sources: Collection[Path]) -> None:
+        """Note the files that will be written, all before the first one; then what a killed command left of them goes.
+
+        Args:
+            files: relative to the folder.
+            sources: the pictures.
+
+        Raises:
+            OutputError: one is there and not the release's, is a picture to be released, or lies outside.
+        """
+        own = set(self._own_files())
+        self._refuse_sources([self._folder / file for file in files], sources)
+        for file in files:
+            path = self._folder / file
+            if not self._is_inside(file):
+                raise OutputError(
+                    f"{str(path.parent)!r} leads out of the folder of the release: remove the link"
+                )
+            if file not in own and os.path.lexists(path):
+                raise OutputError(
+                    f"{str(path)!r} is there, and no release made it: move it away, or give another folder"
+                )
+        new = [file for file in files if file not in own]
+        if new:
+            _append(self._state / _FILES, "".join(json.dumps(file) + "\n" for file in new))
+        remove_leftovers_of([self._folder / file for file in (*files, MANIFEST, SKIPPED)])
+
+    def _refuse_sources(self, paths: Sequence[Path], sources: Collection[Path]) -> None:
+        originals = {os.path.realpath(path) for path in sources}
+        for path in paths:
+            if os.path.realpath(path) in originals:
+                raise OutputError(
+                    f"{str(path)!r} is one of the pictures themselves: give another folder, originals are never "
+                    "overwritten"
+                )
+
+    def _own_files(self) -> Iterator[str]:
+        """What this release wrote or was about to write."""
+        path = self._state / _FILES
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            try:
+                file = json.loads(line)
+            except ValueError:  # cut short by a kill, before anything was written
+                continue
+            if isinstance(file, str):
+                yield file
+
+    def _is_inside(self, file: str) -> bool:
+        folder = os.path.realpath(self._folder)
+        parent = os.path.realpath((self._folder / file).parent)
+        return ".." not in Path(file).parts and os.path.commonpath([folder, parent]) == folder
+
+    def _remove_release(self, sources: Collection[Path]) -> None:
+        """Remove the files of a release by its own list, its measures, and at last the list."""
+        files = [self._folder / file for file in self._own_files() if self._is_inside(file)]
+        self._refuse_sources(files, sources)
+        remove_leftovers_of([*files, self._folder / MANIFEST, self._folder / SKIPPED])
+        for path in [*files, self._folder / MANIFEST, self._folder / SKIPPED]:
+            if path.is_file() and not path.is_symlink():
+                path.unlink()
+        for folder in sorted({parent for path in files for parent in path.parents}, reverse=True):
+            if folder != self._folder and folder.is_relative_to(self._folder):
+                with suppress(OSError):  # it holds other things
+                    folder.rmdir()
+        remove_tree(self.work)
+        for name in (_RECORDS, _FILES):
+            (self._state / name).unlink(missing_ok=True)
 
     def _compare(self, path: Path, configuration: dict[str, Any]) -> None:
         try:
@@ -88,19 +190,22 @@ class Records:
         Raises:
             OutputError: the file cannot be written.
         """
-        path = self._state / _RECORDS
-        line = json.dumps(record) + "\n"
-        try:
-            with open(path, "a+b") as file:
-                if file.tell() > 0:
-                    file.seek(-1, os.SEEK_END)
-                    line = line if file.read(1) == b"\n" else "\n" + line
-                file.write(line.encode())
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {str(path)!r}: {error.strerror}; make room or give a writable folder, then run again: "
-                "what is finished stays"
-            ) from error
+        _append(self._state / _RECORDS, json.dumps(record) + "\n")
+
+
+def _append(path: Path, lines: str) -> None:
+    try:
+        with open(path, "a+b") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                # a line that a kill cut short must not swallow these
+                lines = lines if file.read(1) == b"\n" else "\n" + lines
+            file.write(lines.encode())
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {str(path)!r}: {error.strerror}; make room or give a writable folder, then run again: "
+            "what is finished stays"
+        ) from error
 
 
 def _size(path: Path) -> int | None:

@@ -96,8 +96,8 @@ def batch_changes(
     *,
     seed: int,
     batch_size: int,
-) -> list[Tensor]:
-    """The change x' − x of each picture, normalised space, 3×H×W, on the CPU.
+) -> list[Tensor | ReleaseError]:
+    """The change x' − x of each picture, normalised space, 3×H×W, on the CPU; an error for one that failed.
 
     Args:
         pictures: at most `batch_size`.
@@ -118,11 +118,12 @@ def batch_changes(
         optimizer=how.optimizer,
         scheduler=how.scheduler,
     )
-    return [change.cpu() for change in activation.changes()]
+    pairs = zip(activation.changes(), activation.failures, strict=True)
+    return [ReleaseError(str(why)) if change is None else change.cpu() for change, why in pairs]
 
 
 def release(
-    picture: OpenedPicture, change: Tensor, job: Job, out: Path, settings: ReleaseSettings
+    picture: OpenedPicture, change: Tensor | ReleaseError, job: Job, out: Path, settings: ReleaseSettings
 ) -> tuple[dict[str, Any], Tensor]:
     """Cut a change to the budget, write the picture, measure what was written.
 
@@ -133,6 +134,8 @@ def release(
         ReleaseError: this picture cannot be released so.
         OutputError: nothing can be written.
     """
+    if isinstance(change, ReleaseError):
+        raise change
     if settings.min_psnr is None:
         scale = 1.0
     else:

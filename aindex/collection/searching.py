@@ -15,6 +15,7 @@ from aindex.collection.calibration import NO_THRESHOLD, Threshold, normalised_sc
 from aindex.collection.equipment import Equipment, Visits, open_equipment, visited_cells
 from aindex.collection.matches import COLUMNS, Matches
 from aindex.data.images import SkippedImages, is_path, list_images, picture_name, read_picture
+from aindex.data.tables import name_table
 from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import fast_extractor
@@ -186,7 +187,7 @@ def _table(
                     "match": None if rule is NO_THRESHOLD else bool(verdicts[query, rank]),
                 }
             )
-    table = pd.DataFrame(lines, columns=list(COLUMNS))
+    table = name_table(lines, columns=list(COLUMNS))
     return table.astype(
         {"rank": "int64", "row": "int64", "distance": "float64", "score": "Float64", "match": "boolean"}
     )

@@ -4,11 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from aindex.data.atomic import remove_tree
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_names
 from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS
-from aindex.descriptors.stored import FEATURES, SKIPPED, descriptors_for, extract_to_folder
+from aindex.descriptors.stored import CONFIGURATION, FEATURES, SKIPPED, descriptors_for, extract_to_folder
 from aindex.errors import ConfigError, DataError
 from aindex.paths import user_path
 
@@ -88,11 +89,14 @@ def describe_pictures(
         DataError: nothing there, or nothing readable.
     """
     options = {**settings._asdict(), "precision": "fp32", "root": root}
+    # the folder is this program's own: what an interrupted run of other options left, or half removed, is of no use
+    if not (work / CONFIGURATION).is_file():
+        remove_tree(work)
     try:
         return extract_to_folder(pictures, extractor, work, **options)
     except ConfigError:
-        # What an interrupted run of other options left: it is this program's own, and of no use.
-        return extract_to_folder(pictures, extractor, work, **options, overwrite=True)
+        remove_tree(work)
+        return extract_to_folder(pictures, extractor, work, **options)
 
 
 def _describe_in_memory(

@@ -68,7 +68,7 @@ def activate_pictures(
         extractor: name or path (default: the one that the index names).
         resize_size: side of the extractor's square input, pixels (default: the index's).
         batch_size: pictures per call of the extractor.
-        num_workers: processes that decode, and threads that encode.
+        num_workers: threads that decode and encode.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
         progress: show bars.

@@ -46,7 +46,7 @@ def extract_images(
         resize_size: side of the extractor's square input, pixels; default: the extractor's own.
         sha256: checksum that the extractor's file must have, hexadecimal.
         batch_size: images per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in the main process.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: arithmetic of the extractor: fp32 for what an index is to hold; auto takes bf16 where the hardware
             has it, which is faster, and rounds.

@@ -81,7 +81,7 @@ def build(
             its nearest row. 1 is its own descriptor.
         seed: of the training, and of the simulated edits.
         batch_size: images per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in the main process.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
         progress: show a bar.
@@ -144,7 +144,7 @@ def add(
         rows: most rows of each picture, in the cells that simulated edits of it fall into.
         seed: of the simulated edits.
         batch_size: images per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in the main process.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
         progress: show a bar.

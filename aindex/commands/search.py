@@ -10,7 +10,7 @@ from aindex.collection.matches import printable
 from aindex.collection.page import write_page
 from aindex.collection.searching import search
 from aindex.commands.parsing import run_function
-from aindex.data.atomic import replace_when_done
+from aindex.data.atomic import write_where_told
 from aindex.errors import DataError
 from aindex.paths import user_path
 
@@ -65,7 +65,7 @@ def search_pictures(
         extractor: name or path (default: the one that the index names).
         resize_size: side of the extractor's square input, pixels (default: the index's).
         batch_size: pictures per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in the main process.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
         progress: show a bar.
@@ -90,8 +90,8 @@ def search_pictures(
     if output is None:
         sys.stdout.write(_without_surrogates(text if text.endswith("\n") else text + "\n"))
     else:
-        with replace_when_done(output) as temporary:
-            temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+        read = [path for path in found.files if path is not None]
+        write_where_told(output, text.encode("utf-8", "surrogateescape"), sources=read)
     if html is not None:
         write_page(found, html, pictures=[] if pictures is None else [pictures])
     # Where other programs read the matches, people's lines go elsewhere.
@@ -152,7 +152,7 @@ def calibrate_threshold(
         extractor: name or path (default: the one that the index names).
         resize_size: side of the extractor's square input, pixels (default: the index's).
         batch_size: pictures per call of the extractor.
-        num_workers: processes that decode images; 0 decodes in the main process.
+        num_workers: threads that decode images; 0 decodes each when its turn comes.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
         precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
         progress: show a bar.

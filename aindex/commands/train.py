@@ -1,5 +1,6 @@
 """`aindex train`: train a small extractor on a folder of pictures."""
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from aindex.descriptors.training import ExportExtractor, ExtractorTraining
 from aindex.descriptors.training_data import TrainingPictures
-from aindex.errors import OutputError
+from aindex.errors import DataError, OutputError
 
 
 class TrainingCLI(LightningCLI):
@@ -72,4 +73,10 @@ def train_main(args: ArgsType | Sequence[str] = None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
     resume = str(last) if cli.config.resume and last.exists() else None
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=False if resume else None)
+    try:
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"checkpoint {resume!r} holds more than numbers, which is never unpickled: expected one that aindex train "
+            "wrote; train anew in another --output_dir"
+        ) from error

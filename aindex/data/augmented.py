@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from aindex.data.atomic import replace_when_done
 from aindex.data.datamodule import Failure
 from aindex.data.edited import failed_edits, why_edit_failed
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_image
-from aindex.data.loading import loader_processes
+from aindex.data.loading import ProcessLoader
 from aindex.data.released import released_names
 from aindex.edits import Attack, Template, apply_attack, apply_random_edits, attacks_of
 from aindex.errors import AindexError, ConfigError, EditError, ImageReadError, OutputError
@@ -233,13 +233,7 @@ def augment(
         template=template,
         format=format,
     )
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        multiprocessing_context=loader_processes(num_workers),
-    )
+    loader = ProcessLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
     return _write(tqdm(loader, total=len(paths), disable=not progress, desc="augment", unit="image"), output)
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from aindex import distributed
 from aindex.data.decoding import DecodedBatches
 from aindex.data.demo import DEMO_SOURCE, demo_folder, demo_images
 from aindex.data.images import image_names, list_images, names_root, read_image
-from aindex.data.loading import loader_processes
+from aindex.data.loading import ProcessLoader
 from aindex.data.released import SourceImage
 from aindex.errors import AindexError, ConfigError
 from aindex.paths import user_path
@@ -120,6 +120,7 @@ class ImageData(LightningDataModule):
         self.images: list[SourceImage] = []
         self.evaluations: list[Evaluation] = []
         self.batches_done: set[int] = set()
+        self.failed: dict[str, str] = {}
 
     @property
     def root(self) -> Path:
@@ -157,7 +158,7 @@ class ImageData(LightningDataModule):
             finish=_pinned if torch.cuda.is_available() else _as_it_is,
         )
 
-    def val_dataloader(self) -> list[DataLoader[Any]]:
+    def val_dataloader(self) -> list[ProcessLoader]:
         """One loader per evaluation; pictures are opened only when their turn comes."""
         return [self._loader(one.dataset, self.batch_size_eval, one.done) for one in self.evaluations]
 
@@ -165,14 +166,12 @@ class ImageData(LightningDataModule):
         """Leave the batch to the module, which knows what of it belongs on the device."""
         return batch
 
-    def _loader(self, dataset: Dataset[Any], batch_size: int, done: set[int]) -> DataLoader[Any]:
-        return DataLoader(
+    def _loader(self, dataset: Dataset[Any], batch_size: int, done: set[int]) -> ProcessLoader:
+        return ProcessLoader(
             dataset,
             batch_sampler=self._dealt(len(dataset), batch_size, done),  # type: ignore[arg-type]
             num_workers=self.num_workers,
             collate_fn=list,
-            multiprocessing_context=loader_processes(self.num_workers),
-            pin_memory=torch.cuda.is_available(),
         )
 
     @staticmethod

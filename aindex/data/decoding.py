@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
+import torch
+
 _BATCHES_AHEAD = 2
 
 
@@ -46,7 +48,8 @@ class DecodedBatches:
         if not self._threads:
             yield from ([self._made(position) for position in batch] for batch in self._batches)
             return
-        pool = ThreadPoolExecutor(self._threads, "decode")
+        # as many threads as wanted, each of which computes alone
+        pool = ThreadPoolExecutor(self._threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
         waiting: deque[list[Future[Any]]] = deque()
         try:
             for batch in self._batches:

@@ -1,6 +1,6 @@
 """Edited copies of images, made in the loader's processes, ready for the extractor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
         seed: the run's.
         template: screenshot template.
         originals: the files that these were made from, to measure what changed.
+        left_out: names of images that there are not, and why; read when loader processes start.
     """
 
     def __init__(
@@ -108,10 +109,12 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
         seed: int,
         template: Template = "web",
         originals: Sequence[Path] | None = None,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         self.paths, self.names, self.attacks = paths, names, attacks
         self.size, self.seed, self.template = size, seed, template
         self.originals = originals
+        self.left_out = {} if left_out is None else left_out
         self.items_per_image = -(-len(attacks) // COPIES_PER_ITEM)
 
     def __len__(self) -> int:
@@ -119,12 +122,17 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
 
     def __getitem__(self, item: int) -> EditedCopies | Failure:
         position, part = divmod(item, self.items_per_image)
+        wanted = self.attacks[part * COPIES_PER_ITEM : (part + 1) * COPIES_PER_ITEM]
+        if self.names[position] in self.left_out:
+            nothing, path = torch.empty(0, 3, self.size, self.size), str(self.paths[position])
+            missing = [(str(attack), path, self.left_out[self.names[position]]) for attack in wanted]
+            return EditedCopies(item, position, [], nothing, failed=missing)
         attacks: list[Attack] = []
         copies: list[Tensor] = []
         failed: list[tuple[str, str, str]] = []
         try:
             image = read_image(self.paths[position])
-            for attack in self.attacks[part * COPIES_PER_ITEM : (part + 1) * COPIES_PER_ITEM]:
+            for attack in wanted:
                 try:
                     copies.append(prepare(self.copy(image, position, attack), self.size))
                     attacks.append(attack)
@@ -217,6 +225,7 @@ class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
         size: R, side of the prepared copies.
         seed: the run's.
         skip_unreadable: note pictures that cannot be read, instead of failing.
+        left_out: names of images that there are not, and why.
     """
 
     def __init__(
@@ -227,8 +236,10 @@ class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
         size: int,
         seed: int,
         skip_unreadable: bool = False,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         self.paths, self.names = paths, names
+        self.left_out = {} if left_out is None else left_out
         self.size, self.seed, self.skip_unreadable = size, seed, skip_unreadable
 
     def __len__(self) -> int:
@@ -242,6 +253,9 @@ class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
         failed: list[tuple[str, str]] = []
         try:
             for position in range(item * COPIES_PER_ITEM, min((item + 1) * COPIES_PER_ITEM, len(self.paths))):
+                if self.names[position] in self.left_out:
+                    failed.append((str(self.paths[position]), self.left_out[self.names[position]]))
+                    continue
                 try:
                     image = read_image(self.paths[position])
                 except ImageReadError as error:

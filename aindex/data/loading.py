@@ -1,20 +1,145 @@
-"""Processes that decode and edit pictures."""
+"""Processes that edit pictures: started from a server, ended with their parent, and sending bytes."""
 
+import io
 import multiprocessing
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any
 
-_PRELOADED = ["aindex.data.edited", "aindex.descriptors.extract", "augly.image.functional"]
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from aindex.errors import ConfigError
+
+_PRELOADED = ["aindex.data.edited", "aindex.descriptors.training_data", "augly.image.functional"]
 
 
-def loader_processes(num_workers: int) -> BaseContext | None:
-    """How a DataLoader starts its workers: from a small server process that has imported what they need.
+class ProcessLoader(DataLoader[Any]):
+    """A DataLoader for work that threads cannot share, because it is Python's own.
+
+    Its batches come through pipes, as bytes: torch would lay tensors into shared memory, of which containers have
+    64 MB, and wait for ever where there is no room. Its processes end when this one does, however it ends.
+
+    Args:
+        dataset: must pickle.
+        num_workers: processes; with 0 the work is done here.
+        collate_fn: items of a batch → the batch.
+        batch_size: items of a batch; None takes them one by one.
+        sampler: order of the items.
+        batch_sampler: instead of batch_size and sampler.
+        drop_last: leave an incomplete last batch out.
+        persistent_workers: keep the processes from one pass to the next.
+
+    Raises:
+        ConfigError: processes would run the user's script again.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        num_workers: int,
+        collate_fn: Callable[[Any], Any],
+        batch_size: int | None = 1,
+        sampler: Sampler[Any] | None = None,
+        batch_sampler: Sampler[list[int]] | None = None,
+        drop_last: bool = False,
+        persistent_workers: bool = False,
+    ) -> None:
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            collate_fn=_Packed(collate_fn) if num_workers else collate_fn,
+            batch_size=batch_size,
+            sampler=sampler,
+            batch_sampler=batch_sampler,
+            drop_last=drop_last,
+            persistent_workers=persistent_workers and num_workers > 0,
+            multiprocessing_context=_server(num_workers),
+            worker_init_fn=_end_with_the_parent,
+        )
+
+    def __iter__(self) -> Any:
+        batches: Iterable[Any] = super().__iter__()
+        return map(pickle.loads, batches) if self.num_workers else batches
+
+
+def _server(num_workers: int) -> BaseContext | None:
+    """How workers start: from a small server process that has imported what they need.
 
     A plain fork would copy this process with the locks and state of its threads (FAISS, OpenMP, writers, TensorBoard)
     but without the threads, which now and then ends a worker with a segmentation fault or a hang; a spawn would import
     torch anew in every worker. None where there are no workers, or where the system has no such server.
     """
-    if num_workers == 0 or "forkserver" not in multiprocessing.get_all_start_methods():
+    if num_workers == 0:
+        return None
+    _require_guard(num_workers)
+    if "forkserver" not in multiprocessing.get_all_start_methods():
         return None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     return context
+
+
+def _require_guard(num_workers: int) -> None:
+    """Raise where a process that starts would run the user's script from its first line.
+
+    Raises:
+        ConfigError: the script has no `if __name__ == "__main__":`.
+    """
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    try:
+        text = Path(script).read_text(encoding="utf-8", errors="replace") if script else None
+    except OSError:
+        return
+    if text is not None and "__main__" not in text:
+        raise ConfigError(
+            f"num_workers {num_workers} in {str(script)!r}: its processes would run the script again; put what it does "
+            'under `if __name__ == "__main__":`, or give num_workers 0'
+        )
+
+
+def _end_with_the_parent(worker: int) -> None:
+    """Let this worker end when the process that it works for does; the server that started it may live on."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, name="parent-watch", daemon=True).start()
+
+
+class _Packed:
+    """Makes a batch and packs it."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, items: Any) -> bytes:
+        packed = io.BytesIO()
+        _Pickler(packed, protocol=pickle.HIGHEST_PROTOCOL).dump(self._collate(items))
+        return packed.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Writes tensors as plain arrays."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (_tensor, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    """Pinned where there is a GPU, which then need not wait for it."""
+    tensor = torch.from_numpy(np.require(array, requirements="W"))
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor

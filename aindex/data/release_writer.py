@@ -47,6 +47,21 @@ class ReleaseRecord:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class FailureRecord:
+    """One line about an image that is not released.
+
+    Attributes:
+        position: its number in the list of images.
+        name: its name.
+        reason: why, for people.
+    """
+
+    position: int
+    name: str
+    reason: str
+
+
 class ReleaseWriter:
     """A few threads that encode; their work hides behind the activation of the next batches.
 
@@ -60,12 +75,16 @@ class ReleaseWriter:
     def __init__(self, folder: Path, parts: PartFiles, *, compress_level: int = 1, threads: int = 2) -> None:
         self._folder, self._parts, self._level = folder, parts, compress_level
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="png")
-        self._pending: deque[tuple[int, list[ReleaseRecord], list[Future[None]]]] = deque()
+        self._pending: deque[tuple[int, dict[str, Any], list[Future[None]]]] = deque()
 
     def submit(
-        self, batch: int, images: Sequence[npt.NDArray[np.uint8]], records: Sequence[ReleaseRecord]
+        self,
+        batch: int,
+        images: Sequence[npt.NDArray[np.uint8]],
+        records: Sequence[ReleaseRecord],
+        failed: Sequence[FailureRecord] = (),
     ) -> None:
-        """Take a batch over; H×W×3 uint8 per image.
+        """Take a batch over; H×W×3 uint8 per image, and those of the batch that there are none of.
 
         Raises:
             OutputError: an earlier batch could not be written, or the run's folder is gone.
@@ -80,7 +99,11 @@ class ReleaseWriter:
             self._pool.submit(write_png, self._folder / record.file, pixels, self._level)
             for record, pixels in zip(records, images, strict=True)
         ]
-        self._pending.append((batch, list(records), futures))
+        noted = {
+            "images": [asdict(record) for record in records],
+            "failed": [asdict(record) for record in failed],
+        }
+        self._pending.append((batch, noted, futures))
         self._settle(leave=_PENDING_BATCHES)
 
     def flush(self) -> None:
@@ -97,10 +120,10 @@ class ReleaseWriter:
 
     def _settle(self, *, leave: int) -> None:
         while self._pending and (len(self._pending) > leave or all(f.done() for f in self._pending[0][2])):
-            batch, records, futures = self._pending.popleft()
+            batch, noted, futures = self._pending.popleft()
             for future in futures:
                 future.result()
-            self._parts.append(batch, {"images": [asdict(record) for record in records]})
+            self._parts.append(batch, noted)
 
 
 def write_png(path: Path, pixels: npt.NDArray[np.uint8], compress_level: int = 1) -> None:
@@ -127,3 +150,8 @@ def finished_batches(parts: PartFiles, folder: Path) -> set[int]:
 def release_records(parts: PartFiles) -> list[dict[str, Any]]:
     """All finished images, as `ReleaseRecord` dictionaries, in the order of the list of images."""
     return [image for record in parts.records() for image in record["images"]]
+
+
+def failure_records(parts: PartFiles) -> list[FailureRecord]:
+    """All images that could not be activated, in the order of the list of images."""
+    return [FailureRecord(**image) for record in parts.records() for image in record.get("failed", ())]

@@ -1,4 +1,4 @@
-"""Pictures to descriptors: decoding in worker processes, whole batches through the extractor, named rows."""
+"""Pictures to descriptors: decoding in threads, whole batches through the extractor, named rows."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from aindex.data.images import SkippedImages, image_names, one_line, read_image
-from aindex.data.loading import loader_processes
+from aindex.data.decoding import DecodedBatches
+from aindex.data.images import SkippedImages, image_names, read_image
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import Matrix
 from aindex.descriptors.inference import Precision, fast_extractor
@@ -35,7 +34,7 @@ class ExtractionSettings(NamedTuple):
     Attributes:
         batch_size: pictures per call of the extractor; short batches are filled up, so that a picture's
             descriptor does not depend on how many others there are.
-        num_workers: processes that decode; 0 decodes in this one.
+        num_workers: threads that decode; with 0 pictures are decoded when their turn comes.
         device: where the extractor runs; None leaves it where it is.
         precision: of the extractor's arithmetic; descriptors are float32 in any case.
         progress: show a bar.
@@ -135,19 +134,18 @@ def describe(
     run = fast_extractor(extractor, device=device, precision=settings.precision)
     # also for a handful of pictures: kernels round by the shape of their batch
     slots = settings.batch_size
-    loader = DataLoader(
-        _Pictures(images, extractor.input_size),
-        batch_sampler=[list(batch) for batch in batches],
-        num_workers=settings.num_workers,
-        collate_fn=_collate,
-        multiprocessing_context=loader_processes(settings.num_workers),
-        pin_memory=device.type == "cuda",
+    decoded = DecodedBatches(
+        lambda position: _prepared(images[position], extractor.input_size),
+        batches,
+        threads=settings.num_workers,
     )
     done = len(images) - sum(map(len, batches))
     with tqdm(
         total=len(images), initial=done, desc="extract", unit="img", disable=not settings.progress
     ) as bar:
-        for batch, (pixels, reasons) in zip(batches, _guarded(loader), strict=True):
+        for batch, items in zip(batches, decoded, strict=True):
+            pixels = torch.stack([pixels for pixels, _ in items])
+            reasons = {slot: reason for slot, (_, reason) in enumerate(items) if reason is not None}
             _require_folder(root, reasons)
             # filled up there: a copy made here would not lie in pinned memory
             pixels = pixels.to(device, non_blocking=True)
@@ -177,41 +175,9 @@ def _require_folder(root: Path | None, reasons: dict[int, str]) -> None:
         )
 
 
-class _Pictures(Dataset[tuple[Tensor, str | None]]):
-    """Extractor inputs; a blank one with the reason for a picture that cannot be read."""
-
-    def __init__(self, images: Sequence[Path], size: int) -> None:
-        # One array of bytes: a list of a million objects would be copied into each worker, count by count.
-        self._paths = np.array([os.fsencode(image) for image in images])
-        self._size = size
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, str | None]:
-        try:
-            return prepare(read_image(os.fsdecode(bytes(self._paths[position]))), self._size), None
-        except ImageReadError as error:
-            return torch.zeros(3, self._size, self._size), str(error)
-
-
-def _collate(items: list[tuple[Tensor, str | None]]) -> tuple[Tensor, dict[int, str]]:
-    reasons = {slot: reason for slot, (_, reason) in enumerate(items) if reason is not None}
-    return torch.stack([pixels for pixels, _ in items]), reasons
-
-
-def _guarded(
-    loader: "DataLoader[tuple[Tensor, str | None]]",
-) -> Iterator[tuple[Tensor, dict[int, str]]]:
-    batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches, None)
-        except RuntimeError as error:
-            raise DataError(
-                f"a worker that decodes pictures ended ({one_line(error)[:200]}): give fewer workers or more "
-                "memory and run again"
-            ) from error
-        if batch is None:
-            return
-        yield batch
+def _prepared(path: Path, size: int) -> tuple[Tensor, str | None]:
+    """A picture as the extractor's input; a blank one with the reason where it cannot be read."""
+    try:
+        return prepare(read_image(path), size), None
+    except ImageReadError as error:
+        return torch.zeros(3, size, size), str(error)

@@ -2,12 +2,18 @@
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+_LOOKS = {"__bool__", "__float__", "__int__", "__index__", "__len__", "item", "tolist", "numpy"}
+"""Calls by which forward code can let its way depend on values."""
 
 # parts of a traced script that are no tensor operations: sizes passed from one call to the next
 _SCALAR_OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -21,40 +27,76 @@ _SCALAR_OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def fold_batch_norms(module: nn.Module) -> nn.Module:
+def fold_batch_norms(module: nn.Module, pixels: Tensor) -> nn.Module:
     """A copy whose batch norms are part of the convolutions that feed them, the forward code unchanged.
 
-    Tracing only finds the pairs; where a module cannot be traced its children are tried one by one, and a
-    batch norm that follows no convolution stays.
+    The pairs are found by watching one pass, in this thread alone: tracing would replace methods of `torch.nn.Module`
+    for the whole process, under the feet of all other threads.
 
     Args:
-        module: in evaluation mode.
+        module: in evaluation mode; one whose way depends on values is copied as it is.
+        pixels: an input, 1×3×R×R.
     """
     folded = copy.deepcopy(module)
-    _fold_in_place(folded)
+    with torch.no_grad(), _Readers(folded) as readers:
+        folded(pixels)
+    for convolution, norm in readers.pairs():
+        fused = fuse_conv_bn_eval(folded.get_submodule(convolution), folded.get_submodule(norm))  # type: ignore[type-var, arg-type]
+        _replace(folded, convolution, fused)
+        _replace(folded, norm, nn.Identity())
     return folded
 
 
-def _fold_in_place(module: nn.Module) -> None:
-    if isinstance(module, torch.jit.ScriptModule):
-        return
-    try:
-        graph = fx.Tracer().trace(module)
-    except Exception:  # foreign forward code: tracing can fail in any way
-        for child in module.children():
-            _fold_in_place(child)
-        return
-    modules = dict(module.named_modules())
-    calls = [node.target for node in graph.nodes if node.op == "call_module"]
-    for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
-            continue
-        source = node.args[0]
-        if source.op != "call_module" or not isinstance(modules[source.target], nn.Conv2d):
-            continue
-        if len(source.users) == 1 and calls.count(source.target) == calls.count(node.target) == 1:
-            _replace(module, source.target, fuse_conv_bn_eval(modules[source.target], modules[node.target]))
-            _replace(module, node.target, nn.Identity())
+class _Readers(TorchFunctionMode):
+    """Notes which calls of torch read the outputs of convolutions.
+
+    Args:
+        module: whose convolutions and batch norms are looked for, by their weights.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._names: dict[int, str] = {}
+        for name, part in module.named_modules():
+            if type(part) is nn.Conv2d:
+                self._names[id(part.weight)] = name
+            elif type(part) is nn.BatchNorm2d and part.running_mean is not None:
+                self._names[id(part.running_mean)] = name
+        self._calls: Counter[str] = Counter()
+        self._made: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, so that no number is used twice
+        self._read_by: dict[str, list[str | None]] = {}
+        self._looks_at_values = False
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Names of convolutions and of the batch norms that alone read them; each called once."""
+        if self._looks_at_values:
+            return []
+        found = [(made, readers[0]) for made, readers in self._read_by.items() if len(readers) == 1]
+        return [
+            (made, reader)
+            for made, reader in found
+            if reader is not None and self._calls[made] == self._calls[reader] == 1
+        ]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        self._looks_at_values |= name in _LOOKS
+        if not any(isinstance(value, Tensor) for value in tree_leaves(result)):  # a size or a type
+            return result
+        # both calls give the input first, then what tells the module
+        part = self._names.get(id(args[1])) if name in ("conv2d", "batch_norm") and len(args) > 1 else None
+        for value in tree_leaves((args, kwargs)):
+            made, _ = self._made.get(id(value), (None, None))
+            if made is not None:
+                self._read_by.setdefault(made, []).append(part if name == "batch_norm" else None)
+        if part is not None:
+            self._calls[part] += 1
+            if name == "conv2d":
+                self._made[id(result)] = (part, result)
+        return result
 
 
 def _replace(root: nn.Module, path: str, module: nn.Module) -> None:

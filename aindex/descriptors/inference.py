@@ -1,19 +1,27 @@
 """The extractor in the form the activation loop wants: fast forward, fast backward to its input only."""
 
 import copy
+import threading
 from collections.abc import Callable
 from itertools import chain
 from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
 
+from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.folding import fold_batch_norms, unscripted
 
 Precision = Literal["fp32", "bf16"]
 
 _CONVERTED = (torch.conv2d, torch.ops.aten.linear.default, torch.ops.aten.matmul.default)
 """Calls of an unscripted graph that autocast runs in bf16."""
+
+_made: WeakKeyDictionary[Extractor, dict[tuple[torch.device, Precision], "FastExtractor"]] = (
+    WeakKeyDictionary()
+)
+_lock = threading.Lock()
 
 
 class ExtractorLike(Protocol):
@@ -78,6 +86,8 @@ def fast_extractor(
 ) -> FastExtractor:
     """Prepare an extractor once, before all loops: norms folded, weights converted, channels last.
 
+    An `Extractor`, whose weights do not change, is prepared once per device and precision. Safe from threads.
+
     Args:
         extractor: an Extractor, or any frozen module with input_size and dim, which stays as it is; returned
             as it is if prepared already.
@@ -90,16 +100,31 @@ def fast_extractor(
     tensors = chain(module.parameters(), module.buffers()) if isinstance(module, nn.Module) else iter(())
     device = torch.device(device or next((t.device for t in tensors), torch.device("cpu")))
     precision = precision or best_precision(device)
+    if not isinstance(extractor, Extractor):
+        return _fast(extractor, module, device, precision)
+    with _lock:
+        made = _made.setdefault(extractor, {})
+        if (device, precision) not in made:
+            made[device, precision] = _fast(extractor, module, device, precision)
+        return made[device, precision]
+
+
+def _fast(
+    extractor: ExtractorLike, module: ExtractorLike | nn.Module, device: torch.device, precision: Precision
+) -> FastExtractor:
+    size = extractor.input_size
     return FastExtractor(
-        _prepared(module, device, precision) if isinstance(module, nn.Module) else module,
-        input_size=extractor.input_size,
+        _prepared(module, size, device, precision) if isinstance(module, nn.Module) else module,
+        input_size=size,
         dim=extractor.dim,
         device=device,
         precision=precision,
     )
 
 
-def _prepared(module: nn.Module, device: torch.device, precision: Precision) -> Callable[[Tensor], Tensor]:
+def _prepared(
+    module: nn.Module, size: int, device: torch.device, precision: Precision
+) -> Callable[[Tensor], Tensor]:
     module = copy.deepcopy(module).to(device)
     if isinstance(module, torch.jit.ScriptModule):
         graph = unscripted(module)
@@ -107,7 +132,8 @@ def _prepared(module: nn.Module, device: torch.device, precision: Precision) -> 
             return _without_profiling(module)
         module = graph
     else:
-        module = fold_batch_norms(module)
+        weight = next(module.parameters(), torch.empty(0, device=device))
+        module = fold_batch_norms(module, weight.new_zeros(1, 3, size, size))
     if precision == "bf16":
         _convert_weights(module)
     module.requires_grad_(False)

@@ -76,6 +76,24 @@ def load_extractor(
     return extractor.to(device)
 
 
+def may_be_named_by_others(name: str) -> bool:
+    """Whether what a stranger's file names may be loaded: no TorchScript file, which is a program.
+
+    Args:
+        name: of an extractor, as an index folder says it.
+
+    Returns:
+        True for registered names and for `.safetensors` files, which hold numbers only.
+    """
+    library = name.partition("/")[0]
+    return (
+        name == DEFAULT_EXTRACTOR
+        or name in FETCHED
+        or library in ("torchvision", "timm")
+        or name.endswith(".safetensors")
+    )
+
+
 def extractor_names() -> list[str]:
     """The names that ``load_extractor`` takes, the patterns of the two libraries among them."""
     return [DEFAULT_EXTRACTOR, *FETCHED, "torchvision/<model>", "timm/<model>"]
@@ -95,7 +113,7 @@ def _from_file(
     if sha256 is not None and (found := _hash(path)) != sha256.lower():
         raise ExtractorError(f"extractor {name!r} has SHA-256 {found}, expected {sha256}")
     if path.suffix == ".safetensors":
-        return _from_export(path, resize_size)
+        return _from_export(path, name, resize_size)
     return _from_torchscript(path, name, resize_size or TORCHSCRIPT_INPUT_SIZE, device)
 
 
@@ -106,12 +124,12 @@ def _hash(path: Path) -> str:
         raise ExtractorError(f"extractor file {str(path)!r} cannot be read: {one_line(error)}") from error
 
 
-def _from_export(path: Path, resize_size: int | None) -> Extractor:
+def _from_export(path: Path, name: str, resize_size: int | None) -> Extractor:
     from aindex.descriptors.small import load_small
 
     module, metadata = load_small(path)
     input_size = resize_size or int(metadata["input_size"])
-    return Extractor(module, name=str(metadata["name"]), input_size=input_size)
+    return Extractor(module, name=name, input_size=input_size)
 
 
 def _from_torchscript(path: Path, name: str, input_size: int, device: torch.device | str) -> Extractor:

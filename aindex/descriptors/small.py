@@ -136,12 +136,21 @@ def load_small(path: Path) -> tuple[SmallExtractor, dict[str, str | int]]:
             "give a .safetensors file written by `aindex train`"
         )
     known = {field.name for field in fields(SmallConfig)}
-    config_values = {key: value for key, value in json.loads(metadata.pop("config")).items() if key in known}
-    for key in ("channels", "layers"):
-        config_values[key] = tuple(config_values[key])
-    config = SmallConfig(**config_values)
-    model = SmallExtractor(config)
-    missing, unexpected = model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
+    try:
+        config_values = {
+            key: value for key, value in json.loads(metadata.pop("config")).items() if key in known
+        }
+        for key in ("channels", "layers"):
+            config_values[key] = tuple(config_values[key])
+        config = SmallConfig(**config_values)
+        model = SmallExtractor(config)
+        missing, unexpected = model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
+    # a stranger may have written it
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ExtractorError(
+            f"{path} does not fit its own description ({' '.join(str(error).split())[:200]}); give a .safetensors file "
+            "written by `aindex train`"
+        ) from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise ExtractorError(

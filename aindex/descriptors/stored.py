@@ -8,7 +8,6 @@ A folder of ``extract_to_folder`` holds ``fts.pth`` (float32 n×d), ``filenames.
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from aindex.data.atomic import exclusive, remove_leftovers, replace_when_done
+from aindex.data.atomic import (
+    exclusive,
+    remove_leftovers,
+    remove_leftovers_of,
+    remove_tree,
+    replace_when_done,
+)
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_names, write_names
 from aindex.descriptors.extract import (
     DEFAULTS,
@@ -81,13 +86,14 @@ def extract_to_folder(
     output = Path(output_dir)
     names = image_names(images, root) if root is not None else [path.as_posix() for path in images]
     with exclusive(output):
-        remove_leftovers(output)
+        remove_leftovers_of([output / name for name in (FEATURES, NAMES, SKIPPED, CONFIGURATION)])
         if overwrite:
             _clear(output)
         if not _claim(output, _configuration(images, names, extractor, settings)):
+            remove_leftovers(output / SHARDS)
             _extract_shards(images, extractor, output / SHARDS, root, settings, flush_seconds)
             _finish(output, names, extractor.dim)
-        shutil.rmtree(output / SHARDS, ignore_errors=True)
+        remove_tree(output / SHARDS)
     return _read(output)
 
 
@@ -196,10 +202,11 @@ def _claim(output: Path, configuration: dict[str, Any]) -> bool:
     """Whether the extraction is finished; writes its configuration if the folder is new."""
     stored = _stored_configuration(output)
     if stored is None:
-        if (output / FEATURES).exists() or (output / NAMES).exists():
-            raise OutputError(
-                f"{str(output)!r} holds a {FEATURES} or {NAMES} that no extraction here made: give another folder"
-            )
+        for name in (FEATURES, NAMES, SKIPPED, SHARDS):
+            if os.path.lexists(output / name):
+                raise OutputError(
+                    f"{str(output)!r} holds a {name} that no extraction here made: give another folder"
+                )
         with replace_when_done(output / CONFIGURATION) as temporary:
             temporary.write_text(json.dumps(configuration, indent=1) + "\n")
         return False
@@ -222,6 +229,8 @@ def _stored_configuration(output: Path) -> dict[str, Any] | None:
         return None
     try:
         stored: dict[str, Any] = json.loads(path.read_text())
+        if "images_hash" not in stored:
+            raise ValueError("no extraction wrote it")
         return {"fingerprint": None, "extractor": None, "input_size": None} | stored
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(
@@ -266,7 +275,7 @@ def _finish(output: Path, names: Sequence[str], dim: int) -> None:
                 skipped.record(names[position], reason)
     if not kept:
         # Whatever made all pictures unreadable may be mended before the next try.
-        shutil.rmtree(output / SHARDS, ignore_errors=True)
+        remove_tree(output / SHARDS)
     require_some(len(names), len(kept), skipped)
     if len(kept) + skipped.count != len(names):
         raise DescriptorError(
@@ -286,6 +295,10 @@ def _read(output: Path) -> Extraction:
 
 
 def _clear(output: Path) -> None:
-    shutil.rmtree(output / SHARDS, ignore_errors=True)
-    for name in (FEATURES, NAMES, SKIPPED, CONFIGURATION):
+    """Remove an extraction; last the file by which it is known as one, so that a kill leaves nothing foreign."""
+    if _stored_configuration(output) is None:
+        return
+    (output / FEATURES).unlink(missing_ok=True)
+    remove_tree(output / SHARDS)
+    for name in (NAMES, SKIPPED, CONFIGURATION):
         (output / name).unlink(missing_ok=True)

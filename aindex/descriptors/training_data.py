@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
 
 from aindex.data.images import list_images, read_image
+from aindex.data.loading import ProcessLoader
 from aindex.descriptors.training_views import strong_view, weak_view
 from aindex.edits import Attack, apply_attack, default_attacks
 from aindex.errors import DataError, EditError, ImageReadError
@@ -211,7 +212,7 @@ class TrainingPictures(LightningDataModule):
         copies = EditedCopies(self.left_out, size=self.input_sizes[-1], seed=self.seed)
         made = [
             copy
-            for batch in DataLoader(copies, batch_size=64, num_workers=self.num_workers, collate_fn=list)
+            for batch in ProcessLoader(copies, batch_size=64, num_workers=self.num_workers, collate_fn=list)
             for copy in batch
         ]
         reasons = [copy for copy in made if isinstance(copy, str)]
@@ -227,7 +228,7 @@ class TrainingPictures(LightningDataModule):
         pictures, images, edits = zip(*good, strict=True)
         return TensorDataset(torch.stack(pictures), torch.tensor(images), torch.tensor(edits))
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, int]]:
+    def train_dataloader(self) -> ProcessLoader:
         """Batches of (weak views B×3×R×R uint8, strong views, image numbers B)."""
         store = PictureStore(self.train_paths, max_side=self.max_side, cache_gib=self.cache_gib)
         trainer = self.trainer
@@ -240,12 +241,13 @@ class TrainingPictures(LightningDataModule):
             world=trainer.world_size if trainer else 1,
         )
         self._pairs = ViewPairs(store, seed=self.seed)
-        return DataLoader(
+        return ProcessLoader(
             self._pairs,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            collate_fn=default_collate,
+            persistent_workers=True,
             drop_last=True,
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from aindex.data.tables import name_table
 from aindex.errors import DataError
 from aindex.evaluation.retrieval import AttackParam, attack_labels, average_rows, spread
 
@@ -85,7 +86,7 @@ def image_rows(
     numbers = {name: _optional(values, len(ids), name) for name, values in columns.items()}
     if len(names) != len(ids):
         raise ValueError(f"{len(names)} names for {len(ids)} images")
-    return pd.DataFrame({"image_index": ids, "name": list(names), **numbers}, columns=list(IMAGE_COLUMNS))
+    return name_table({"image_index": ids, "name": list(names), **numbers}, list(IMAGE_COLUMNS))
 
 
 def query_rows(

@@ -12,7 +12,7 @@ from aindex.errors import ExtractorError, FaissIndexError
 FORMAT = "aindex-index"
 FORMAT_VERSION = 2
 """Of an index with several rows per picture; of any other it is 1, which earlier releases read."""
-_MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 class ExtractorLike(Protocol):
@@ -123,13 +123,17 @@ class Description:
         return text
 
     @classmethod
-    def from_yaml(cls, path: Path) -> Self:
+    def from_yaml(cls, data: bytes, path: Path) -> Self:
         """Read and check the YAML.
 
+        Args:
+            data: the file's bytes.
+            path: where they come from, for errors.
+
         Raises:
-            FaissIndexError: no such file, another kind of file, a newer format, a missing or mistyped entry.
+            FaissIndexError: another kind of file, a newer format, a missing or mistyped entry.
         """
-        content = _read_mapping(path)
+        content = _read_mapping(data, path)
         reader = _Reader(content, str(path))
         version = reader.get("format_version", int)
         if version > FORMAT_VERSION:
@@ -187,18 +191,10 @@ class _Reader:
         return value
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_mapping(data: bytes, path: Path) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
         # Text that a person looks at; YAML refuses other control characters itself.
-        content = yaml.safe_load(data.decode()) if len(data) <= _MAX_BYTES else None
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise FaissIndexError(
-            f"{str(path)!r} cannot be read: {error.strerror}; check its permissions"
-        ) from error
+        content = yaml.safe_load(data.decode()) if len(data) <= MAX_BYTES else None
     # Hostile YAML can also exhaust Python's stack.
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise FaissIndexError(

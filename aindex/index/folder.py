@@ -5,6 +5,7 @@ until the YAML is replaced, in one step of the file system, and is then removed.
 index or the new one. Readers keep the files of their generation open, also after they were removed.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 from aindex.data.atomic import replace_when_done
 from aindex.errors import FaissIndexError, OutputError
 from aindex.index.backend import FaissIndex, faiss_errors, import_faiss
-from aindex.index.description import Description, StoredFile
+from aindex.index.description import MAX_BYTES, Description, StoredFile
 
 YAML_NAME = "index.yaml"
 ENDINGS = {"index": ".faiss", "names": ".txt", "owners": ".counts", "lists": ".ivfdata"}
@@ -26,9 +27,11 @@ _OURS = re.compile(
     r"(?:index|names|owners|lists)\.[0-9a-f]{12}\.(?:faiss|txt|counts|ivfdata)"
     r"|\.(?:index|names|owners)\.[0-9a-f]+\.partial.*"
 )
-_WORK = re.compile(r"\.building-[0-9a-f]+")
-# A writer may replace the files between a reader's look at the YAML and its opening of them.
-_ATTEMPTS = 5
+WORK_NAME = ".work"
+"""Folder inside, for what is under way."""
+_WORK = re.compile(r"\.building-[0-9a-f]+|\.work|\.\.work\.[0-9a-f]{8}\.removed")
+# A writer may replace the files between a reader's look at the YAML and its opening of them; many in a row may.
+_ATTEMPTS = 20
 
 Write = Callable[[Callable[[bytes], int]], None]
 
@@ -51,13 +54,20 @@ def read_state(folder: Path) -> FolderState:
         raise FaissIndexError(
             f"index folder {str(folder)!r} does not exist: build it with aindex index build"
         )
+    path = folder / YAML_NAME
     try:
-        description = Description.from_yaml(folder / YAML_NAME)
-        return FolderState(description, yaml_hash(folder) or "")
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise FaissIndexError(
             f"folder {str(folder)!r} holds no {YAML_NAME}: expected an index made by aindex index build"
         ) from error
+    except OSError as error:
+        raise FaissIndexError(
+            f"{str(path)!r} cannot be read: {error.strerror}; check its permissions"
+        ) from error
+    # the hash is of what was parsed: another process may replace the file at any moment
+    return FolderState(Description.from_yaml(data, path), hashlib.sha256(data).hexdigest())
 
 
 def yaml_hash(folder: Path) -> str | None:
@@ -90,12 +100,16 @@ def read_files(
             if "owners" in state.description.files:
                 owners = _file(folder, state.description, "owners", verify=verify).read_bytes()
             return state, index, names, owners
-        except FileNotFoundError as error:
-            if yaml_hash(folder) == state.yaml_hash or attempt == _ATTEMPTS - 1:
+        # FAISS says only in its own words that a file is gone
+        except (FileNotFoundError, FaissIndexError) as error:
+            if yaml_hash(folder) != state.yaml_hash and attempt < _ATTEMPTS - 1:
+                continue
+            if isinstance(error, FileNotFoundError):
                 raise FaissIndexError(
                     f"index folder {str(folder)!r} lacks the file {Path(error.filename).name!r} that its {YAML_NAME} "
                     "names: restore it, or build the index again"
                 ) from error
+            raise
         except OSError as error:
             raise FaissIndexError(
                 f"index folder {str(folder)!r} cannot be read: {error.strerror}; check its permissions"
@@ -240,6 +254,23 @@ def _write_file(folder: Path, role: str, write: Write) -> StoredFile:
         return StoredFile(name, sink.size, sha256)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_place(folder: Path, *, overwrite: bool) -> None:
+    """See that a new index may go into a folder, before the work for it is begun.
+
+    Raises:
+        OutputError: it is none, holds other things, or an index that is not to be replaced.
+    """
+    try:
+        if folder.is_dir() and not (overwrite and yaml_hash(folder) is not None):
+            _check_unchanged(folder, None)
+        elif os.path.lexists(folder) and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError as error:
+        raise OutputError(
+            f"the index cannot be written to {str(folder)!r}: {error.strerror}; give a new or empty folder"
+        ) from error
 
 
 def _check_unchanged(folder: Path, expected: str | None) -> None:

@@ -87,8 +87,7 @@ def extend_on_disk(
         DescriptorError, OutputError: as :func:`build_on_disk`.
     """
     base = ReferenceIndex.open(folder, extractor, verify=False)
-    state = folders.read_state(Path(folder))
-    if "lists" not in state.description.files:
+    if not base.is_on_disk:
         raise FaissIndexError(
             f"index {str(folder)!r} has no lists on the disk: add to it with ReferenceIndex.add"
         )
@@ -98,7 +97,7 @@ def extend_on_disk(
         batches,
         Path(folder) if into is None else into,
         part_rows=part_rows,
-        expected=state.yaml_hash if into is None else None,
+        expected=base.yaml_hash if into is None else None,
         overwrite=into is not None,
     )
 

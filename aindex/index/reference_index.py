@@ -29,6 +29,8 @@ from aindex.index.structure import empty_clone
 class ReferenceIndex:
     """A FAISS index whose rows have names; ids are positions.
 
+    Safe from threads: searching, adding, saving and setting `nprobe` wait for each other.
+
     Args:
         index: a trained FAISS index.
         idx_factory: the factory string it was made with.
@@ -132,7 +134,8 @@ class ReferenceIndex:
             FaissIndexError: no index, a damaged one, or one of a newer format.
             ExtractorError: another extractor or input size.
         """
-        folder = Path(folder)
+        # absolute, so that it is the same after a change of the working directory
+        folder = Path(folder).absolute()
         state, index, names, counts = folders.read_files(folder, verify=verify, mapped=read_only)
         description = state.description
         where = f"index {str(folder)!r}"
@@ -187,6 +190,11 @@ class ReferenceIndex:
         return self._origin is not None and "lists" in self._origin[1].description.files
 
     @property
+    def yaml_hash(self) -> str | None:
+        """Of the folder's description as this index was read from it or written to it; None where it was not."""
+        return None if self._origin is None else self._origin[1].yaml_hash
+
+    @property
     def dim(self) -> int:
         """d."""
         return int(self.faiss_index.d)
@@ -194,11 +202,13 @@ class ReferenceIndex:
     @property
     def nprobe(self) -> int:
         """Coarse cells that a search visits."""
-        return get_nprobe(self.faiss_index)
+        with self._lock:
+            return get_nprobe(self.faiss_index)
 
     @nprobe.setter
     def nprobe(self, value: int) -> None:
-        set_nprobe(self.faiss_index, value)
+        with self._lock:
+            set_nprobe(self.faiss_index, value)
 
     @property
     def larger_is_closer(self) -> bool:
@@ -224,14 +234,14 @@ class ReferenceIndex:
             raise FaissIndexError(f"the index cannot be added to: {self._fixed}")
         rows = as_rows(descriptors, self.dim, "the descriptors to add")
         check_names(names, len(rows) if counts is None else len(names))
-        owners = self._owners.extended(len(names), counts)
-        if owners.rows != self.ntotal + len(rows):
-            raise DescriptorError(
-                f"{len(rows)} descriptors for {owners.rows - self.ntotal} rows of {len(names)} pictures: expected as "
-                "many as there are rows"
-            )
-        first = self.pictures
         with self._lock:
+            owners = self._owners.extended(len(names), counts)
+            if owners.rows != self.ntotal + len(rows):
+                raise DescriptorError(
+                    f"{len(rows)} descriptors for {owners.rows - self.ntotal} rows of {len(names)} pictures: expected "
+                    "as many as there are rows"
+                )
+            first = self.pictures
             self._unsaved = True
             self._gpu_copy = None
             for begin, end in aligned_blocks(self.ntotal, len(rows), self.faiss_index):
@@ -311,8 +321,8 @@ class ReferenceIndex:
             DescriptorError: wrong dimension or NaN.
         """
         queries = as_rows(descriptors, self.dim, "the queries")
-        check_k(k, self.pictures)
         with self._lock, self._probing(nprobe):
+            check_k(k, self.pictures)
             if not len(queries):
                 return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
             # among so many rows there are k pictures
@@ -340,8 +350,9 @@ class ReferenceIndex:
         """
         if device == "gpu":
             devices.check_gpu(number)
-        self._device = (device, number)
-        self._gpu_copy = None
+        with self._lock:
+            self._device = (device, number)
+            self._gpu_copy = None
 
     def empty_copy(self) -> "ReferenceIndex":
         """The same trained quantiser without rows."""
@@ -366,8 +377,11 @@ class ReferenceIndex:
             OutputError: the folder cannot be written, holds other things or another index, or its index was
                 changed by another process in the meantime.
         """
-        folder = Path(folder)
-        at_home = self._origin is not None and self._origin[0].absolute() == folder.absolute()
+        with self._lock:
+            self._save(Path(folder).absolute(), overwrite=overwrite)
+
+    def _save(self, folder: Path, *, overwrite: bool) -> None:
+        at_home = self._origin is not None and self._origin[0] == folder
         known = self._origin[1] if at_home and self._origin is not None else None
         kept = known.description.files if known is not None and not self._unsaved else {}
         if self._fixed is not None and not kept:

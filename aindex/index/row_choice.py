@@ -13,11 +13,11 @@ LEAST_SHARE = 0.05
 """Of a picture's copies; a cell that fewer fall into gets no row."""
 
 
-def check_row_count(count: int, quantiser: Quantiser) -> None:
-    """Raise a ConfigError unless pictures can have so many rows."""
+def check_row_count(count: int, quantiser: Quantiser | None = None) -> None:
+    """Raise a ConfigError unless pictures can have so many rows, in the index of a quantiser where it is known."""
     if not 1 <= count <= MOST_ROWS:
         raise ConfigError(f"rows {count}: expected 1 to {MOST_ROWS} per picture; the default is 1")
-    if count > 1 and quantiser.cell_count is None:
+    if count > 1 and quantiser is not None and quantiser.cell_count is None:
         raise ConfigError(
             f"rows {count} in an index without cells, which compares a copy with every row: expected 1; take an "
             "idx_factory that begins with IVF"

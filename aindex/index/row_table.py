@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from aindex.data.images import one_line, read_names
+from aindex.data.tables import name_table
 from aindex.errors import DataError
 from aindex.index.backend import Ids
 from aindex.index.names import RowNames
@@ -34,7 +35,7 @@ def row_table(names: RowNames, owners: Owners) -> pd.DataFrame:
     """A row per row of an index: `id`, `name` and, where pictures have several rows, `owner`: the picture's number."""
     text = np.array([printable_name(name) for name in names], dtype=object)
     pictures = owners.of_rows(np.arange(owners.rows, dtype=np.int64))
-    table = pd.DataFrame({"id": np.arange(owners.rows), "name": text[pictures]})
+    table = name_table({"id": np.arange(owners.rows), "name": text[pictures]})
     return table if owners.is_one_to_one else table.assign(owner=pictures)
 
 
@@ -90,7 +91,7 @@ def names_by_id(path: Path | None, ids: Ids) -> RowNames:
         found.extend(map(str, ids.tolist()))
         return found
     if path.suffix.lower() not in (".csv", ".parquet"):
-        table = pd.DataFrame({"name": read_names(path)})
+        table = name_table({"name": read_names(path)})
     else:
         table = _read_table(path)
     if "name" not in table:

@@ -1,5 +1,6 @@
 import importlib.util
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -336,3 +337,64 @@ def test_counts_must_agree(tiny_extractor: Extractor, targets: Tensor) -> None:
         activate_images(
             PICTURES[:2], TargetGoal(targets[:2, None]), tiny_extractor, seeds=[0, 1], batch_size=1
         )
+
+
+@dataclass(frozen=True)
+class Spoiling:
+    """A goal that spoils one image: its loss, or its gradient alone, is no number."""
+
+    goal: TargetGoal
+    image: int
+    loss: bool
+
+    @property
+    def targets(self) -> Tensor:
+        return self.goal.targets
+
+    def __call__(self, descriptors: Tensor) -> Tensor:
+        losses = list(self.goal(descriptors))
+        good = losses[self.image]
+        # the root is 0, and its gradient is no number
+        losses[self.image] = good * torch.nan if self.loss else good + (good - good).sqrt()
+        return torch.stack(losses)
+
+
+@pytest.mark.parametrize("loss", [False, True])
+@pytest.mark.parametrize("settings", [ActivationSettings(iterations=3), VIEWS, replace(VIEWS, min_psnr=40)])
+@pytest.mark.parametrize("factory", [adam, partial(timm.optim.Lamb, lr=0.5)])
+def test_an_image_that_fails_is_told_and_leaves_the_others_alone(
+    tiny_extractor: Extractor, targets: Tensor, settings: ActivationSettings, factory: Any, loss: bool
+) -> None:
+    chosen = [0, 3, 2]
+    arguments: dict[str, Any] = {
+        "images": [PICTURES[i] for i in chosen],
+        "extractor": tiny_extractor,
+        "settings": settings,
+        "seeds": [SEEDS[i] for i in chosen],
+        "optimizer": factory,
+    }
+    goal = TargetGoal(targets[chosen, None])
+    good = activate_images(goal=goal, **arguments)
+    assert good.failures == [None, None, None]
+    spoiled = activate_images(goal=Spoiling(goal, 1, loss), with_measures=True, **arguments)
+    assert [why is None for why in spoiled.failures] == [True, False, True]
+    assert "activation failed" in str(spoiled.failures[1])
+    for found, expected in ((spoiled.released(), good.released()), (spoiled.changes(), good.changes())):
+        assert found[1] is None
+        for i in (0, 2):
+            assert torch.equal(found[i], expected[i])
+
+
+@pytest.mark.parametrize("use_tanh", [True, False])
+def test_a_change_that_grows_without_bounds_is_not_released(
+    tiny_extractor: Extractor, targets: Tensor, use_tanh: bool
+) -> None:
+    activation = activate_images(
+        PICTURES[:2],
+        TargetGoal(targets[:2, None]),
+        tiny_extractor,
+        ActivationSettings(iterations=3, use_tanh=use_tanh),
+        seeds=SEEDS[:2],
+        optimizer=partial(torch.optim.SGD, lr=float("inf")),
+    )
+    assert activation.released() == [None, None]

@@ -16,6 +16,7 @@ from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
 from aindex.cli import main
 from aindex.collection import release, releasing
 from aindex.collection.activating import activate
+from aindex.collection.building import build_index
 from aindex.collection.planning import Job, batches
 from aindex.data.images import read_image, to_tensor
 from aindex.descriptors.extract import ExtractionSettings, extract
@@ -23,7 +24,7 @@ from aindex.descriptors.registry import load_extractor
 from aindex.errors import ConfigError, DataError, OutputError
 from aindex.index.reference_index import ReferenceIndex
 from aindex.shipped import resolve_config
-from tests.conftest import draw_picture
+from tests.conftest import Holed, draw_picture, save_script, write_pictures
 
 Options = dict[str, Any]
 
@@ -329,3 +330,24 @@ def test_measures_by_strips_are_those_of_the_whole(monkeypatch: pytest.MonkeyPat
         assert release._ssim(a, b) == pytest.approx(whole, abs=1e-6)
         assert release._linf(a, b) == 9
         assert release._psnr(b, SimpleNamespace(seen=a)) == pytest.approx(float(psnr_db(a, b)), abs=1e-4)
+
+
+def test_a_picture_that_fails_is_recorded_and_costs_the_others_nothing(
+    tmp_path: Path, holiday: Path, quiet: ExtractionSettings
+) -> None:
+    script = save_script(Holed(), tmp_path / "holed.pt")
+    write_pictures(tmp_path / "train", 40, seed=1)
+    made = build_index(
+        tmp_path / "index", train=tmp_path / "train", idx_factory="IVF4,PQ4x4", extractor=script, resize_size=32,
+        settings=quiet,
+    )  # fmt: skip
+    how: Options = {"index": made.index, "extractor": script, "settings": quiet, "effort": "fast"}
+    good = activate(holiday, tmp_path / "good", **how)
+    Image.new("RGB", (40, 36), (128, 128, 128)).save(holiday / "b_flat.png")
+    mixed = activate(holiday, tmp_path / "mixed", **how)
+    assert pixels(tmp_path / "mixed") == pixels(tmp_path / "good")
+    assert len(good.table) == len(mixed.table) == 6
+    ((name, reason),) = mixed.skipped.rows
+    assert name == "b_flat.png"
+    assert "activation failed" in reason
+    assert "b_flat.png" in (tmp_path / "mixed" / "skipped.csv").read_text()

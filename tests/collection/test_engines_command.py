@@ -35,7 +35,7 @@ from aindex.errors import (
 from aindex.index.lance_export import COLUMN
 from aindex.index.lance_search import LanceReferenceIndex
 from aindex.index.reference_index import ReferenceIndex
-from tests.conftest import TinyNet, save_script
+from tests.conftest import CACHED, TinyNet, save_script
 from tests.index.conftest import unit_rows
 
 DOCUMENT = Path(aindex.__file__).parent.parent / "docs" / "engines.md"
@@ -172,12 +172,12 @@ def test_names_that_are_not_enough_are_one_line(
 
 
 def test_a_sample_of_pictures_tells_the_extractor(
-    tiny_index: Path, tmp_path: Path, tiny_script: Path, quiet: ExtractionSettings
+    tiny_index: Path, tmp_path: Path, quiet: ExtractionSettings
 ) -> None:
     export_index(tiny_index, "faiss", tmp_path / "out" / "index.faiss")
     options = {"names": tmp_path / "out" / "names.parquet", "resize_size": 32, "settings": quiet}
     source, pictures = tmp_path / "out" / "index.faiss", tmp_path / "references"
-    found = adopt_index(source, tmp_path / "again", extractor=tiny_script, sample=pictures, **options)
+    found = adopt_index(source, tmp_path / "again", extractor=CACHED, sample=pictures, **options)
     assert (found.sampled, found.near) == (12, 12)
     same_index(tmp_path / "again", tiny_index)
     matches = search(tmp_path / "again", pictures, k=1, settings=quiet)
@@ -192,14 +192,13 @@ def test_a_sample_of_pictures_tells_the_extractor(
     with pytest.raises(ExtractorError, match=r"gives dimension 24, .* holds 16"):
         adopt_index(source, tmp_path / "wrong", extractor=wide, **options)
     with pytest.raises(DataError, match=r"no picture in .* has the name of a row .'R000000.png'"):
-        adopt_index(source, tmp_path / "wrong", extractor=tiny_script, sample=tmp_path / "train", **options)
+        adopt_index(source, tmp_path / "wrong", extractor=CACHED, sample=tmp_path / "train", **options)
     assert not (tmp_path / "wrong").exists()
 
 
 def test_pictures_are_activated_and_added_against_an_adopted_index(
     tiny_index: Path,
     tmp_path: Path,
-    tiny_script: Path,
     quiet: ExtractionSettings,
     make_pictures: MakePictures,
 ) -> None:
@@ -210,7 +209,7 @@ def test_pictures_are_activated_and_added_against_an_adopted_index(
         tmp_path / "out" / "index.faiss",
         tmp_path / "again",
         names=tmp_path / "out" / "names.parquet",
-        extractor=tiny_script,
+        extractor=CACHED,
         resize_size=32,
         settings=quiet,
     )

@@ -11,7 +11,9 @@ import yaml
 from aindex.cli import main
 from aindex.collection import building
 from aindex.collection.building import add_to_index, build_index
+from aindex.collection.searching import search
 from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.small import SmallConfig, SmallExtractor, save_small
 from aindex.errors import ConfigError, DataError, ExtractorError, OutputError
 from aindex.index.reference_index import ReferenceIndex
 
@@ -20,7 +22,7 @@ MakePictures = Callable[..., list[Path]]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_build_then_info_and_add(
@@ -44,7 +46,8 @@ def test_build_then_info_and_add(
     assert content["extractor"]["input_size"] == 32
 
     make_pictures("more", 3, seed=3, prefix="M")
-    main(["index", "add", "--index", folder, "--references", str(tmp_path / "more"), *QUIET])
+    trusted = ["--extractor", str(tiny_script)]  # a TorchScript file is not loaded because an index names it
+    main(["index", "add", "--index", folder, "--references", str(tmp_path / "more"), *trusted, *QUIET])
     assert "3 rows added, 8 rows in all" in capsys.readouterr().out
     main(["index", "info", "--index", folder, "--format", "json"])
     assert json.loads(capsys.readouterr().out)["rows"] == 8
@@ -133,4 +136,18 @@ def test_unknown_action(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["index", "make"])
     assert stopped.value.code == 1
-    assert "expected one of build, add, info" in capsys.readouterr().err
+    assert "expected one of build, add, remove, info, adopt, export, check" in capsys.readouterr().err
+
+
+def test_an_index_may_name_a_file_that_holds_numbers_only(
+    tmp_path: Path, make_pictures: MakePictures, quiet: ExtractionSettings
+) -> None:
+    pictures = make_pictures("pictures", 5)[0].parent
+    config = SmallConfig(channels=(8, 8, 8, 8), layers=(1, 1, 1, 1), stem_width=8, dim=16, input_size=32)
+    save_small(SmallExtractor(config).eval(), tmp_path / "mine.safetensors", name="mine")
+    build_index(
+        tmp_path / "index", train=pictures, references=pictures, idx_factory="Flat",
+        extractor=tmp_path / "mine.safetensors", settings=quiet,
+    )  # fmt: skip
+    found = search(tmp_path / "index", pictures, k=1, settings=quiet)
+    assert found.best["row"].tolist() == list(range(5))

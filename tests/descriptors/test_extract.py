@@ -1,4 +1,3 @@
-import os
 import shutil
 
 import numpy as np
@@ -6,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from aindex.descriptors.extract import _Pictures, extract
+from aindex.descriptors.extract import extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.preprocess import prepare
 from aindex.errors import DataError, DescriptorError
@@ -129,15 +128,3 @@ def test_folder_that_vanishes_midway(pictures, tmp_path):
     extractor = Extractor(Vanishing(tmp_path / "p"), name="vanishing", input_size=8)
     with pytest.raises(DataError, match="vanished"):
         run(pictures, extractor, root=tmp_path / "p")
-
-
-class Deadly(_Pictures):
-    def __getitem__(self, position):
-        os._exit(3)
-
-
-def test_worker_that_dies_is_one_line(pictures, tiny_extractor, monkeypatch):
-    monkeypatch.setattr("aindex.descriptors.extract._Pictures", Deadly)
-    with pytest.raises(DataError, match="a worker that decodes pictures ended") as caught:
-        run(pictures, tiny_extractor, num_workers=1)
-    assert "\n" not in str(caught.value)

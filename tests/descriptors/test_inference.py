@@ -1,3 +1,5 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,8 +77,8 @@ def test_the_extractor_itself_stays_as_it_was() -> None:
     assert all(value.dtype != torch.bfloat16 for value in after.values())
 
 
-def test_batch_norms_are_folded_also_beside_code_that_cannot_be_traced() -> None:
-    folded = fold_batch_norms(with_statistics(SmallExtractor(TINY)))
+def test_batch_norms_are_folded_in_any_forward_code() -> None:
+    folded = fold_batch_norms(with_statistics(SmallExtractor(TINY)), pixels(64, 1))
     assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
 
 
@@ -92,7 +94,7 @@ def test_a_batch_norm_whose_convolution_has_other_readers_stays() -> None:
             return self.norm(convolved) + convolved
 
     fork = with_statistics(Fork())
-    folded = fold_batch_norms(fork)
+    folded = fold_batch_norms(fork, pixels(8))
     assert isinstance(folded.norm, nn.BatchNorm2d)
     torch.testing.assert_close(folded(pixels(8)), fork(pixels(8)))
 
@@ -134,3 +136,53 @@ def test_precisions() -> None:
     assert fast.precision == best_precision("cpu")
     assert fast_extractor(fast) is fast
     assert (fast.input_size, fast.dim) == (64, 12)
+
+
+def test_a_module_whose_way_depends_on_values_is_not_folded() -> None:
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, batch: Tensor) -> Tensor:
+            convolved = self.conv(batch)
+            return self.norm(convolved) if batch.mean() > -1 else convolved
+
+    module = with_statistics(Choosing())
+    folded = fold_batch_norms(module, pixels(8))
+    assert isinstance(folded.norm, nn.BatchNorm2d)
+    below = pixels(8) - 5
+    torch.testing.assert_close(folded(below), module(below))
+
+
+def test_an_extractor_is_prepared_while_other_threads_use_torch() -> None:
+    """Nothing of torch is replaced for the process, in the middle of what other threads do."""
+    foreign, failures, stop = nn.Linear(4, 4), [], threading.Event()
+
+    def use_torch() -> None:
+        while not stop.is_set():
+            try:
+                foreign(torch.zeros(1, 4))
+            except Exception as error:
+                failures.append(error)
+
+    extractors = [small() for _ in range(8)]
+    call = nn.Module.__call__
+    user = threading.Thread(target=use_torch)
+    user.start()
+    with ThreadPoolExecutor(8) as pool:
+        outputs = list(pool.map(lambda one: fast_extractor(one, precision="fp32")(pixels(64)), extractors))
+    stop.set()
+    user.join()
+    assert failures == []
+    assert nn.Module.__call__ is call
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
+
+
+def test_an_extractor_is_prepared_once() -> None:
+    extractor = small()
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: fast_extractor(extractor, precision="fp32"), range(16)))
+    assert all(one is made[0] for one in made)
+    assert fast_extractor(extractor, precision="bf16") is not made[0]

@@ -137,7 +137,11 @@ def test_aindex_export(tmp_path):
     )
     small.save_small(model, tmp_path / "mine.safetensors", name="mine")
     extractor = load_extractor(tmp_path / "mine.safetensors")
-    assert (extractor.dim, extractor.input_size, extractor.name) == (12, 48, "mine")
+    assert (extractor.dim, extractor.input_size, extractor.name) == (
+        12,
+        48,
+        str(tmp_path / "mine.safetensors"),
+    )
     assert load_extractor(tmp_path / "mine.safetensors", resize_size=64).input_size == 64
     cut = (tmp_path / "mine.safetensors").read_bytes()[:-10]
     (tmp_path / "cut.safetensors").write_bytes(cut)

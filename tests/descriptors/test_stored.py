@@ -250,3 +250,38 @@ def test_configuration_is_readable(pictures, tiny_extractor, tmp_path):
     assert configuration["extractor"] == "tiny"
     assert configuration["fingerprint"] == tiny_extractor.fingerprint
     assert (configuration["images"], configuration["dim"]) == (15, 16)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["fts.pth", "filenames.txt", "skipped.csv", "shards"])
+def test_what_no_extraction_made_is_never_removed(pictures, tiny_extractor, tmp_path, name, overwrite):
+    out = tmp_path / "out"
+    (out / "Downloads").mkdir(parents=True)
+    foreign = [out / "Downloads" / ".video.partial.mkv", out / ".backup.partial", out / ".lock"]
+    foreign.append(out / name / "mine" if name == "shards" else out / name)
+    for path in foreign:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    with pytest.raises(OutputError, match=f"holds a {name} that no extraction here made"):
+        run(pictures, tiny_extractor, out, overwrite=overwrite)
+    assert all(path.read_text() == "mine" for path in foreign)
+
+
+def test_an_extraction_beside_other_things_leaves_them(pictures, tiny_extractor, tmp_path):
+    out = tmp_path / "out"
+    (out / "Downloads").mkdir(parents=True)
+    foreign = [out / "Downloads" / ".video.partial.mkv", out / ".backup.partial", out / "extract.txt"]
+    for path in foreign:
+        path.write_text("mine")
+    run(pictures, tiny_extractor, out)
+    run(pictures, tiny_extractor, out, batch_size=2, overwrite=True)
+    assert all(path.read_text() == "mine" for path in foreign)
+
+
+def test_a_foreign_configuration_is_not_taken_for_ours(pictures, tiny_extractor, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "extract.json").write_text('{"archive": "mine"}')
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="is damaged"):
+            run(pictures, tiny_extractor, tmp_path / "out", overwrite=overwrite)
+    assert (tmp_path / "out" / "extract.json").read_text() == '{"archive": "mine"}'

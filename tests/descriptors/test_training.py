@@ -1,4 +1,5 @@
 import math
+import os
 
 import numpy as np
 import pytest
@@ -83,10 +84,30 @@ def test_an_interrupted_run_goes_on_to_the_same_weights_and_is_never_overwritten
     with pytest.raises(OutputError, match="--resume true or another --output_dir"):
         train_main(arguments(pictures, broken))
     train_main(arguments(pictures, broken, "--resume=true"))
-    ends = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=False) for run in (whole, broken)]
+    ends = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, broken)]
     assert [end["global_step"] for end in ends] == [4, 4]
     for key, value in ends[0]["state_dict"].items():
         assert torch.equal(value, ends[1]["state_dict"][key]), key
+
+
+class Trap:
+    """What a pickle may do when it is loaded."""
+
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.remove, (self.victim,)
+
+
+def test_a_checkpoint_of_a_stranger_runs_nothing(pictures, tmp_path):
+    victim = tmp_path / "victim"
+    victim.touch()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": Trap(str(victim))}, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    with pytest.raises(DataError, match="never unpickled"):
+        train_main(arguments(pictures, tmp_path / "run", "--resume=true"))
+    assert victim.exists()
 
 
 def test_views_are_the_same_whatever_the_worker(pictures):

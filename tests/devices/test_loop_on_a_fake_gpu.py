@@ -193,10 +193,10 @@ def test_results_are_of_the_cpu_s_types_and_on_the_device() -> None:
         }
 
 
-def test_only_curves_leave_the_device_after_the_loop_and_in_one_transfer() -> None:
+def test_curves_and_failures_leave_the_device_after_the_loop_in_one_transfer_each() -> None:
     with fake_gpu() as watch:
         run(watch, ActivationSettings(iterations=3), with_measures=True)
-        assert watch.waits == ["transfer {'cuda'} -> {'cpu'}"]
+        assert watch.waits == ["transfer {'cuda'} -> {'cpu'}"] * 2
 
 
 def test_what_is_sent_before_the_loop_does_not_grow_with_it() -> None:

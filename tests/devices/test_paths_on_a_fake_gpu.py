@@ -96,9 +96,9 @@ def test_a_batch_is_activated(
         for i, one in enumerate(result["released"]):
             assert (one.pixels.shape, one.pixels.dtype) == ((40, 50 + i, 3), torch.uint8)
             assert one.pixels.device.type == one.original.device.type == "cpu"
-    # all released pixels at once, and the curves; measures come as numbers, two for each picture
+    # all released pixels at once, the curves, and what failed; measures come as numbers, two for each picture
     waits = Counter(watch.waits)
-    assert waits[TO_CPU] == (1 if options.get("active") is False else 2)
+    assert waits[TO_CPU] == (1 if options.get("active") is False else 3)
     assert waits["aten._local_scalar_dense.default"] == 2 * 3
     assert set(waits) <= {TO_CPU, TO_GPU, "aten._local_scalar_dense.default", "aten.nonzero.default"}
 

@@ -54,6 +54,13 @@ def killed_in_setup(*, rank: int) -> None:
         _on_call(_module(), "load", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
+def killed_before_the_ranks_meet(*, rank: int, others_wait_s: float) -> None:
+    """A rank is killed at its start."""
+    os.environ["AINDEX_MEETING_S"] = str(others_wait_s)
+    if _own_rank() == rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def fails_alone(*, rank: int) -> None:
     """A rank meets an error of its own."""
 

@@ -54,6 +54,19 @@ def test_the_first_rank_is_killed(workshop, whole_fit, tmp_path: Path, before):
     launching.assert_same(tmp_path / "run", whole_fit)
 
 
+@pytest.mark.parametrize(("rank", "ranks"), [(0, 2), (1, 2), pytest.param(2, 3, marks=pytest.mark.slow)])
+def test_a_rank_is_killed_before_the_ranks_meet(workshop, whole_fit, tmp_path: Path, rank: int, ranks: int):
+    before = partial(misfortunes.killed_before_the_ranks_meet, rank=rank, others_wait_s=4.0)
+    running = ending(workshop, tmp_path, before, ranks)
+    lines = running.errors()
+    # those that wait cannot know who else is there
+    assert len(lines) == ranks - 1, running.output()
+    assert all("did not meet the others at 127.0.0.1:" in line for line in lines)
+    assert "Traceback" not in running.output()
+    launching.run(workshop.args("fit", tmp_path / "run"), tmp_path / "logs", ranks)
+    launching.assert_same(tmp_path / "run", whole_fit)
+
+
 def test_a_rank_fails(workshop, tmp_path: Path):
     running = ending(workshop, tmp_path, partial(misfortunes.fails_alone, rank=1))
     (line,) = running.errors()

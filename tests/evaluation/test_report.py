@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from aindex.data.tables import name_table
 from aindex.errors import DataError
 from aindex.evaluation import run_folder
 from aindex.evaluation.report import run_series, write_report
@@ -305,7 +306,7 @@ def test_an_unwritable_folder_is_an_error(make_run):
 
 
 def test_csv_files_are_whole_or_absent(tmp_path):
-    table = pd.DataFrame({"name": ["bad\udcff.jpg", "NA"]})
+    table = name_table({"name": ["bad\udcff.jpg", "NA"]})
     run_folder.write_csv(table, tmp_path / "images_df.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["images_df.csv"]
     assert (tmp_path / "images_df.csv").read_text() == "name\nbad\\udcff.jpg\nNA\n"

@@ -5,12 +5,14 @@ import io
 import urllib.error
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from aindex.descriptors.registry import FETCHED, load_extractor
-from tests.conftest import save_script
-from tests.faults.table import Room, fault, truncate
+from aindex.errors import AindexError
+from tests.conftest import CACHED, save_script
+from tests.faults.table import Room, copy_index, fault, truncate
 
 EXTRACTORS = "Extractors"
 
@@ -111,5 +113,44 @@ def gone(room: Room) -> None:
     for path in room.index.iterdir():
         (moved / path.name).write_bytes(path.read_bytes())
     text = (moved / "index.yaml").read_text()
-    (moved / "index.yaml").write_text(text.replace(str(room.script), "/gone/model.pt"))
+    (moved / "index.yaml").write_text(text.replace(CACHED, "/gone/model.safetensors"))
     room.command("search", "--index", str(moved), str(room.good_pictures()))
+
+
+@fault(
+    EXTRACTORS,
+    "an index that names a TorchScript file, which is a program: it is not loaded unless it is given",
+    error="could do anything on this machine: give it as extractor if you trust it",
+)
+def named_by_an_index(room: Room) -> None:
+    moved = copy_index(room, "moved")
+    victim = room.tmp / "victim"
+    victim.write_text("whole")
+    save_script(_Writing(str(victim)), moved / "model.pt")
+    text = (moved / "index.yaml").read_text()
+    room.patch.chdir(room.tmp)
+    (moved / "model").write_bytes((moved / "model.pt").read_bytes())
+    for name in ("moved/model.pt", "moved/model", str(moved / "model.pt")):
+        (moved / "index.yaml").write_text(text.replace(CACHED, name))
+        for command in (
+            ["search", str(room.good_pictures())],
+            ["activate", "--images", "pictures", "--out", "out"],
+            ["index", "add", "--references", "pictures"],
+            ["calibrate", "--negatives", "pictures"],
+        ):
+            with pytest.raises(AindexError, match="a TorchScript file"):
+                room.command(*command, "--index", str(moved))
+    assert victim.read_text() == "whole"
+    room.command("index", "build", "--like", str(moved), "--output", "like")
+
+
+class _Writing(nn.Module):
+    """What TorchScript may do."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        torch.save(pixels, self.path)
+        return pixels.mean((2, 3)).repeat(1, 6)[:, :16]

@@ -164,7 +164,7 @@ def too_many_cells(room: Room) -> None:
     search(room.index, room.good_pictures(), nprobe=9, settings=QUIET)
 
 
-@fault(INDEXES, "activation against an index that quantises nothing", error="keeps whole descriptors")
+@fault(INDEXES, "activation against an index that quantises nothing", error="an index that makes no choices")
 def nothing_quantised(room: Room) -> None:
     index = ReferenceIndex.train(descriptors(100), idx_factory="Flat", extractor=room.extractor)
     activate(room.good_pictures(), room.tmp / "out", index=index, extractor=room.extractor, settings=QUIET)

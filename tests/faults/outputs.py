@@ -82,11 +82,11 @@ def onto_itself(room: Room) -> None:
 @fault(
     OUTPUTS,
     "an earlier release with other settings",
-    error="released with other settings (stored → given: scaling 3.0 → 1.0)",
+    error="released with other settings (stored → given: scaling 4.0 → 1.0)",
 )
 def other_settings(room: Room) -> None:
     room.good_pictures()
-    released(room, room.tmp / "out")
+    released(room, room.tmp / "out", scaling=4.0)
     released(room, room.tmp / "out", scaling=1.0)
 
 
