@@ -29,9 +29,9 @@ def recall_at_rate(
 
 
 def averages(per_attack: Mapping[str, float], seen: list[str], unseen: list[str]) -> dict[str, float]:
-    """Means over the default edits, of which the screenshot counts nowhere in these benchmarks, and over the unseen."""
+    """Means over the default edits and over those that no loop is trained against."""
     return {
-        "default": float(np.mean([per_attack[name] for name in seen if "screenshot" not in name])),
+        "default": float(np.mean([per_attack[name] for name in seen])),
         "unseen": float(np.mean([per_attack[name] for name in unseen])) if unseen else float("nan"),
     }
 

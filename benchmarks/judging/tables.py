@@ -28,7 +28,7 @@ def _line(number: int, one: Record) -> list[str]:
         str(number),
         one["name"],
         str(one["pictures"]),
-        *(f"{recall:.3f}" for recall in recalls),
+        *(f"{recall:.3f}" if np.isfinite(recall) else "–" for recall in recalls),
         f"{one['psnr_db']:.1f}" if np.isfinite(one["psnr_db"]) else "∞",
         f"{one['ssim']:.4f}",
         f"{one['prepare_ms']:.1f}",
