@@ -184,7 +184,7 @@ class Subject:
 
         activation = activate_images(
             images,
-            self.make_goal(self.descriptors[rows][: len(images)]),
+            self.make_goal([row[None] for row in self.descriptors[rows][: len(images)]]),
             self.fast,
             self.settings,
             seeds=range(len(images)),

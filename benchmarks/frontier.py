@@ -142,7 +142,7 @@ class Search:
 
     def _make_index(self, options: argparse.Namespace) -> None:
         cache = options.output / "indexes"
-        describe = {"num_workers": options.workers, "precision": self.fast.precision}
+        describe = {"num_workers": options.workers}  # in fp32, as an index keeps them
         training, _ = descriptors_for(options.train, self.extractor, cache, **describe)
         self.references, names = descriptors_for(options.references, self.extractor, cache, **describe)
         self.index = self._trained(training, names, options.factory, 0)
@@ -172,7 +172,7 @@ class Search:
         self.names = [names[i] for i in drawn]
         self.ids = np.array([id_of[name] for name in self.names])
         self.originals = [np.array(read_image(paths[i])) for i in drawn]
-        self.own = torch.from_numpy(np.ascontiguousarray(self.references[self.ids]))
+        self.own_rows = [torch.from_numpy(np.array(self.references[[row]])) for row in self.ids]
 
     def activate(self, setting: Setting, some: Iterable[int]) -> list[np.ndarray]:
         rows = list(some)
@@ -187,7 +187,7 @@ class Search:
         )
         activation = activate_images(
             [image.to(self.options.device) for image in pixels],
-            make_goal(self.own[rows]),
+            make_goal([self.own_rows[i] for i in rows]),
             self.fast,
             setting.settings,
             seeds=[derive_seed(self.options.seed, self.names[i], "delta") for i in rows],
@@ -225,22 +225,25 @@ class Search:
         unseen = float(recalls[seen:].mean()) if self.unseen else np.nan
         return {f"r@1{where}": float(recalls[:seen].mean()), f"r@1 unseen{where}": unseen}
 
+    def quality(self, released: list[np.ndarray]) -> float:
+        """Mean PSNR of those that changed, dB."""
+        pairs = zip(self.originals, released, strict=True)
+        decibels = np.array([psnr_db(*map(torch.from_numpy, pair)).item() for pair in pairs])
+        return float(decibels[np.isfinite(decibels)].mean()) if np.isfinite(decibels).any() else np.inf
+
     def measure(self, setting: Setting) -> dict[str, Any]:
         released, seconds = self.activate_all(setting)
         described = self.described(released)
         recalls = self.recalls(self.index, described)
         also = {text: self.recalls(index, described) for text, index in self.also.items()}
         pairs = [tuple(map(torch.from_numpy, pair)) for pair in zip(self.originals, released, strict=True)]
-        decibels = np.array([psnr_db(a, b).item() for a, b in pairs])
         planes = [tuple(image.permute(2, 0, 1) for image in pair) for pair in pairs]
         return {
             "setting": setting.text,
             **self.averages(recalls),
             **{k: v for text, found in also.items() for k, v in self.averages(found, f" in {text}").items()},
             "passes": setting.passes,
-            "psnr_db": float(decibels[np.isfinite(decibels)].mean())
-            if np.isfinite(decibels).any()
-            else np.inf,
+            "psnr_db": self.quality(released),
             "ssim": float(np.mean([ssim(a, b) for a, b in planes])),
             "linf": float(np.mean([(a.int() - b.int()).abs().max().item() for a, b in pairs])),
             **seconds,
@@ -307,10 +310,18 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_options(parser)
+    parser.add_argument(
+        "--settings", nargs="+", default=list(SEARCHED), help="default: passive, published, presets"
+    )
+    return parser.parse_args()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What rows.py asks for, too."""
     add = parser.add_argument
     add("--train", type=Path, required=True, help="pictures that train the index")
     add("--references", type=Path, required=True, help="pictures in the index, some of them to activate")
-    add("--settings", nargs="+", default=list(SEARCHED), help="default: the search as it was made")
     add(
         "--activate",
         type=Path,
@@ -335,7 +346,6 @@ def parse() -> argparse.Namespace:
     add("--workers", type=int, default=len(os.sched_getaffinity(0)))
     add("--seed", type=int, default=0, help="of the choice of images")
     add("--output", type=Path, default=Path("runs/frontier"), help="table, picture, indexes, descriptors")
-    return parser.parse_args()
 
 
 def main() -> None:

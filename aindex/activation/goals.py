@@ -1,5 +1,6 @@
 """What the loop draws descriptors to: the published target, or the place where the index files the image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,17 +14,20 @@ from aindex.index.quantiser import Quantiser, Target
 
 FeatureLoss = Literal["cossim", "mse", "assignment"]
 
+_NEVER = -1e9
+"""Logarithm of what has no probability; finite, so that where nothing is left gradients are 0."""
+
 
 class Goal(Protocol):
     """How far the descriptors of each image are from where they should be.
 
     Attributes:
-        targets: B×d, the point that the image's own descriptor is drawn to.
+        targets: B×r×d, the points that the image's own descriptor is drawn to the nearest of.
     """
 
     @property
     def targets(self) -> Tensor:
-        """B×d."""
+        """B×r×d."""
 
     def __call__(self, descriptors: Tensor) -> Tensor:
         """Losses of B images.
@@ -38,10 +42,10 @@ class Goal(Protocol):
 
 @dataclass(frozen=True)
 class TargetGoal:
-    """A point in descriptor space for each image.
+    """A point in descriptor space for each image, or the nearest of several.
 
     Attributes:
-        targets: B×d.
+        targets: B×r×d.
         kind: `cossim` = minus the cosine similarity; `mse` = squared Euclidean distance, summed over d.
     """
 
@@ -50,9 +54,10 @@ class TargetGoal:
 
     def __call__(self, descriptors: Tensor) -> Tensor:
         """(1+V)×B×d → B."""
+        rows = descriptors.unsqueeze(-2)  # (1+V)×B×1×d
         if self.kind == "cossim":
-            return image_and_copies(-F.cosine_similarity(descriptors, self.targets, dim=-1))
-        return image_and_copies((descriptors - self.targets).square().sum(dim=-1))
+            return image_and_copies(-F.cosine_similarity(rows, self.targets, dim=-1).amax(dim=-1))
+        return image_and_copies((rows - self.targets).square().sum(dim=-1).amin(dim=-1))
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,12 @@ class AssignmentGoal:
 
     The probability is a softmax over the index's own choices (coarse cells, codewords, bits) of their scores over a
     temperature; of several choices it is the product. Within a cell the code tells rows apart, so the image itself,
-    not its copies, is drawn to its code as well: 1 − cosine similarity is added.
+    not its copies, is drawn to the nearest of its codes as well: 1 − cosine similarity is added.
 
     Attributes:
         choices: what the index chooses among.
-        right: B×M×r, numbers of the points that count as right; −1 where there are fewer.
-        targets: B×d, what the index stores, decoded.
+        right: B×M×r, numbers of the points that count as right, one for each row of the image.
+        targets: B×r×d, what the index stores for these rows, decoded.
         temperature: of the softmax, in squared distances.
         nprobe: cells that a search visits: a right cell need only be among so many.
     """
@@ -87,19 +92,20 @@ class AssignmentGoal:
             ],
             dim=1,
         )
-        return image_and_copies(outside) + 1 - F.cosine_similarity(descriptors[0], self.targets, dim=-1)
+        near = F.cosine_similarity(descriptors[0].unsqueeze(-2), self.targets, dim=-1).amax(dim=-1)
+        return image_and_copies(outside) + 1 - near
 
     def _outside(self, rows: Tensor, right: Tensor) -> Tensor:
         """Minus log-probabilities of one image's descriptors, 1+V, from N×M×K scores."""
         scores = self.choices.scores(rows, right) / self.temperature
         is_right = torch.zeros(scores.shape[1:], dtype=torch.bool, device=scores.device)
-        is_right.scatter_(1, right.clamp(min=0), right >= 0)
-        inside = scores.masked_fill(~is_right, -torch.inf).logsumexp(dim=-1)
-        others = scores.masked_fill(is_right, -torch.inf)
+        is_right.scatter_(1, right, True)
+        inside = scores.masked_fill(~is_right, _NEVER).logsumexp(dim=-1)
+        others = scores.masked_fill(is_right, _NEVER)
         if self.nprobe > 1:
             # the nearest wrong cells do no harm as long as they are fewer than a search visits
             harmless = others.topk(min(self.nprobe - 1, others.shape[-1]), dim=-1).indices
-            others = others.scatter(-1, harmless, -torch.inf)
+            others = others.scatter(-1, harmless, _NEVER)
         return F.softplus(others.logsumexp(dim=-1) - inside).sum(dim=-1)
 
 
@@ -143,22 +149,27 @@ class GoalMaker:
         self._temperature, self._nprobe, self._device = temperature, nprobe, device
         self._choices = quantiser.choices().to(device) if loss_f == "assignment" else None
 
-    def __call__(self, descriptors: Tensor) -> Goal:
+    def __call__(self, rows: Sequence[Tensor]) -> Goal:
         """The goal of a batch.
 
         Args:
-            descriptors: B×d float32 of the unchanged images, as their rows in the index were made.
+            rows: per image r×d float32, the descriptors that its rows in the index are made of; mostly r = 1, the
+                unchanged image's own.
         """
-        descriptors = descriptors.cpu()
+        most = max(len(some) for some in rows)
+        # an image with fewer rows has its first one several times
+        padded = torch.cat([torch.cat([some, some[:1].expand(most - len(some), -1)]) for some in rows]).cpu()
+        shape = (len(rows), most, -1)
         if self._loss_f != "assignment":
-            targets = self._quantiser.targets(descriptors, self._target)
+            targets = self._quantiser.targets(padded, self._target).view(shape)
             return TargetGoal(targets.to(self._device), self._loss_f)
         assert self._choices is not None
-        right = torch.from_numpy(self._quantiser.right_choices(descriptors))
+        right = torch.from_numpy(self._quantiser.right_choices(padded)).view(shape)  # B×r×M
+        stored = torch.from_numpy(self._quantiser.stored(padded)).view(shape)
         return AssignmentGoal(
             self._choices,
-            right.unsqueeze(-1).to(self._device),
-            torch.from_numpy(self._quantiser.stored(descriptors)).to(self._device),
+            right.transpose(1, 2).contiguous().to(self._device),
+            stored.to(self._device),
             self._temperature,
             self._nprobe,
         )

@@ -127,6 +127,7 @@ class ActivationModule(LightningModule):
         self.make_goal: GoalMaker | None = None
         self.images: Sequence[SourceImage] = ()
         self.descriptors: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self.rows: Sequence[npt.NDArray[np.float32]] | None = None
 
     def setup(self, stage: str) -> None:
         """Load the extractor onto this rank's device."""
@@ -158,14 +159,20 @@ class ActivationModule(LightningModule):
     def configure_optimizers(self) -> None:
         """None: every batch brings its own optimiser."""
 
-    def prepare_for(self, images: Sequence[SourceImage], descriptors: npt.NDArray[np.float32]) -> None:
+    def prepare_for(
+        self,
+        images: Sequence[SourceImage],
+        descriptors: npt.NDArray[np.float32],
+        rows: Sequence[npt.NDArray[np.float32]] | None = None,
+    ) -> None:
         """Tell the module what it activates.
 
         Args:
             images: the images to activate; a `Picture`'s position counts in this list.
             descriptors: n×d of the originals, in the same order.
+            rows: per image r×d, what its rows in the index are made of; default its descriptor.
         """
-        self.images, self.descriptors = images, descriptors
+        self.images, self.descriptors, self.rows = images, descriptors, rows
 
     def aim(self, quantiser: Quantiser, *, nprobe: int = 1) -> None:
         """Tell the module towards what.
@@ -185,7 +192,7 @@ class ActivationModule(LightningModule):
             nprobe=nprobe,
             device=self.device,
         )
-        self.make_goal(torch.from_numpy(self.descriptors[:1]))
+        self.make_goal([torch.from_numpy(self.descriptors[:1])])
 
     def training_step(self, batch: list[Any], batch_idx: int) -> dict[str, Any] | None:
         """Activate a batch.
@@ -215,7 +222,7 @@ class ActivationModule(LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             activation = activate_images(
                 images,
-                self.make_goal(torch.from_numpy(self.descriptors[positions])),
+                self.make_goal([self._rows_of(position) for position in positions]),
                 self._fast,
                 self.settings,
                 seeds=[derive_seed(self.seed, self.images[position].name, "delta") for position in positions],
@@ -232,6 +239,10 @@ class ActivationModule(LightningModule):
                     "model.optimizer.lr, or take trainer.precision 32-true"
                 )
             return activation.released(), curves
+
+    def _rows_of(self, position: int) -> Tensor:
+        rows = self.descriptors[position : position + 1] if self.rows is None else self.rows[position]
+        return torch.from_numpy(np.ascontiguousarray(rows))
 
     def _counted(self, optimizer: Optimizer) -> Callable[[], Any]:
         """Steps that Lightning counts in `global_step`: it must know an optimiser before it steps."""

@@ -32,7 +32,8 @@ class Analyses:
         index: that the copies are searched in.
         images: the originals.
         descriptors: n×d, theirs.
-        rows: descriptors of all rows of the index, see `BuildIndex.row_descriptors`; None if they are not known.
+        rows: descriptors of all pictures in the index, see `BuildIndex.row_descriptors`; None if they are not known.
+        own_rows: per original r×d, what its rows in the index are made of; None where that is its descriptor.
         device: where the exhaustive search multiplies.
     """
 
@@ -42,10 +43,12 @@ class Analyses:
         images: Sequence[SourceImage],
         descriptors: npt.NDArray[np.float32],
         rows: Sequence[Matrix] | None,
+        own_rows: Sequence[Matrix] | None = None,
         *,
         device: torch.device | str = "cpu",
     ) -> None:
         self._index, self._images, self._descriptors = index, images, descriptors
+        self._own_rows = descriptors[:, None] if own_rows is None else _padded(own_rows)  # n×r×d
         self._ids = np.array([image.index_id for image in images], dtype=np.int64)
         self._exhaustive = (
             None if rows is None else ExhaustiveSearch(rows, metric=index.metric, device=device)
@@ -58,17 +61,20 @@ class Analyses:
 
     @cached_property
     def _cells(self) -> npt.NDArray[np.int64] | None:
-        return self._index.quantiser.cells(self._descriptors)
+        count, most, dim = self._own_rows.shape
+        cells = self._index.quantiser.cells(self._own_rows.reshape(-1, dim))
+        return None if cells is None else cells.reshape(count, most)
 
     @cached_property
     def _stored(self) -> npt.NDArray[np.float32] | None:
-        """What the index stores for the originals, n×d."""
+        """What the index stores for the originals, n×r×d."""
         try:
             self._index.quantiser.stored(self._descriptors[:1])
         except FaissIndexError:
             # a kind of index whose codes FAISS cannot decode
             return None
-        return self._index.quantiser.stored(self._descriptors)
+        rows = self._own_rows.reshape(-1, self._own_rows.shape[2])
+        return self._index.quantiser.stored(rows).reshape(self._own_rows.shape)
 
     def queries(
         self, positions: Sequence[int], attacks: Sequence[Attack], descriptors: npt.NDArray[np.float32]
@@ -90,7 +96,7 @@ class Analyses:
             cells=quantiser.cells(descriptors),
             original_cells=None if self._cells is None else self._cells[rows],
             code_distance=self.code_distance(descriptors),
-            stored_distance=None if stored is None else squared_distances(descriptors, stored).round(7),
+            stored_distance=None if stored is None else _nearest_distances(descriptors, stored).round(7),
             exhaustive_rank=self._exhaustive.ranks(descriptors, self._ids[rows])
             if self._exhaustive
             else None,
@@ -135,5 +141,20 @@ class Analyses:
             self._index.search,
             self._descriptors[:_TIMED_QUERIES],
             nprobes=nprobes,
-            neighbours=[k for k in _NEIGHBOURS if k <= self._index.ntotal],
+            neighbours=[k for k in _NEIGHBOURS if k <= self._index.pictures],
         )
+
+
+def _padded(rows: Sequence[Matrix]) -> npt.NDArray[np.float32]:
+    """Per original r×d to n×r×d, the first row repeated where there are fewer."""
+    most = max(len(some) for some in rows)
+    return np.stack([np.concatenate([some, np.repeat(some[:1], most - len(some), axis=0)]) for some in rows])
+
+
+def _nearest_distances(
+    descriptors: npt.NDArray[np.float32], stored: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Squared distance of each descriptor, nq×d, to the nearest of its original's rows, nq×r×d."""
+    distances = np.stack([squared_distances(descriptors, row) for row in stored.transpose(1, 0, 2)])
+    nearest: npt.NDArray[np.float64] = distances.min(axis=0)
+    return nearest

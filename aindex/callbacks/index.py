@@ -39,6 +39,8 @@ class BuildIndex(Callback):
         fts_training_path: training descriptors (.pth, .pt, .npy, .safetensors, or a folder that `aindex extract` made),
             or images to extract them from (folder or list). Never those of the references.
         fts_reference_path: the references' descriptors or images, in the same forms.
+        rows: most rows of each picture that is put into the index: in the cells that simulated edits of it fall into. A
+            picture is found once, at its nearest row. 1 is its own descriptor.
         placement: with several processes: `replicated` each searches the whole index (processes of one machine share
             its memory); `sharded` each holds its share of the rows, queries go to all of them, and the neighbours are
             the same. Memory per process falls with their number; every search waits for the slowest.
@@ -58,6 +60,7 @@ class BuildIndex(Callback):
         kneighbors: int = 100,
         fts_training_path: str | None = None,
         fts_reference_path: str | None = None,
+        rows: int = 1,
         placement: Placement = "replicated",
         on_disk: bool = False,
         device: Device = "cpu",
@@ -74,6 +77,7 @@ class BuildIndex(Callback):
             nprobe=nprobe,
             fts_training_path=fts_training_path,
             fts_reference_path=fts_reference_path,
+            rows=rows,
             placement=placement,
             on_disk=on_disk,
             device=device,
@@ -127,7 +131,7 @@ class BuildIndex(Callback):
             for name, id_, released in zip(described, ids, released_names(described), strict=True)
         ]
         activates = pl_module.active and trainer.state.fn == TrainerFn.FITTING
-        pl_module.prepare_for(data.images, descriptors)
+        pl_module.prepare_for(data.images, descriptors, self._builder.rows())
         distributed.everywhere(lambda: self._check(pl_module, descriptors, activates=activates))
 
     def _check(self, module: ActivationModule, descriptors: Matrix, *, activates: bool) -> None:
@@ -153,11 +157,11 @@ class BuildIndex(Callback):
             return None
         references, _ = self._builder.references()
         added = [position for position, image in enumerate(data.images) if image.index_id >= len(references)]
-        if len(references) + len(added) != self.index.ntotal:
+        if len(references) + len(added) != self.index.pictures:
             raise DataError(
                 f"{len(references)} references in {self.settings.fts_reference_path!r} and {len(added)} originals: "
-                f"expected the {self.index.ntotal} rows of the run's index; the references have changed, start the run "
-                "anew with --overwrite true"
+                f"expected the {self.index.pictures} pictures of the run's index; the references have changed, start "
+                "the run anew with --overwrite true"
             )
         return [references, module.descriptors[added]]
 

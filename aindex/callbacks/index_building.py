@@ -17,6 +17,7 @@ from aindex.data.datamodule import ImageData
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extract import Extraction
 from aindex.descriptors.files import Matrix
+from aindex.descriptors.simulated import simulated_copies
 from aindex.descriptors.stored import descriptors_for, extract_to_folder, read_extraction
 from aindex.errors import ConfigError
 from aindex.index.cache import train_cached
@@ -26,13 +27,17 @@ from aindex.index.filling import AnyIndex, Filling, NumberedNames, PackedIndex, 
 from aindex.index.folder import YAML_NAME
 from aindex.index.on_disk import extend_on_disk
 from aindex.index.originals import add_originals
+from aindex.index.owners import Owners
+from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.row_choice import check_row_count, choose_rows, split_rows
+from aindex.index.rows import Batch
 from aindex.index.sharded import ShardedIndex
 
 SHIPPED = "shipped"
 DEFAULT_FACTORY = "IVF4096,PQ8x8"
 _TRAINED_FOLDER = "trained"
-_IDS_FILE = "index_ids.npy"
+_IDS_FILE, _ROWS_FILE = "index_ids.npy", "rows.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,7 @@ class IndexSettings:
     nprobe: int
     fts_training_path: str | None
     fts_reference_path: str | None
+    rows: int
     placement: Placement
     on_disk: bool
     device: Device
@@ -99,6 +105,14 @@ class IndexBuilder:
         found: npt.NDArray[np.int64] = np.load(self._folder / ORIGINALS_FOLDER / _IDS_FILE)
         return found
 
+    def rows(self) -> list[Matrix] | None:
+        """Per original r×d, what its rows in the index are made of; None where that is its descriptor."""
+        path = self._folder / ORIGINALS_FOLDER / _ROWS_FILE
+        if not path.is_file():
+            return None
+        with np.load(path) as stored:
+            return split_rows(stored["rows"], stored["counts"].tolist())
+
     def references(self) -> tuple[Matrix, list[str] | None]:
         """Descriptors and names of the references, from which the index is built.
 
@@ -121,13 +135,13 @@ class IndexBuilder:
             root=self._data.root,
             batch_size=self._data.batch_size,
             num_workers=self._data.num_workers,
-            precision=self._module.precision,
+            precision="fp32",  # what an index keeps, and what images are drawn to, is one thing
             progress=self._progress,
         )
         if originals.skipped.count:
             originals.skipped.write(self._folder / SKIPPED_FILE)
         if self._settings.placement == "sharded":
-            return self._pack()
+            return self._pack(originals)
         if (self._folder / ORIGINALS_FOLDER / _IDS_FILE).is_file():
             return None
         target = self._folder / INDEX_FOLDER
@@ -136,12 +150,14 @@ class IndexBuilder:
             return None
         trained, filling = self._trained(), self._filling(originals.descriptors, originals.names)
         ids = filling.ids
+        new = [name for name, row in zip(originals.names, ids, strict=True) if row >= len(filling.references)]
+        filling = filling._replace(rows=self._choose_rows(trained.quantiser, originals, new))
         fill(trained, filling.batches(ids), target, on_disk=self._settings.on_disk)
         filling.check(ReferenceIndex.open(target, read_only=True, verify=False), ids)
         self._save_ids(ids)
         return None
 
-    def _pack(self) -> PackedIndex:
+    def _pack(self, originals: Extraction) -> PackedIndex:
         """The trained index for all ranks; shares for other numbers of ranks are removed."""
         if self._settings.path is not None:
             raise ConfigError(
@@ -155,9 +171,13 @@ class IndexBuilder:
         stored = self._folder / INDEX_FOLDER / _TRAINED_FOLDER
         if not (stored / YAML_NAME).is_file():
             self._trained().save(stored, overwrite=True)
+        trained = ReferenceIndex.open(stored, self._extractor)
         # the other ranks then find them extracted
-        self.references()
-        return PackedIndex.of(ReferenceIndex.open(stored, self._extractor))
+        _, reference_names = self.references()
+        if self.rows() is None:
+            there = set(reference_names or ())
+            self._choose_rows(trained.quantiser, originals, [n for n in originals.names if n not in there])
+        return PackedIndex.of(trained)
 
     def _shard(self, packed: PackedIndex) -> ShardedIndex:
         """Make this rank's share, unless an interrupted run has; collective."""
@@ -165,6 +185,7 @@ class IndexBuilder:
         target = self._folder / INDEX_FOLDER / f"rank{rank}of{ranks}"
         descriptors, names, _ = self.originals()
         filling = distributed.everywhere(lambda: self._filling(descriptors, names))
+        filling = filling._replace(rows=self.rows())
         ids = filling.ids
         batches = filling.batches(ids)
 
@@ -175,8 +196,10 @@ class IndexBuilder:
             return ReferenceIndex.open(target, self._extractor, read_only=True)
 
         share = distributed.everywhere(make)
-        rows = sum(len(batch) for batch, _ in batches)
-        index = ShardedIndex(share, rank=rank, ranks=ranks, gather=distributed.gather, rows=rows)
+        owners = Owners()
+        for batch in batches:
+            owners = owners.extended(len(batch.names), batch.counts)
+        index = ShardedIndex(share, rank=rank, ranks=ranks, gather=distributed.gather, owners=owners)
         distributed.everywhere(lambda: filling.check(index, ids))
         distributed.on_rank_zero(lambda: self._save_ids(ids))
         return index
@@ -184,6 +207,41 @@ class IndexBuilder:
     def _filling(self, originals: Matrix, names: Sequence[str]) -> Filling:
         references, reference_names = self.references()
         return Filling(references, reference_names or NumberedNames(len(references)), originals, names)
+
+    def _choose_rows(
+        self, quantiser: Quantiser, originals: Extraction, names: Sequence[str]
+    ) -> list[Matrix] | None:
+        """The rows of all originals: several for those that are named, the descriptor for the others.
+
+        None where every picture has one row.
+        """
+        if self._settings.rows == 1:
+            return None
+        check_row_count(self._settings.rows, quantiser)
+        paths = dict(zip(*reversed(self._data.listed()), strict=True))
+        copies = dict(
+            zip(
+                names,
+                simulated_copies(
+                    [paths[name] for name in names],
+                    names,
+                    self._extractor,
+                    seed=self._settings.seed,
+                    progress=self._progress,
+                ),
+                strict=True,
+            )
+        )
+        rows = [
+            choose_rows(own, copies[name], quantiser, self._settings.rows) if name in copies else own[None]
+            for own, name in zip(np.array(originals.descriptors), originals.names, strict=True)
+        ]
+        with (
+            replace_when_done(self._folder / ORIGINALS_FOLDER / _ROWS_FILE) as temporary,
+            open(temporary, "wb") as file,
+        ):
+            np.savez(file, rows=np.concatenate(rows), counts=np.array([len(some) for some in rows]))
+        return rows
 
     def _save_ids(self, ids: npt.NDArray[np.int64]) -> None:
         with replace_when_done(self._folder / ORIGINALS_FOLDER / _IDS_FILE) as temporary:
@@ -198,18 +256,25 @@ class IndexBuilder:
                 "index.on_disk out, or index.path"
             )
         index.nprobe = self._settings.nprobe
-        if not index.is_on_disk:
-            ids = add_originals(index, originals.descriptors, originals.names)
-            index.save(target, overwrite=True)
-            return ids
-        batches: list[tuple[Matrix, Sequence[str]]] = []
+        batches: list[Batch] = []
 
         def append(descriptors: Matrix, names: Sequence[str]) -> npt.NDArray[np.int64]:
-            batches.append((descriptors, names))
-            return index.ntotal + np.arange(len(names), dtype=np.int64)
+            rows = self._choose_rows(index.quantiser, originals, names)
+            if rows is None:
+                batches.append(Batch(descriptors, names))
+            else:
+                own = dict(zip(originals.names, rows, strict=True))
+                added = [own[name] for name in names]
+                batches.append(Batch(np.concatenate(added), names, [len(some) for some in added]))
+            return index.pictures + np.arange(len(names), dtype=np.int64)
 
         ids = add_originals(index, originals.descriptors, originals.names, append)
-        extend_on_disk(source, batches, self._extractor, into=target)
+        if index.is_on_disk:
+            extend_on_disk(source, batches, self._extractor, into=target)
+        else:
+            for batch in batches:
+                index.add(*batch)
+            index.save(target, overwrite=True)
         return ids
 
     def _opened(self) -> tuple[ReferenceIndex, Path]:
@@ -265,6 +330,6 @@ class IndexBuilder:
             self._settings.idx_dir,
             batch_size=self._data.batch_size,
             num_workers=self._data.num_workers,
-            precision=self._module.precision,
+            precision="fp32",  # what an index keeps, and what images are drawn to, is one thing
             progress=self._progress,
         )

@@ -171,6 +171,7 @@ class EvaluateRetrieval(Callback):
             data.images,
             pl_module.descriptors,
             rows,
+            pl_module.rows,
             device=pl_module.device,
         )
 

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 
 from aindex.activation.presets import Effort, Preset
 from aindex.activation.settings import DeltaSize
+from aindex.collection.building import chosen_rows
 from aindex.collection.equipment import SHIPPED, Equipment, describing, open_equipment
 from aindex.collection.manifest import Release, manifest_table, planned_table, write_manifest
 from aindex.collection.pictures import Format
-from aindex.collection.planning import list_source, without_output
+from aindex.collection.planning import Listing, list_source, without_output
 from aindex.collection.records import Records
 from aindex.collection.release import ReleaseSettings
 from aindex.collection.releasing import ReleaseRun
@@ -22,7 +24,7 @@ from aindex.collection.sources import Source, describe_pictures
 from aindex.descriptors.extract import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.errors import ConfigError
-from aindex.index.backend import Ids
+from aindex.index.backend import Ids, Rows
 from aindex.index.originals import add_originals, own_rows
 from aindex.index.quantiser import Target
 from aindex.index.reference_index import ReferenceIndex
@@ -42,6 +44,7 @@ def activate(
     index: ReferenceIndex | Path | str = SHIPPED,
     add: bool = False,
     prefix: str = "",
+    rows: int = 1,
     effort: Effort = "robust",
     min_psnr: float | None = None,
     scaling: float | None = None,
@@ -70,6 +73,8 @@ def activate(
         add: put the originals' descriptors into the index first; an index that was opened gets the rows and is not
             saved.
         prefix: put before the names of the rows.
+        rows: with `add`, most rows of each picture, in the cells that simulated edits of it fall into. A picture that
+            is in the index is drawn to the cells of all its rows.
         effort: `robust` against many edits; `fast`, which takes a fraction of its time; `paper` as published. What is
             None of the next five is the effort's own.
         min_psnr: dB that every released picture keeps, measured on the saved file.
@@ -130,20 +135,17 @@ def activate(
     originals = describe_pictures(
         listing.paths, equipment.extractor, records.work, equipment.settings, root=listing.root
     )
-    rows = _rows(
-        equipment.index,
-        originals,
-        prefix,
-        add=add,
-        folder=None if isinstance(index, ReferenceIndex) else index,
+    folder = None if isinstance(index, ReferenceIndex) else Path(index).expanduser()
+    ids = _ids(equipment, originals, listing, prefix, rows if add else None, how.seed, folder)
+    run = ReleaseRun(
+        out, listing, originals, own_rows_of(equipment.index, originals, ids), equipment, how, records
     )
-    run = ReleaseRun(out, listing, originals, equipment, how, records)
     try:
         run.treat()
     finally:
         # What is finished counts, also when the rest is not.
         table = manifest_table(
-            records.read(), listing.names, dict(zip(originals.names, rows.tolist(), strict=True))
+            records.read(), listing.names, dict(zip(originals.names, ids.tolist(), strict=True))
         )
         write_manifest(out, table, run.skipped)
     shutil.rmtree(records.work, ignore_errors=True)
@@ -172,15 +174,49 @@ def _configuration(equipment: Equipment, how: ReleaseSettings, loop: Preset) -> 
     }
 
 
-def _rows(
-    index: ReferenceIndex, originals: Extraction, prefix: str, *, add: bool, folder: Path | str | None
+def _ids(
+    equipment: Equipment,
+    originals: Extraction,
+    listing: Listing,
+    prefix: str,
+    rows: int | None,
+    seed: int,
+    folder: Path | None,
 ) -> Ids:
-    """The pictures' rows in the index, −1 for those without; put there first if wanted."""
-    names = [prefix + name for name in originals.names]
-    if not add:
+    """The pictures' ids in the index, −1 for those without; put there first with so many `rows` each, if not None."""
+    index, names = equipment.index, [prefix + name for name in originals.names]
+    if rows is None:
         return own_rows(index, originals.descriptors, names)
-    before = index.ntotal
-    rows = add_originals(index, originals.descriptors, names)
-    if folder is not None and index.ntotal > before:
-        index.save(Path(folder).expanduser())
+    positions = {name: position for position, name in enumerate(names)}
+    paths = dict(zip(listing.names, listing.paths, strict=True))
+
+    def append(descriptors: Rows, new: Sequence[str]) -> Ids:
+        own = [originals.names[positions[name]] for name in new]
+        described = Extraction(descriptors, own, originals.skipped)
+        batch = chosen_rows(
+            described,
+            paths,
+            equipment.extractor,
+            index,
+            rows,
+            seed,
+            equipment.settings,
+        )
+        return index.add(batch.descriptors, new, batch.counts)
+
+    before = index.pictures
+    ids = add_originals(index, originals.descriptors, names, append)
+    if folder is not None and index.pictures > before:
+        index.save(folder)
+    return ids
+
+
+def own_rows_of(index: ReferenceIndex, originals: Extraction, ids: Ids) -> list[Rows]:
+    """Per picture r×d, what its rows in the index are made of: where there are several, what is stored for them."""
+    rows = [np.array(own)[None] for own in originals.descriptors]
+    if not index.owners.is_one_to_one:
+        there = np.flatnonzero(ids >= 0)
+        for position, stored in zip(there.tolist(), index.stored_rows(ids[there]), strict=True):
+            if len(stored) > 1:
+                rows[position] = stored
     return rows

@@ -1,7 +1,7 @@
 """Indexes over folders of pictures or descriptor files: made new, and added to."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,16 +9,20 @@ from typing import Literal
 import numpy as np
 
 from aindex.collection.equipment import describing, index_folder, open_equipment
-from aindex.collection.sources import Source, describe
+from aindex.collection.sources import Source, describe, picture_paths
 from aindex.data.images import SkippedImages
-from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extract import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.registry import DEFAULT_EXTRACTOR, load_extractor
+from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError, DataError
 from aindex.index.backend import Ids
 from aindex.index.factory import Metric
 from aindex.index.folder import read_state
+from aindex.index.on_disk import remove_on_disk
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.row_choice import check_row_count, choose_rows
+from aindex.index.rows import Batch
 
 DEFAULT_FACTORY = "IVF4096,PQ8x8"
 
@@ -27,10 +31,11 @@ Duplicates = Literal["error", "skip", "add"]
 
 @dataclass(frozen=True)
 class Indexed:
-    """An index with new rows: their ids, and the pictures that could not be read."""
+    """An index with new pictures: their ids, how many rows they have, and the pictures that could not be read."""
 
     index: ReferenceIndex
     ids: Ids
+    rows: int
     skipped: SkippedImages
 
 
@@ -46,6 +51,7 @@ def build_index(
     extractor: Extractor | Path | str | None = None,
     resize_size: int | None = None,
     names: Path | str | None = None,
+    rows: int = 1,
     seed: int = 0,
     settings: ExtractionSettings | None = None,
     overwrite: bool = False,
@@ -65,7 +71,8 @@ def build_index(
         extractor: one in use, a name or a path; default `aindex_small`, or the one of `like`.
         resize_size: side of the extractor's input, pixels; default the extractor's own.
         names: names of the rows of a descriptor file, one per line.
-        seed: of the training.
+        rows: most rows of each picture, in the cells that simulated edits of it fall into; 1 is its own descriptor.
+        seed: of the training, and of the simulated edits.
         settings: device, precision and batch size.
         overwrite: replace an index that is in the folder.
 
@@ -92,13 +99,15 @@ def build_index(
         )
     if nprobe is not None:
         index.nprobe = nprobe
-    ids, skipped = np.empty(0, np.int64), SkippedImages()
+    ids, skipped, before = np.empty(0, np.int64), SkippedImages(), index.ntotal
     if references is not None:
-        descriptors, rows, skipped = describe(references, used, work / "references", settings, names=names)
-        ids = index.add(descriptors, rows)
+        described = describe(references, used, work / "references", settings, names=names)
+        skipped = described.skipped
+        paths = picture_paths(references)
+        ids = index.add(*chosen_rows(described, paths, used, index, rows, seed, settings))
     index.save(output, overwrite=overwrite)
     shutil.rmtree(work, ignore_errors=True)
-    return Indexed(index, ids, skipped)
+    return Indexed(index, ids, index.ntotal - before, skipped)
 
 
 def add_to_index(
@@ -110,9 +119,11 @@ def add_to_index(
     names: Path | str | None = None,
     prefix: str = "",
     duplicates: Duplicates = "error",
+    rows: int = 1,
+    seed: int = 0,
     settings: ExtractionSettings | None = None,
 ) -> Indexed:
-    """Append rows to an index folder; a crash leaves the old index or the new one.
+    """Append pictures to an index folder; a crash leaves the old index or the new one.
 
     Args:
         index: the folder.
@@ -122,6 +133,8 @@ def add_to_index(
         names: names of the rows of a descriptor file, one per line.
         prefix: put before the new names, to tell folders apart whose pictures have the same names.
         duplicates: what to do about names that the index has: `error`, `skip` them, or `add` them again.
+        rows: most rows of each picture (see `build_index`).
+        seed: of the simulated edits.
         settings: device, precision and batch size.
 
     Raises:
@@ -130,13 +143,90 @@ def add_to_index(
     folder, settings = Path(index).expanduser(), settings or describing()
     equipment = open_equipment(folder, extractor, resize_size=resize_size, settings=settings, read_only=False)
     opened, work = equipment.index, work_folder(folder)
-    rows = describe(references, equipment.extractor, work / "references", settings, names=names)
-    new_names = [prefix + name for name in rows.names]
+    described = describe(references, equipment.extractor, work / "references", settings, names=names)
+    new_names = [prefix + name for name in described.names]
     kept = _new_rows(new_names, opened, duplicates)
-    ids = opened.add(rows.descriptors[kept], [new_names[row] for row in kept])
+    new = Extraction(
+        np.array(described.descriptors[kept]), [described.names[row] for row in kept], described.skipped
+    )
+    paths = picture_paths(references)
+    batch = chosen_rows(new, paths, equipment.extractor, opened, rows, seed, settings)
+    before = opened.ntotal
+    ids = opened.add(batch.descriptors, [prefix + name for name in batch.names], batch.counts)
     opened.save(folder)
     shutil.rmtree(work, ignore_errors=True)
-    return Indexed(opened, ids, rows.skipped)
+    return Indexed(opened, ids, opened.ntotal - before, described.skipped)
+
+
+def remove_from_index(index: Path | str, names: Sequence[str]) -> tuple[ReferenceIndex, int]:
+    """Take pictures out of an index folder with all their rows; a crash leaves the old index or the new one.
+
+    Args:
+        index: the folder.
+        names: of pictures; where one is there several times all of them go.
+
+    Returns:
+        The index as it is then, and how many pictures were removed.
+
+    Raises:
+        DataError: a name is not in the index.
+        FaissIndexError: no such index, or a kind that cannot lose rows.
+    """
+    folder, wanted = Path(index).expanduser(), set(names)
+    opened = ReferenceIndex.open(folder)
+    found = [(picture, name) for picture, name in enumerate(opened.names) if name in wanted]
+    missing = wanted - {name for _, name in found}
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(wanted)} names are not in the index, {min(missing)!r} for one: give names as "
+            "aindex search prints them"
+        )
+    pictures = np.array([picture for picture, _ in found], np.int64)
+    if opened.is_on_disk:
+        return remove_on_disk(folder, pictures), len(pictures)
+    opened.remove(pictures)
+    opened.save(folder)
+    return opened, len(pictures)
+
+
+def chosen_rows(
+    described: Extraction,
+    paths: Mapping[str, Path] | None,
+    extractor: Extractor,
+    index: ReferenceIndex,
+    rows: int,
+    seed: int,
+    settings: ExtractionSettings,
+) -> Batch:
+    """Pictures with the rows they get: their own descriptor, or up to `rows` in the cells that their copies fall into.
+
+    Raises:
+        ConfigError: several rows for descriptors of pictures that are not at hand, or in an index without cells.
+    """
+    if rows == 1:
+        return Batch(described.descriptors, described.names)
+    check_row_count(rows, index.quantiser)
+    if paths is None or not set(described.names) <= set(paths):
+        raise ConfigError(
+            f"rows {rows} for descriptors: expected pictures, whose edits are simulated; leave rows out, or give "
+            "pictures under their own names"
+        )
+    copies = simulated_copies(
+        [paths[name] for name in described.names],
+        described.names,
+        extractor,
+        seed=seed,
+        progress=settings.progress,
+    )
+    chosen = [
+        choose_rows(own, some, index.quantiser, rows)
+        for own, some in zip(np.array(described.descriptors), copies, strict=True)
+    ]
+    return Batch(
+        np.concatenate([np.empty((0, index.dim), np.float32), *chosen]),
+        described.names,
+        [len(some) for some in chosen],
+    )
 
 
 def work_folder(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from aindex.collection.calibration import Calibration, ScoreKind, calibrate_index
-from aindex.collection.equipment import SHIPPED, index_folder, open_equipment
+from aindex.collection.equipment import SHIPPED, Visits, index_folder, open_equipment, visited_cells
 from aindex.collection.sources import Source, describe
 from aindex.descriptors.extract import ExtractionSettings
 from aindex.descriptors.extractor import Extractor
@@ -17,7 +17,7 @@ def calibrate(
     *,
     false_positive_rate: float = 0.01,
     score: ScoreKind = "distance",
-    nprobe: int | None = None,
+    nprobe: Visits | None = "auto",
     extractor: Extractor | Path | str | None = None,
     resize_size: int | None = None,
     settings: ExtractionSettings | None = None,
@@ -29,7 +29,8 @@ def calibrate(
         negatives: pictures (or descriptors) that match nothing in the index, as queries look like.
         false_positive_rate: share of such pictures that may be taken for matches.
         score: `distance`, or `normalised`: how much nearer the best neighbour is than the next.
-        nprobe: coarse cells that searches will visit; default the index's own.
+        nprobe: coarse cells that searches will visit; `auto` as many as hold some twenty thousand rows, None the
+            index's own number. Searches that choose by themselves take the same.
         extractor: one in use, a name or a path; default the one that the index names.
         resize_size: side of the extractor's input, pixels; default the index's.
         settings: device, precision and batch size.
@@ -44,11 +45,14 @@ def calibrate(
         )
     equipment = open_equipment(index, extractor, resize_size=resize_size, settings=settings)
     opened = equipment.index
-    if opened.ntotal < 2:
+    if opened.pictures < 2:
         raise DataError(
-            f"an index of {opened.ntotal} rows cannot be calibrated: expected 2 or more; add pictures"
+            f"an index of {opened.pictures} rows cannot be calibrated: expected 2 or more; add pictures"
         )
     described = describe(negatives, equipment.extractor, None, equipment.settings)
+    if nprobe == "auto":
+        opened.calibration = None  # chosen anew
+    nprobe = visited_cells(opened, nprobe)
     distances, ids = opened.search(described.descriptors, 2, nprobe)
     found = calibrate_index(
         opened,

@@ -201,6 +201,6 @@ def calibrate_index(
         "false_positive_rate": rate,
         "pictures": len(names),
         "nprobe": nprobe,
-        "rows": index.ntotal,
+        "rows": index.pictures,
     }
     return Calibration(threshold, rate, len(names), nearest)

@@ -19,6 +19,12 @@ SHIPPED = "shipped"
 
 Arithmetic = Literal["auto", "fp32", "bf16"]
 
+Visits = int | Literal["auto"]
+"""Coarse cells that a search visits."""
+
+SCANNED_ROWS = 20_000
+"""Rows that a search may compare a picture with where it chooses its cells by itself: a millisecond or so."""
+
 
 @dataclass(frozen=True)
 class Equipment:
@@ -100,6 +106,23 @@ def _extractor_of(
         raise ExtractorError(
             f"the extractor that the index names cannot be loaded, give extractor: {error}"
         ) from error
+
+
+def visited_cells(index: ReferenceIndex, nprobe: Visits | None) -> int | None:
+    """How many cells a search visits; None for an index without.
+
+    Args:
+        index: the index.
+        nprobe: a number; `auto` for the one that the index was calibrated with, else as many as hold about SCANNED_ROWS
+            rows, but no fewer than the index's own; None for the index's own.
+    """
+    cells = index.quantiser.cell_count
+    if nprobe != "auto" or cells is None:
+        return None if nprobe == "auto" else nprobe
+    calibrated = (index.calibration or {}).get("nprobe")
+    if isinstance(calibrated, int):
+        return calibrated
+    return min(cells, max(index.nprobe, SCANNED_ROWS * cells // max(1, index.ntotal)))
 
 
 def describing(

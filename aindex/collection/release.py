@@ -163,14 +163,20 @@ def release(
     return record, seen
 
 
-def squared_distances(
+def nearest_distances(descriptors: Tensor, targets: Tensor) -> list[float]:
+    """Squared distance of each descriptor, B×d, to the nearest of its targets, B×r×d."""
+    distances: list[float] = (descriptors[:, None] - targets).square().sum(dim=2).amin(dim=1).tolist()
+    return distances
+
+
+def released_distances(
     seen: Sequence[Tensor], targets: Tensor, extractor: FastExtractor, batch_size: int
 ) -> list[float]:
-    """Squared distance of each picture's descriptor to its target.
+    """Squared distance of each picture's descriptor to the nearest of its targets.
 
     Args:
         seen: B pictures H×W×3 uint8.
-        targets: B×d.
+        targets: B×r×d.
         extractor: prepared.
         batch_size: rows of the extractor's batch.
     """
@@ -180,8 +186,7 @@ def squared_distances(
         rows[row] = resize(normalise(pixels.permute(2, 0, 1).float() / 255), size)
     with torch.no_grad():
         descriptors = extractor(rows.to(extractor.device))[: len(seen)].cpu()
-    distances: list[float] = (descriptors - targets.cpu()).square().sum(dim=1).tolist()
-    return distances
+    return nearest_distances(descriptors, targets.cpu())
 
 
 def _encoded(picture: OpenedPicture, colours: Tensor, settings: ReleaseSettings) -> bytes:

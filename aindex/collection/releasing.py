@@ -16,11 +16,18 @@ from aindex.collection.equipment import Equipment
 from aindex.collection.pictures import OpenedPicture, ReleaseError, open_picture
 from aindex.collection.planning import Job, Listing, batches, header_size, released_files, source_state
 from aindex.collection.records import Records
-from aindex.collection.release import ReleaseSettings, batch_changes, release, squared_distances
+from aindex.collection.release import (
+    ReleaseSettings,
+    batch_changes,
+    nearest_distances,
+    release,
+    released_distances,
+)
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extract import Extraction
 from aindex.descriptors.inference import FastExtractor, fast_extractor
 from aindex.errors import ImageReadError
+from aindex.index.backend import Rows
 
 
 class ReleaseRun:
@@ -31,6 +38,7 @@ class ReleaseRun:
         out: Path,
         listing: Listing,
         originals: Extraction,
+        rows: Sequence[Rows],
         equipment: Equipment,
         how: ReleaseSettings,
         records: Records,
@@ -38,7 +46,7 @@ class ReleaseRun:
         self.skipped = SkippedImages()
         self.skipped.rows = list(originals.skipped.rows)
         self._out, self._how, self._records = out, how, records
-        self._descriptors, self._preset = originals.descriptors, how.preset()
+        self._descriptors, self._rows, self._preset = originals.descriptors, rows, how.preset()
         self._settings = equipment.settings
         self._fast: FastExtractor = fast_extractor(
             equipment.extractor, device=equipment.settings.device, precision=equipment.settings.precision
@@ -95,7 +103,7 @@ class ReleaseRun:
         self, jobs: list[Job], pictures: list[OpenedPicture], pool: ThreadPoolExecutor
     ) -> "_Written":
         originals = torch.from_numpy(np.array(self._descriptors[[job.position for job in jobs]]))
-        goal = self._make_goal(originals)
+        goal = self._make_goal([torch.from_numpy(self._rows[job.position]) for job in jobs])
         changes = batch_changes(
             pictures,
             [job.name for job in jobs],
@@ -110,7 +118,7 @@ class ReleaseRun:
             for picture, change, job in zip(pictures, changes, jobs, strict=True)
         ]
         targets = goal.targets.cpu()
-        before = (originals - targets).square().sum(dim=1).tolist()
+        before = nearest_distances(originals, targets)
         return _Written(jobs, futures, targets, before)
 
     def _settle(self, written: "_Written | None", bar: "tqdm[Any]") -> None:
@@ -125,7 +133,7 @@ class ReleaseRun:
                 self.skipped.record(job.name, error)
         if kept:
             numbers = [number for number, _, _ in kept]
-            after = squared_distances(
+            after = released_distances(
                 [seen for _, _, seen in kept], written.targets[numbers], self._fast, self._settings.batch_size
             )
             for (number, record, _), distance in zip(kept, after, strict=True):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from aindex.collection.calibration import NO_THRESHOLD, Threshold, normalised_scores, stored_threshold
-from aindex.collection.equipment import Equipment, open_equipment
+from aindex.collection.equipment import Equipment, Visits, open_equipment, visited_cells
 from aindex.collection.matches import COLUMNS, Matches
 from aindex.data.images import SkippedImages, list_images
 from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
@@ -33,7 +33,7 @@ def search(
     queries: Query | Sequence[Query],
     *,
     k: int | None = None,
-    nprobe: int | None = None,
+    nprobe: Visits | None = "auto",
     threshold: float | None = None,
     extractor: Extractor | Path | str | None = None,
     resize_size: int | None = None,
@@ -45,7 +45,8 @@ def search(
         index: an open index, a folder, or `shipped`.
         queries: picture files, folders of them, or PIL pictures; one or several.
         k: matches per picture; default 5, or all rows of a smaller index.
-        nprobe: coarse cells to visit; default the index's own.
+        nprobe: coarse cells to visit; `auto` as many as were calibrated, else as many as hold some twenty thousand
+            rows; None the index's own number.
         threshold: distance up to which (with metric IP: similarity from which) a row is a match; default what
             `calibrate` found.
         extractor: one in use, a name or a path; default the one that the index names.
@@ -60,12 +61,13 @@ def search(
     """
     equipment = open_equipment(index, extractor, resize_size=resize_size, settings=settings)
     opened = equipment.index
-    if opened.ntotal == 0:
+    if opened.pictures == 0:
         raise DataError("the index has no rows: add pictures to it with aindex index add")
     described = describe_queries(queries, equipment)
-    k = min(DEFAULT_K, opened.ntotal) if k is None else k
+    k = min(DEFAULT_K, opened.pictures) if k is None else k
     # One more neighbour than shown: the last one's score needs its successor.
-    depth = min(k + 1, opened.ntotal) if k >= 1 else k
+    depth = min(k + 1, opened.pictures) if k >= 1 else k
+    nprobe = visited_cells(opened, nprobe)
     distances, ids = opened.search(described.descriptors, max(k, depth), nprobe)
     if threshold is None:
         rule, note = stored_threshold(opened, nprobe)

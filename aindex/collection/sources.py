@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from aindex.data.images import SkippedImages, list_images, names_root, read_names
+from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_names
 from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS
@@ -24,7 +24,8 @@ def describe(
 ) -> Extraction:
     """Descriptors, names of their rows, and unreadable pictures.
 
-    Pictures are extracted into a folder that survives a kill; if it holds another extraction, that one is dropped.
+    Pictures are extracted into a folder that survives a kill; if it holds another extraction, that one is dropped. They
+    are described in fp32: what an index keeps, and what pictures are drawn to, is one thing.
 
     Args:
         source: what to describe.
@@ -60,6 +61,17 @@ def describe(
     return extraction._replace(names=given)
 
 
+def picture_paths(source: Source) -> dict[str, Path] | None:
+    """By name, the pictures that a source names; None if it names descriptors."""
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        if (path / FEATURES).is_file() or path.suffix in DESCRIPTOR_EXTENSIONS:
+            return None
+        paths = list_images(path)
+        return dict(zip(image_names(paths, names_root(path)), paths, strict=True))
+    return {Path(one).as_posix(): Path(one) for one in source}
+
+
 def describe_pictures(
     pictures: Path | Sequence[Path],
     extractor: Extractor,
@@ -73,7 +85,7 @@ def describe_pictures(
     Raises:
         DataError: nothing there, or nothing readable.
     """
-    options = {**settings._asdict(), "root": root}
+    options = {**settings._asdict(), "precision": "fp32", "root": root}
     try:
         return extract_to_folder(pictures, extractor, work, **options)
     except ConfigError:
@@ -84,6 +96,7 @@ def describe_pictures(
 def _describe_in_memory(
     pictures: Path | Sequence[Path], extractor: Extractor, settings: ExtractionSettings
 ) -> Extraction:
+    options = {**settings._asdict(), "precision": "fp32"}
     if not isinstance(pictures, Path):
-        return extract(pictures, extractor, **settings._asdict())
-    return extract(list_images(pictures), extractor, root=names_root(pictures), **settings._asdict())
+        return extract(pictures, extractor, **options)
+    return extract(list_images(pictures), extractor, root=names_root(pictures), **options)

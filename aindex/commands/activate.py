@@ -20,6 +20,7 @@ def activate_pictures(
     index: str = "shipped",
     add: bool = False,
     prefix: str = "",
+    rows: int = 1,
     effort: Effort = "robust",
     min_psnr: float | None = None,
     scaling: float | None = None,
@@ -51,6 +52,7 @@ def activate_pictures(
         index: an index folder; `shipped` is the one that comes with aindex.
         add: put the originals into the index too, as the released pictures' rows.
         prefix: put before the names of the rows.
+        rows: with add, most rows of each picture, in the cells that simulated edits of it fall into.
         effort: robust against many edits; fast, which takes a fraction of its time; or paper, the published settings.
         min_psnr: PSNR in dB that every released picture keeps, measured on the saved file (default: no budget).
         scaling: strength of the change, in just-noticeable differences (default: the effort's; so are the next three).
@@ -79,6 +81,7 @@ def activate_pictures(
         index=index,
         add=add,
         prefix=prefix,
+        rows=rows,
         effort=effort,
         min_psnr=min_psnr,
         scaling=scaling,

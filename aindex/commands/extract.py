@@ -28,7 +28,7 @@ def extract_images(
     batch_size: int = 32,
     num_workers: int = 2,
     device: str = "auto",
-    precision: Precision = "auto",
+    precision: Precision = "fp32",
     progress: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -47,7 +47,8 @@ def extract_images(
         batch_size: images per call of the extractor.
         num_workers: processes that decode images; 0 decodes in the main process.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
-        precision: arithmetic of the extractor; auto takes bf16 where the hardware has it.
+        precision: arithmetic of the extractor: fp32 for what an index is to hold; auto takes bf16 where the hardware
+            has it, which is faster, and rounds.
         progress: show a bar.
         overwrite: replace descriptors that are in output_dir.
     """

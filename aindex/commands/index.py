@@ -1,4 +1,4 @@
-"""`aindex index build|add|info`: indexes as folders."""
+"""`aindex index build|add|remove|info`: indexes as folders."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
-from aindex.collection.building import Duplicates, Indexed, add_to_index, build_index
+from aindex.collection.building import Duplicates, Indexed, add_to_index, build_index, remove_from_index
 from aindex.collection.equipment import Arithmetic, describing, index_folder
 from aindex.commands.parsing import run_function
 from aindex.errors import ConfigError
@@ -15,17 +15,18 @@ from aindex.index.reference_index import ReferenceIndex
 
 
 def main(args: list[str]) -> None:
-    """Run `build`, `add` or `info`."""
-    actions: dict[str, Callable[..., Any]] = {"build": build, "add": add, "info": info}
+    """Run `build`, `add`, `remove` or `info`."""
+    actions: dict[str, Callable[..., Any]] = {"build": build, "add": add, "remove": remove, "info": info}
     if not args or args[0] in ("-h", "--help"):
-        print("usage: aindex index build|add|info [options]\n")
+        print(f"usage: aindex index {'|'.join(actions)} [options]\n")
         for name, action in actions.items():
-            print(f"  {name.ljust(5)}  {(action.__doc__ or '').splitlines()[0]}")
+            print(f"  {name.ljust(6)}  {(action.__doc__ or '').splitlines()[0]}")
         print("\naindex index build --help lists the options of build.")
         return
     if args[0] not in actions:
         raise ConfigError(f"aindex index {args[0]!r}: expected one of {', '.join(actions)}")
-    run_function(actions[args[0]], args[1:], prog=f"aindex index {args[0]}")
+    positional = ("names", "names of pictures in the index") if args[0] == "remove" else None
+    run_function(actions[args[0]], args[1:], prog=f"aindex index {args[0]}", positional=positional)
 
 
 def build(
@@ -39,6 +40,7 @@ def build(
     extractor: str | None = None,
     resize_size: int | None = None,
     names: str | None = None,
+    rows: int = 1,
     seed: int = 0,
     batch_size: int = 32,
     num_workers: int = 2,
@@ -64,7 +66,9 @@ def build(
         extractor: name or path, see `aindex extract --help` (default: aindex_small; with like: its own).
         resize_size: side of the extractor's square input, pixels (default: the extractor's own).
         names: names of the rows where references is a descriptor file: a text file with one per line.
-        seed: of the training.
+        rows: most rows of each picture, in the cells that simulated edits of it fall into; a picture is found once, at
+            its nearest row. 1 is its own descriptor.
+        seed: of the training, and of the simulated edits.
         batch_size: images per call of the extractor.
         num_workers: processes that decode images; 0 decodes in the main process.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
@@ -83,6 +87,7 @@ def build(
         extractor=extractor,
         resize_size=resize_size,
         names=names,
+        rows=rows,
         seed=seed,
         settings=describing(
             device=device,
@@ -104,6 +109,8 @@ def add(
     names: str | None = None,
     prefix: str = "",
     duplicates: Duplicates = "error",
+    rows: int = 1,
+    seed: int = 0,
     batch_size: int = 32,
     num_workers: int = 2,
     device: str = "auto",
@@ -123,6 +130,8 @@ def add(
         names: names of the rows where references is a descriptor file: a text file with one per line.
         prefix: put before the new names, for folders whose pictures have the same names.
         duplicates: names that the index has already: `error`, `skip` them, or `add` them again.
+        rows: most rows of each picture, in the cells that simulated edits of it fall into.
+        seed: of the simulated edits.
         batch_size: images per call of the extractor.
         num_workers: processes that decode images; 0 decodes in the main process.
         device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
@@ -137,6 +146,8 @@ def add(
         names=names,
         prefix=prefix,
         duplicates=duplicates,
+        rows=rows,
+        seed=seed,
         settings=describing(
             device=device,
             precision=precision,
@@ -146,6 +157,19 @@ def add(
         ),
     )
     _report(index, result)
+
+
+def remove(index: str, names: list[str]) -> None:
+    """Take pictures out of an index folder, with all their rows.
+
+    A crash leaves the old index or the new one. The pictures after them move up: their rows get other numbers.
+
+    Args:
+        index: the folder.
+        names: of the pictures; where a name is there several times all of them go.
+    """
+    opened, removed = remove_from_index(index, names)
+    print(f"{index}: {removed} pictures removed, {opened.pictures} pictures in all ({opened.idx_factory})")
 
 
 def info(index: str = "shipped", format: Literal["yaml", "json"] = "yaml") -> None:
@@ -163,7 +187,9 @@ def info(index: str = "shipped", format: Literal["yaml", "json"] = "yaml") -> No
 
 
 def _report(folder: str, result: Indexed) -> None:
-    added = f"{len(result.ids)} rows added" if len(result.ids) else "no rows added"
-    print(f"{folder}: {added}, {result.index.ntotal} rows in all ({result.index.idx_factory})")
+    index = result.index
+    several = "" if index.owners.is_one_to_one else f" of {index.pictures} pictures"
+    added = f"{result.rows} rows added" if result.rows else "no rows added"
+    print(f"{folder}: {added}, {index.ntotal} rows{several} in all ({index.idx_factory})")
     if result.skipped.count:
         print(result.skipped.summary())

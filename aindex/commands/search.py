@@ -6,7 +6,7 @@ from typing import Literal
 
 from aindex.collection.calibrating import calibrate
 from aindex.collection.calibration import ScoreKind
-from aindex.collection.equipment import Arithmetic, describing
+from aindex.collection.equipment import Arithmetic, Visits, describing
 from aindex.collection.matches import printable
 from aindex.collection.page import write_page
 from aindex.collection.searching import search
@@ -32,7 +32,7 @@ def search_pictures(
     queries: list[str],
     index: str = "shipped",
     k: int | None = None,
-    nprobe: int | None = None,
+    nprobe: Visits | None = "auto",
     threshold: float | None = None,
     format: Literal["table", "csv", "jsonl"] = "table",
     output: str | None = None,
@@ -55,7 +55,8 @@ def search_pictures(
         queries: picture files, folders of them, or - for a list of paths on the standard input, one per line.
         index: an index folder; `shipped` is the one that comes with aindex.
         k: matches per picture (default: 5, or all rows of a smaller index).
-        nprobe: coarse cells to visit; more find more and take longer (default: the index's own).
+        nprobe: coarse cells to visit: a number, null for the index's own, or auto: as many as were calibrated, else as
+            many as hold some twenty thousand rows. More find more and take longer.
         threshold: distance up to which a row is a match (default: what the index was calibrated to).
         format: table for people; csv; jsonl, one JSON object per picture.
         output: file for the matches (default: the standard output).
@@ -120,7 +121,7 @@ def calibrate_threshold(
     negatives: str,
     false_positive_rate: float = 0.01,
     score: ScoreKind = "distance",
-    nprobe: int | None = None,
+    nprobe: Visits | None = "auto",
     extractor: str | None = None,
     resize_size: int | None = None,
     batch_size: int = 32,
@@ -137,7 +138,8 @@ def calibrate_threshold(
             that `aindex extract` made, or a descriptor file. As many as 1 / false_positive_rate, better ten times that.
         false_positive_rate: share of such pictures that may be taken for matches.
         score: what is compared: `distance` to the best match, or `normalised`, how much nearer it is than the next.
-        nprobe: coarse cells that searches will visit (default: the index's own).
+        nprobe: coarse cells that searches will visit: a number, null for the index's own, or auto: as many as hold some
+            twenty thousand rows.
         extractor: name or path (default: the one that the index names).
         resize_size: side of the extractor's square input, pixels (default: the index's).
         batch_size: pictures per call of the extractor.

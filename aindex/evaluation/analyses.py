@@ -106,7 +106,7 @@ def query_rows(
         attack: the edit's name, or one per query.
         attack_param: its parameter, or one per query.
         cells: nq coarse cells of the copies' descriptors.
-        original_cells: nq coarse cells of their originals' descriptors.
+        original_cells: nq or nq×r coarse cells of their originals' rows.
         code_distance: nq squared distances of the copies' descriptors to their own codes.
         stored_distance: nq squared distances to what the index stores for the originals.
         exhaustive_rank: nq ranks of an exhaustive search, from 0 (see `exhaustive_ranks`).
@@ -114,7 +114,8 @@ def query_rows(
     ids = np.asarray(image_index, dtype=np.int64)
     same_cell = None
     if cells is not None and original_cells is not None:
-        same_cell = np.asarray(cells) == np.asarray(original_cells)
+        own = np.asarray(original_cells).reshape(len(ids), -1)
+        same_cell = (np.asarray(cells)[:, None] == own).any(axis=1)
     return pd.DataFrame(
         {
             "image_index": ids,

@@ -10,7 +10,8 @@ import aindex
 from aindex.errors import ExtractorError, FaissIndexError
 
 FORMAT = "aindex-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of an index with several rows per picture; of any other it is 1, which earlier releases read."""
 _MAX_BYTES = 1 << 20
 
 
@@ -84,7 +85,8 @@ class Description:
         dim: d.
         rows: number of rows.
         extractor: None if the descriptors' origin is not known.
-        files: by role: ``index``, ``names`` and, if the inverted lists stay on disk, ``lists``.
+        files: by role: ``index``, ``names``; ``owners`` if pictures have several rows; ``lists`` if the inverted lists
+            stay on disk.
         versions: of aindex and FAISS, when written.
         calibration: the threshold of a match and how it was found, numbers and words.
         cache_key: hash of everything that decided a cached index.
@@ -105,7 +107,7 @@ class Description:
         """The YAML text."""
         content = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if "owners" in self.files else 1,
             "idx_factory": self.idx_factory,
             "metric": self.metric,
             "nprobe": self.nprobe,

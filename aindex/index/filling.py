@@ -13,7 +13,9 @@ from aindex.index.description import ExtractorIdentity, ExtractorLike
 from aindex.index.factory import Metric
 from aindex.index.on_disk import build_on_disk
 from aindex.index.originals import are_near
+from aindex.index.owners import row_names
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.rows import Batch
 from aindex.index.sharded import ShardedIndex, own_blocks
 
 Placement = Literal["replicated", "sharded"]
@@ -74,12 +76,14 @@ class Filling(NamedTuple):
         reference_names: n.
         originals: m×d.
         names: m different names.
+        rows: per original r×d, the rows it gets if it is not among the references; None: its descriptor.
     """
 
     references: Rows
     reference_names: Sequence[str]
     originals: Rows
     names: Sequence[str]
+    rows: Sequence[Rows] | None = None
 
     @property
     def ids(self) -> Ids:
@@ -93,13 +97,16 @@ class Filling(NamedTuple):
         ids[missing] = len(self.references) + np.arange(missing.sum())
         return ids
 
-    def batches(self, ids: Ids) -> list[tuple[Rows, Sequence[str]]]:
-        """Descriptors and names of all rows, in their order."""
+    def batches(self, ids: Ids) -> list[Batch]:
+        """All rows, in their order."""
         new = np.flatnonzero(ids >= len(self.references)).tolist()
-        return [
-            (self.references, self.reference_names),
-            (self.originals[new], [self.names[position] for position in new]),
-        ]
+        names = [self.names[position] for position in new]
+        if self.rows is None or not new:
+            originals = Batch(self.originals[new], names)
+        else:
+            rows = [self.rows[position] for position in new]
+            originals = Batch(np.concatenate(rows), names, [len(some) for some in rows])
+        return [Batch(self.references, self.reference_names), originals]
 
     def check(self, index: AnyIndex, ids: Ids) -> None:
         """See that originals which share a reference's name are that reference; collective for shards.
@@ -126,7 +133,7 @@ class Filling(NamedTuple):
 
 def fill(
     trained: ReferenceIndex,
-    batches: Sequence[tuple[Rows, Sequence[str]]],
+    batches: Sequence[Batch],
     folder: Path,
     *,
     rank: int = 0,
@@ -137,7 +144,7 @@ def fill(
 
     Args:
         trained: an empty, trained index; gets the rows unless they stay on the disk.
-        batches: descriptors and names of all rows, the same on every rank.
+        batches: all pictures, the same on every rank.
         folder: where to; another index that is there is replaced.
         rank: whose share.
         ranks: number of shares; 1 for the whole index.
@@ -148,6 +155,7 @@ def fill(
         DescriptorError: wrong dimension, NaN, or another number of names.
         OutputError: the folder cannot be written.
     """
+    batches = [Batch(*batch) for batch in batches]
     if ranks > 1:
         # refuses what cannot be split before hours are spent on it
         ShardedIndex(trained, rank=rank, ranks=ranks, gather=lambda value: [value])
@@ -155,24 +163,24 @@ def fill(
     if on_disk and _share_rows(batches, rank, ranks):
         build_on_disk(trained, share, folder, overwrite=True)
         return
-    for descriptors, names in share:
-        trained.add(descriptors, names)
+    for batch in share:
+        trained.add(*batch)
     trained.save(folder, overwrite=True)
 
 
-def _share_rows(batches: Sequence[tuple[Rows, Sequence[str]]], rank: int, ranks: int) -> int:
-    rows = sum(len(descriptors) for descriptors, _ in batches)
+def _share_rows(batches: Sequence[Batch], rank: int, ranks: int) -> int:
+    rows = sum(len(batch.descriptors) for batch in batches)
     return rows if ranks == 1 else sum(end - begin for begin, end in own_blocks(0, rows, rank, ranks))
 
 
-def _share(
-    batches: Sequence[tuple[Rows, Sequence[str]]], rank: int, ranks: int
-) -> Iterator[tuple[Rows, Sequence[str]]]:
+def _share(batches: Sequence[Batch], rank: int, ranks: int) -> Iterator[Batch]:
+    """A rank's rows; where there are several ranks each row has a name of its own, and the whole knows the owners."""
     first = 0
-    for descriptors, names in batches:
+    for batch in batches:
         if ranks == 1:
-            yield descriptors, names
+            yield batch
         else:
-            for begin, end in own_blocks(first, len(descriptors), rank, ranks):
-                yield descriptors[begin:end], names[begin:end]
-        first += len(descriptors)
+            names = row_names(batch.names, batch.counts)
+            for begin, end in own_blocks(first, len(batch.descriptors), rank, ranks):
+                yield Batch(batch.descriptors[begin:end], names[begin:end])
+        first += len(batch.descriptors)

@@ -21,10 +21,10 @@ from aindex.index.backend import FaissIndex, faiss_errors, import_faiss
 from aindex.index.description import Description, StoredFile
 
 YAML_NAME = "index.yaml"
-ENDINGS = {"index": ".faiss", "names": ".txt", "lists": ".ivfdata"}
+ENDINGS = {"index": ".faiss", "names": ".txt", "owners": ".counts", "lists": ".ivfdata"}
 _OURS = re.compile(
-    r"(?:index|names|lists)\.[0-9a-f]{12}\.(?:faiss|txt|ivfdata)"
-    r"|\.(?:index|names)\.[0-9a-f]+\.partial.*"
+    r"(?:index|names|owners|lists)\.[0-9a-f]{12}\.(?:faiss|txt|counts|ivfdata)"
+    r"|\.(?:index|names|owners)\.[0-9a-f]+\.partial.*"
 )
 _WORK = re.compile(r"\.building-[0-9a-f]+")
 # A writer may replace the files between a reader's look at the YAML and its opening of them.
@@ -68,8 +68,10 @@ def yaml_hash(folder: Path) -> str | None:
         return None
 
 
-def read_files(folder: Path, *, verify: bool, mapped: bool) -> tuple[FolderState, FaissIndex, bytes]:
-    """The description, the FAISS index and the bytes of the names.
+def read_files(
+    folder: Path, *, verify: bool, mapped: bool
+) -> tuple[FolderState, FaissIndex, bytes, bytes | None]:
+    """The description, the FAISS index, the bytes of the names, and those of the owners if there are such.
 
     Args:
         folder: the index folder.
@@ -84,7 +86,10 @@ def read_files(folder: Path, *, verify: bool, mapped: bool) -> tuple[FolderState
         try:
             index = _read_index(folder, state.description, verify=verify, mapped=mapped)
             names = _file(folder, state.description, "names", verify=verify).read_bytes()
-            return state, index, names
+            owners = None
+            if "owners" in state.description.files:
+                owners = _file(folder, state.description, "owners", verify=verify).read_bytes()
+            return state, index, names, owners
         except FileNotFoundError as error:
             if yaml_hash(folder) == state.yaml_hash or attempt == _ATTEMPTS - 1:
                 raise FaissIndexError(

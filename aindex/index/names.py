@@ -66,6 +66,13 @@ class RowNames(Sequence[str]):
             self._data += _line(name)
             self._ends.append(len(self._data))
 
+    def without(self, positions: Iterable[int]) -> "RowNames":
+        """A copy that lacks some names."""
+        removed = set(map(int, positions))
+        kept = RowNames()
+        kept.extend(name for position, name in enumerate(self) if position not in removed)
+        return kept
+
     def to_bytes(self) -> bytes:
         """The content of the file."""
         return bytes(self._data)

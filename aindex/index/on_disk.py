@@ -11,14 +11,16 @@ import numpy as np
 
 from aindex.errors import FaissIndexError, OutputError
 from aindex.index import folder as folders
-from aindex.index.backend import FaissIndex, faiss_errors, import_faiss
+from aindex.index.backend import FaissIndex, Ids, faiss_errors, import_faiss
 from aindex.index.description import ExtractorIdentity, ExtractorLike
 from aindex.index.names import RowNames
-from aindex.index.reference_index import ReferenceIndex
-from aindex.index.rows import Descriptors, aligned_blocks, as_rows, check_names
+from aindex.index.owners import Owners, check_counts
+from aindex.index.reference_index import ReferenceIndex, row_writers
+from aindex.index.removal import copy_without
+from aindex.index.rows import Batch, aligned_blocks, as_rows, check_names
 from aindex.index.structure import take_apart
 
-Batches = Iterable[tuple[Descriptors, Sequence[str]]]
+Batches = Iterable[Batch]
 
 PART_ROWS = 1_000_000
 _WORK = ".building-"
@@ -38,7 +40,7 @@ def build_on_disk(
 
     Args:
         trained: a trained, empty index with coarse cells.
-        batches: descriptors n×d (files mapped into memory are read in blocks) with n names, in the order of ids.
+        batches: pictures in the order of their ids; files mapped into memory are read in blocks.
         folder: as for :meth:`ReferenceIndex.save`.
         part_rows: rows that are in memory at a time, as codes.
         overwrite: replace another index that is there.
@@ -101,6 +103,48 @@ def extend_on_disk(
     )
 
 
+def remove_on_disk(
+    folder: Path | str, pictures: Ids, extractor: ExtractorLike | ExtractorIdentity | None = None
+) -> ReferenceIndex:
+    """Take pictures out of a folder that :func:`build_on_disk` wrote; a crash leaves the old index or the new one.
+
+    Args:
+        folder: of the index; needs room for the new lists beside the old ones.
+        pictures: ids of pictures.
+        extractor: the one in use.
+
+    Raises:
+        FaissIndexError, ExtractorError, OutputError: as :func:`extend_on_disk`.
+    """
+    folder = Path(folder)
+    base = ReferenceIndex.open(folder, extractor, verify=False)
+    state = folders.read_state(folder)
+    pictures = np.unique(np.asarray(pictures, np.int64))
+    removed = np.concatenate([np.empty(0, np.int64), *base.owners.rows_of(pictures)])
+    trained, faiss = base.empty_copy(), import_faiss()
+    ivf = faiss.extract_index_ivf(trained.faiss_index)
+    rows = base.ntotal - len(removed)
+    with _work_folder(folder) as work:
+        path = work / f"lists.{secrets.token_hex(6)}.ivfdata"
+        _check_room(work, rows * (ivf.code_size + 8))
+        lists = faiss.OnDiskInvertedLists(ivf.nlist, ivf.code_size, str(path))
+        with faiss_errors("the inverted lists cannot be written", "make room, then run again"):
+            copy_without(faiss.extract_index_ivf(base.faiss_index).invlists, lists, removed)
+        trained.faiss_index.ntotal = ivf.ntotal = rows
+        ivf.replace_invlists(lists, True)
+        lists.this.disown()
+        trained.calibration = base.calibration
+        names, owners = base.names.without(pictures), base.owners.without(pictures)
+        folders.write_files(
+            folder,
+            trained.describe(),
+            {"index": folders.index_writer(trained.faiss_index), **row_writers(names, owners)},
+            ready={"lists": path},
+            expected=state.yaml_hash,
+        )
+    return ReferenceIndex.open(folder, verify=False)
+
+
 def _build(
     trained: ReferenceIndex,
     base: ReferenceIndex | None,
@@ -112,10 +156,24 @@ def _build(
     overwrite: bool,
 ) -> ReferenceIndex:
     names = RowNames(b"" if base is None else base.names.to_bytes())
+    owners = Owners() if base is None else base.owners
+    first = owners.rows
+
+    def noted() -> Iterator[Batch]:
+        nonlocal owners
+        for some in batches:
+            batch = Batch(*some)
+            check_names(batch.names, len(batch.names if batch.counts else batch.descriptors))
+            if batch.counts is not None:
+                check_counts(batch.counts, len(batch.names), len(batch.descriptors))
+            owners = owners.extended(len(batch.names), batch.counts)
+            names.extend(batch.names)
+            yield batch
+
     with _work_folder(folder) as work:
         parts = [] if base is None else [base.faiss_index]
         faiss = import_faiss()
-        for path in _write_parts(trained, batches, names, work, part_rows):
+        for path in _write_parts(trained, noted(), first, work, part_rows):
             parts.append(faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY))
         lists = _merge(trained.faiss_index, parts, work)
         if base is not None:
@@ -123,10 +181,7 @@ def _build(
         folders.write_files(
             folder,
             trained.describe(),
-            {
-                "index": folders.index_writer(trained.faiss_index),
-                "names": folders.bytes_writer(names.to_bytes()),
-            },
+            {"index": folders.index_writer(trained.faiss_index), **row_writers(names, owners)},
             ready={"lists": lists},
             expected=expected,
             overwrite=overwrite,
@@ -135,18 +190,17 @@ def _build(
 
 
 def _write_parts(
-    trained: ReferenceIndex, batches: Batches, names: RowNames, work: Path, part_rows: int
+    trained: ReferenceIndex, batches: Batches, first: int, work: Path, part_rows: int
 ) -> Iterator[Path]:
-    """Encode the rows, under their final ids, and write a file whenever there are ``part_rows``."""
+    """Encode the rows, under their final ids from `first` on, and write a file whenever there are ``part_rows``."""
     faiss = import_faiss()
     part, number = faiss.clone_index(trained.faiss_index), 0
-    for descriptors, batch_names in batches:
-        check_names(batch_names, len(descriptors))
-        for begin, end in aligned_blocks(len(names), len(descriptors), part):
+    for descriptors, _, _ in batches:
+        for begin, end in aligned_blocks(first, len(descriptors), part):
             rows = as_rows(descriptors[begin:end], trained.dim, f"the descriptors to add, from row {begin}")
             # FAISS's merge can also shift ids, but shifts by a wrong number from the third part on (1.15.1).
-            part.add_with_ids(rows, np.arange(len(names), len(names) + len(rows), dtype=np.int64))
-            names.extend(batch_names[begin:end])
+            part.add_with_ids(rows, np.arange(first, first + len(rows), dtype=np.int64))
+            first += len(rows)
             if part.ntotal >= part_rows:
                 yield _write_part(part, work / f"{number}.faiss")
                 part, number = faiss.clone_index(trained.faiss_index), number + 1
@@ -165,13 +219,7 @@ def _merge(target: FaissIndex, parts: Sequence[FaissIndex], work: Path) -> Path:
     faiss = import_faiss()
     ivf = faiss.extract_index_ivf(target)
     rows = sum(part.ntotal for part in parts)
-    needed = rows * (ivf.code_size + 8)
-    free = shutil.disk_usage(work).free
-    # The lists are written through a memory map: running out of room would kill the process.
-    if needed > free:
-        raise OutputError(
-            f"{needed} bytes of inverted lists do not fit on the disk of {str(work.parent)!r} ({free} free)"
-        )
+    _check_room(work, rows * (ivf.code_size + 8))
     path = work / f"lists.{secrets.token_hex(6)}.ivfdata"
     lists = faiss.OnDiskInvertedLists(ivf.nlist, ivf.code_size, str(path))
     sources = faiss.InvertedListsPtrVector()
@@ -185,6 +233,15 @@ def _merge(target: FaissIndex, parts: Sequence[FaissIndex], work: Path) -> Path:
     # The index owns them now.
     lists.this.disown()
     return path
+
+
+def _check_room(work: Path, needed: int) -> None:
+    # The lists are written through a memory map: running out of room would kill the process.
+    free = shutil.disk_usage(work).free
+    if needed > free:
+        raise OutputError(
+            f"{needed} bytes of inverted lists do not fit on the disk of {str(work.parent)!r} ({free} free)"
+        )
 
 
 @contextmanager

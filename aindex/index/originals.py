@@ -23,7 +23,7 @@ class Searchable(Protocol):
     """An index, or a rank's share of one, whose searches all ranks make together."""
 
     @property
-    def ntotal(self) -> int: ...  # noqa: D102
+    def pictures(self) -> int: ...  # noqa: D102
     @property
     def quantiser(self) -> Quantiser: ...  # noqa: D102
     def search(self, descriptors: Any, k: int, nprobe: int | None = None) -> tuple[Any, Ids]: ...  # noqa: D102
@@ -41,11 +41,11 @@ def named_rows(index: ReferenceIndex, names: Sequence[str]) -> Ids:
 
 def are_near(index: Searchable, descriptors: Rows, ids: Ids) -> npt.NDArray[np.bool_]:
     """Whether each row is among the nearest of the descriptor that should be its own: n; collective for shards."""
-    if not index.ntotal:
+    if not index.pictures:
         return np.zeros(len(ids), dtype=bool)
     cells = index.quantiser.cell_count
     nprobe = None if cells is None else min(_CELLS, cells)
-    depth = min(_NEAR, max(_LEAST_NEAR, index.ntotal // _NEAR_SHARE), index.ntotal)
+    depth = min(_NEAR, max(_LEAST_NEAR, index.pictures // _NEAR_SHARE), index.pictures)
     _, near = index.search(descriptors, depth, nprobe)
     found: npt.NDArray[np.bool_] = (near == ids[:, None]).any(axis=1)
     return found

@@ -44,6 +44,11 @@ class Quantiser:
             raise FaissIndexError("the index is not trained: train it before asking for targets")
 
     @property
+    def ivf(self) -> FaissIndex | None:
+        """The part of the index that has coarse cells; None for an index without."""
+        return self._parts.ivf
+
+    @property
     def cell_count(self) -> int | None:
         """Number of coarse cells; None for an index without."""
         return None if self._parts.ivf is None else int(self._parts.ivf.nlist)

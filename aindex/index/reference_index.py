@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 import aindex
-from aindex.errors import ExtractorError, FaissIndexError
+from aindex.errors import DescriptorError, ExtractorError, FaissIndexError
 from aindex.index import devices
 from aindex.index import folder as folders
-from aindex.index.backend import FaissIndex, Ids, faiss_errors, import_faiss
+from aindex.index.backend import FaissIndex, Ids, Rows, faiss_errors, import_faiss
 from aindex.index.description import Description, ExtractorIdentity, ExtractorLike
 from aindex.index.devices import Device
 from aindex.index.factory import Metric, get_nprobe, set_nprobe, train_quantiser
 from aindex.index.names import RowNames
+from aindex.index.owners import Owners
 from aindex.index.quantiser import Quantiser
+from aindex.index.removal import remove_rows
 from aindex.index.rows import Descriptors, aligned_blocks, as_rows, check_k, check_names
 from aindex.index.search import larger_is_closer, nearest, with_whole_ties
 from aindex.index.structure import empty_clone
@@ -33,10 +35,11 @@ class ReferenceIndex:
         metric: ``L2`` (squared Euclidean) or ``IP`` (inner product).
         nprobe: coarse cells that a search visits.
         extractor: what makes the descriptors; None if that is not known.
-        names: one name per row that the index has already.
+        names: one name per picture that the index has already.
+        owners: which picture each row belongs to; None where every picture has one row.
 
     Raises:
-        FaissIndexError: not trained, or names and rows do not match.
+        FaissIndexError: not trained, or names, owners and rows do not match.
         ExtractorError: the extractor's dimension is not the index's.
     """
 
@@ -49,6 +52,7 @@ class ReferenceIndex:
         nprobe: int = 1,
         extractor: ExtractorLike | ExtractorIdentity | None = None,
         names: RowNames | Sequence[str] = (),
+        owners: Owners | None = None,
     ) -> None:
         self.faiss_index = index
         self.idx_factory = idx_factory
@@ -66,11 +70,10 @@ class ReferenceIndex:
         self._fixed: str | None = None
         self._device: tuple[Device, int] = ("cpu", 0)
         self._gpu_copy: FaissIndex | None = None
+        self._owners = owners or Owners(len(self._names))
         set_nprobe(index, nprobe)
-        if len(self._names) != self.ntotal:
-            raise FaissIndexError(
-                f"{len(self._names)} names for {self.ntotal} rows: expected one name per row"
-            )
+        if (len(self._names), self.ntotal) != (self._owners.pictures, self._owners.rows):
+            raise FaissIndexError(_names_and_rows(self._names, self._owners, self.ntotal))
         dim = getattr(extractor, "dim", self.dim)
         if dim != self.dim:
             raise ExtractorError(
@@ -130,16 +133,15 @@ class ReferenceIndex:
             ExtractorError: another extractor or input size.
         """
         folder = Path(folder)
-        state, index, names = folders.read_files(folder, verify=verify, mapped=read_only)
+        state, index, names, counts = folders.read_files(folder, verify=verify, mapped=read_only)
         description = state.description
         where = f"index {str(folder)!r}"
         if extractor is not None and description.extractor is not None:
             description.extractor.check(extractor, where)
         rows = RowNames(names)
-        if len(rows) != description.rows:
-            raise FaissIndexError(
-                f"{where} has {len(rows)} names for {description.rows} rows: build it again"
-            )
+        owners = Owners(len(rows), counts)
+        if owners.rows != description.rows:
+            raise FaissIndexError(f"{where} has {_names_and_rows(rows, owners, description.rows)}")
         opened = cls(
             index,
             idx_factory=description.idx_factory,
@@ -147,6 +149,7 @@ class ReferenceIndex:
             nprobe=description.nprobe,
             extractor=extractor if description.extractor is None else description.extractor,
             names=rows,
+            owners=owners,
         )
         opened.calibration = description.calibration
         opened.cache_key = description.cache_key
@@ -160,13 +163,23 @@ class ReferenceIndex:
 
     @property
     def names(self) -> RowNames:
-        """The rows' names, by id."""
+        """The pictures' names, by id."""
         return self._names
 
     @property
     def ntotal(self) -> int:
         """Number of rows."""
         return int(self.faiss_index.ntotal)
+
+    @property
+    def pictures(self) -> int:
+        """Number of pictures; each has a row or several."""
+        return self._owners.pictures
+
+    @property
+    def owners(self) -> Owners:
+        """Which picture each row belongs to."""
+        return self._owners
 
     @property
     def is_on_disk(self) -> bool:
@@ -192,15 +205,16 @@ class ReferenceIndex:
         """Whether searches return similarities (metric IP) rather than distances."""
         return larger_is_closer(self.faiss_index)
 
-    def add(self, descriptors: Descriptors, names: Sequence[str]) -> Ids:
-        """Append rows, all or (after bad input) none.
+    def add(self, descriptors: Descriptors, names: Sequence[str], counts: Sequence[int] | None = None) -> Ids:
+        """Append pictures, all or (after bad input) none.
 
         Args:
-            descriptors: n×d; a file mapped into memory is read in blocks.
-            names: n names.
+            descriptors: rows m×d; a file mapped into memory is read in blocks.
+            names: n names of pictures.
+            counts: rows of each picture, which follow each other; None: each has one.
 
         Returns:
-            The n new ids.
+            The n new pictures' ids.
 
         Raises:
             DescriptorError: wrong dimension, NaN, or another number of names.
@@ -209,30 +223,83 @@ class ReferenceIndex:
         if self._fixed is not None:
             raise FaissIndexError(f"the index cannot be added to: {self._fixed}")
         rows = as_rows(descriptors, self.dim, "the descriptors to add")
-        check_names(names, len(rows))
-        first = self.ntotal
+        check_names(names, len(rows) if counts is None else len(names))
+        owners = self._owners.extended(len(names), counts)
+        if owners.rows != self.ntotal + len(rows):
+            raise DescriptorError(
+                f"{len(rows)} descriptors for {owners.rows - self.ntotal} rows of {len(names)} pictures: expected as "
+                "many as there are rows"
+            )
+        first = self.pictures
         with self._lock:
             self._unsaved = True
             self._gpu_copy = None
-            for begin, end in aligned_blocks(first, len(rows), self.faiss_index):
+            for begin, end in aligned_blocks(self.ntotal, len(rows), self.faiss_index):
                 with faiss_errors(
                     "the descriptors cannot be added", "take another idx_factory, or fewer rows"
                 ):
                     self.faiss_index.add(rows[begin:end])
-                self._names.extend(names[begin:end])
-        return np.arange(first, first + len(rows), dtype=np.int64)
+            self._names.extend(names)
+            self._owners = owners
+        return np.arange(first, first + len(names), dtype=np.int64)
+
+    def remove(self, pictures: Ids) -> None:
+        """Take out pictures with all their rows; those after them move up, so that ids stay positions.
+
+        Args:
+            pictures: their ids.
+
+        Raises:
+            FaissIndexError: no such picture, or a kind of index that cannot lose rows.
+        """
+        pictures = np.unique(np.asarray(pictures, np.int64))
+        if len(pictures) and not 0 <= pictures[0] <= pictures[-1] < self.pictures:
+            raise FaissIndexError(
+                f"pictures {pictures[0]} to {pictures[-1]} of an index of {self.pictures}: expected 0 to "
+                f"{self.pictures - 1}"
+            )
+        if self._fixed is not None:
+            raise FaissIndexError(f"pictures cannot be removed from the index: {self._fixed}")
+        if not len(pictures):
+            return
+        with self._lock:
+            remove_rows(self.faiss_index, np.concatenate(self._owners.rows_of(pictures)))
+            self._unsaved = True
+            self._gpu_copy = None
+            self._names = self._names.without(pictures)
+            self._owners = self._owners.without(pictures)
+
+    def stored_rows(self, pictures: Ids) -> list[Rows]:
+        """What the index stores for each row of some pictures, decoded: r×d each.
+
+        Raises:
+            FaissIndexError: the index cannot decode.
+        """
+        index, ivf = self.faiss_index, self.quantiser.ivf
+        with self._lock, faiss_errors("the index cannot decode its rows", "take another idx_factory"):
+            if ivf is not None:
+                ivf.make_direct_map(True)
+            try:
+                return [
+                    np.stack([index.reconstruct(int(row)) for row in rows])
+                    for rows in self._owners.rows_of(np.asarray(pictures, np.int64))
+                ]
+            finally:
+                if ivf is not None:
+                    ivf.make_direct_map(False)
 
     def search(
         self, descriptors: Descriptors, k: int, nprobe: int | None = None
     ) -> tuple[npt.NDArray[np.float32], Ids]:
-        """The k nearest rows of each query, closest first, equally close ones by their id.
+        """The k nearest pictures of each query, closest first, equally close ones by their id.
 
-        A query's result depends on the query and the rows alone (on the CPU), not on the other queries. Where the
-        visited cells hold fewer than k rows, the rest is id −1.
+        A picture is as near as its nearest row, and is found once. A query's result depends on the query and the rows
+        alone (on the CPU), not on the other queries. Where the visited cells hold fewer than k pictures, the rest is
+        id −1.
 
         Args:
             descriptors: queries nq×d.
-            k: neighbours per query.
+            k: pictures per query.
             nprobe: coarse cells to visit; None for the index's own number.
 
         Returns:
@@ -243,21 +310,27 @@ class ReferenceIndex:
             FaissIndexError: k is larger than the index; nprobe is not possible.
             DescriptorError: wrong dimension or NaN.
         """
-        rows = as_rows(descriptors, self.dim, "the queries")
-        check_k(k, self.ntotal)
+        queries = as_rows(descriptors, self.dim, "the queries")
+        check_k(k, self.pictures)
         with self._lock, self._probing(nprobe):
-            if not len(rows):
+            if not len(queries):
                 return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
-            copy = self._on_gpu()
-            if copy is None:
-                return nearest(self.faiss_index, rows, k)
-            if k > devices.GPU_MAX_K:
-                raise FaissIndexError(
-                    f"k {k} on a GPU: expected at most {devices.GPU_MAX_K}; search on the CPU"
-                )
-            limit = min(self.ntotal, devices.GPU_MAX_K)
-            with faiss_errors("the search on the GPU failed", "search on the CPU: index.device cpu"):
-                return with_whole_ties(copy.search, rows, k, limit=limit, larger=self.larger_is_closer)
+            # among so many rows there are k pictures
+            depth = min(self.ntotal, k * self._owners.most)
+            return self._owners.nearest_pictures(*self._nearest_rows(queries, depth), k)
+
+    def _nearest_rows(self, queries: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
+        copy = self._on_gpu()
+        if copy is None:
+            return nearest(self.faiss_index, queries, k)
+        if k > devices.GPU_MAX_K:
+            most = devices.GPU_MAX_K // self._owners.most
+            raise FaissIndexError(
+                f"k {k // self._owners.most} on a GPU: expected at most {most}; search on the CPU"
+            )
+        limit = min(self.ntotal, devices.GPU_MAX_K)
+        with faiss_errors("the search on the GPU failed", "search on the CPU: index.device cpu"):
+            return with_whole_ties(copy.search, queries, k, limit=limit, larger=self.larger_is_closer)
 
     def use_device(self, device: Device, number: int = 0) -> None:
         """Search on a GPU, or on the CPU again; an index without a GPU form stays on the CPU and says so.
@@ -331,18 +404,18 @@ class ReferenceIndex:
         """The description as plain values, with the number of cells and the files' sizes in bytes."""
         description = self.describe()
         files = {} if self._origin is None or self._unsaved else self._origin[1].description.files
+        size = sum(file.size for file in files.values())
         return {
             **{key: value for key, value in vars(description).items() if key not in ("files", "extractor")},
             "extractor": None if self.extractor is None else dict(vars(self.extractor)),
+            "pictures": self.pictures,
             "cells": self.quantiser.cell_count,
             "bytes": {role: file.size for role, file in files.items()},
+            "bytes_per_picture": round(size / self.pictures, 1) if size and self.pictures else None,
         }
 
     def _contents(self) -> dict[str, folders.Write]:
-        return {
-            "index": folders.index_writer(self.faiss_index),
-            "names": folders.bytes_writer(self._names.to_bytes()),
-        }
+        return {"index": folders.index_writer(self.faiss_index), **row_writers(self._names, self._owners)}
 
     @contextmanager
     def _probing(self, nprobe: int | None) -> Iterator[None]:
@@ -370,3 +443,15 @@ class ReferenceIndex:
                 )
             devices.set_gpu_nprobe(self._gpu_copy, self.nprobe)
         return self._gpu_copy
+
+
+def _names_and_rows(names: RowNames, owners: Owners, rows: int) -> str:
+    of = "" if owners.is_one_to_one else f" of {owners.rows} rows"
+    return f"{len(names)} names{of} for {rows} rows: expected one name per picture; build it again"
+
+
+def row_writers(names: RowNames, owners: Owners) -> dict[str, folders.Write]:
+    """What writes the files that say whose the rows are."""
+    files = {"names": folders.bytes_writer(names.to_bytes())}
+    counts = owners.to_bytes()
+    return files if counts is None else {**files, "owners": folders.bytes_writer(counts)}

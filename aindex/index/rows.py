@@ -1,6 +1,7 @@
 """Rows on their way into an index: form, names, neighbours asked for, blocks."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,20 @@ from aindex.index.backend import FaissIndex, Rows, import_faiss
 BLOCK_ROWS = 4096
 
 Descriptors = torch.Tensor | npt.NDArray[np.float32]
+
+
+class Batch(NamedTuple):
+    """Pictures on their way into an index.
+
+    Attributes:
+        descriptors: of their rows, m×d, possibly a file mapped into memory.
+        names: of n pictures.
+        counts: rows of each picture, which follow each other; None: each has one.
+    """
+
+    descriptors: Descriptors
+    names: Sequence[str]
+    counts: Sequence[int] | None = None
 
 
 def as_rows(descriptors: Descriptors, dim: int, what: str = "the descriptors") -> Rows:

@@ -14,7 +14,7 @@ from aindex.errors import AindexError, FaissIndexError
 from aindex.index.backend import Ids, Rows
 from aindex.index.devices import Device
 from aindex.index.factory import Metric, set_nprobe
-from aindex.index.names import RowNames
+from aindex.index.owners import Owners, check_counts, row_names
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.rows import BLOCK_ROWS, Descriptors, as_rows, check_k, check_names
@@ -28,11 +28,6 @@ class Gather(Protocol):
     """Every rank's value, in the order of ranks, on every rank."""
 
     def __call__(self, value: Any) -> list[Any]: ...  # noqa: D102
-
-
-def rank_of_rows(ids: Ids, ranks: int) -> Ids:
-    """Which rank holds each row."""
-    return ids // BLOCK_ROWS % ranks
 
 
 def ids_of_rows(positions: Ids, rank: int, ranks: int) -> Ids:
@@ -75,15 +70,20 @@ class ShardedIndex:
         rank: this rank's number.
         ranks: number of ranks.
         gather: every rank's value on every rank; objects that pickle.
-        rows: number of rows of all shares together.
+        owners: which picture each row of all shares together belongs to; in a share each row has a name of its own.
+
+    Attributes:
+        owners: the same.
 
     Raises:
         FaissIndexError: an index that cannot be split without changing what is found, or another number of rows.
     """
 
     def __init__(
-        self, trained: ReferenceIndex, *, rank: int, ranks: int, gather: Gather, rows: int = 0
+        self, trained: ReferenceIndex, *, rank: int, ranks: int, gather: Gather, owners: Owners | None = None
     ) -> None:
+        self.owners = owners or Owners()
+        rows = self.owners.rows
         parts = take_apart(trained.faiss_index)
         if parts.chooses_by_k:
             raise FaissIndexError(
@@ -102,7 +102,6 @@ class ShardedIndex:
             )
         self._local = trained
         self.rank, self.ranks, self.gather = rank, ranks, gather
-        self._rows = rows
 
     @property
     def quantiser(self) -> Quantiser:
@@ -122,12 +121,12 @@ class ShardedIndex:
     @property
     def ntotal(self) -> int:
         """Number of rows on all ranks."""
-        return self._rows
+        return self.owners.rows
 
     @property
-    def local_rows(self) -> int:
-        """Number of rows on this rank."""
-        return self._local.ntotal
+    def pictures(self) -> int:
+        """Number of pictures on all ranks."""
+        return self.owners.pictures
 
     @property
     def dim(self) -> int:
@@ -152,26 +151,28 @@ class ShardedIndex:
         """As :meth:`ReferenceIndex.use_device`, for this rank's share."""
         self._local.use_device(device, number)
 
-    def add(self, descriptors: Descriptors, names: Sequence[str]) -> Ids:
-        """Append rows: every rank gives the same, or the same file mapped into memory, and keeps its own blocks.
+    def add(self, descriptors: Descriptors, names: Sequence[str], counts: Sequence[int] | None = None) -> Ids:
+        """Append pictures: every rank gives the same, or the same file mapped into memory, and keeps its own blocks.
 
         Returns:
-            The n new ids.
+            The n new pictures' ids.
 
         Raises:
             DescriptorError, FaissIndexError: as :meth:`ReferenceIndex.add`, on every rank.
         """
-        first = self._rows
+        first = self.pictures
         with self._together() as errors:
             try:
-                self._add_own(descriptors, names)
+                if counts is not None:
+                    check_counts(counts, len(names), len(descriptors))
+                self._add_own(descriptors, row_names(names, counts))
             except AindexError as error:
                 errors.append(error)
-        self._rows += len(descriptors)
-        return np.arange(first, self._rows, dtype=np.int64)
+        self.owners = self.owners.extended(len(names), counts)
+        return np.arange(first, self.pictures, dtype=np.int64)
 
     def search(self, descriptors: Descriptors, k: int, nprobe: int | None = None) -> Neighbours:
-        """The k nearest rows of this rank's queries on all ranks, as the whole index would find them.
+        """The k nearest pictures of this rank's queries on all ranks, as the whole index would find them.
 
         Every rank calls this, with the same k and nprobe and its own queries, perhaps none.
 
@@ -182,32 +183,26 @@ class ShardedIndex:
         with self._together() as errors:
             try:
                 queries = as_rows(descriptors, self.dim, "the queries")
-                check_k(k, self.ntotal)
+                check_k(k, self.pictures)
             except AindexError as error:
                 errors.append(error)
+        depth = min(self.ntotal, k * self.owners.most)
         everyones: list[Rows] = self.gather(queries)
         with self._together() as errors:
             found: Neighbours = (np.empty(0), np.empty(0))  # type: ignore[assignment]
             try:
-                found = self._search_own(np.concatenate(everyones), k, nprobe)
+                found = self._search_own(np.concatenate(everyones), depth, nprobe)
             except AindexError as error:
                 errors.append(error)
         start = sum(len(part) for part in everyones[: self.rank])
         own = slice(start, start + len(queries))
         parts = [(distances[own], ids[own]) for distances, ids in self.gather(found)]
-        return merge_neighbours(parts, k, larger_is_closer=self.larger_is_closer)
-
-    def names_of(self, ids: Ids) -> list[str]:
-        """The names of some rows; collective, with ids of each rank's own choice."""
-        ids = np.asarray(ids, np.int64)
-        asked: list[Ids] = self.gather(ids)
-        answers: list[list[dict[int, str]]] = self.gather([self._own_names(part) for part in asked])
-        known = {key: name for answer in answers for key, name in answer[self.rank].items()}
-        return [known[int(i)] for i in ids]
+        rows = merge_neighbours(parts, depth, larger_is_closer=self.larger_is_closer)
+        return self.owners.nearest_pictures(*rows, k)
 
     def _add_own(self, descriptors: Descriptors, names: Sequence[str]) -> None:
         check_names(names, len(descriptors))
-        blocks = list(own_blocks(self._rows, len(descriptors), self.rank, self.ranks))
+        blocks = list(own_blocks(self.ntotal, len(descriptors), self.rank, self.ranks))
         for begin, end in blocks:
             as_rows(descriptors[begin:end], self.dim, f"the descriptors to add, from row {begin}")
         for begin, end in blocks:
@@ -225,15 +220,6 @@ class ShardedIndex:
         distances, positions = self._local.search(queries, depth, nprobe)
         return distances, ids_of_rows(positions, self.rank, self.ranks)
 
-    def _own_names(self, ids: Ids) -> dict[int, str]:
-        own = ids[(rank_of_rows(ids, self.ranks) == self.rank) & (ids >= 0) & (ids < self._rows)]
-        blocks = own // BLOCK_ROWS // self.ranks
-        names: RowNames = self._local.names
-        return {
-            int(i): names[int(block * BLOCK_ROWS + i % BLOCK_ROWS)]
-            for i, block in zip(own, blocks, strict=True)
-        }
-
     @contextmanager
     def _together(self) -> Iterator[list[AindexError]]:
         """Raise on every rank what one of them met, instead of leaving the others at a gather."""
@@ -242,8 +228,3 @@ class ShardedIndex:
         for error in self.gather(errors[0] if errors else None):
             if error is not None:
                 raise error
-
-
-def alone(value: Any) -> list[Any]:
-    """The gather of a single rank."""
-    return [value]

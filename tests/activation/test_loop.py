@@ -81,7 +81,7 @@ def activate(
         batch = list(chosen[start : start + batch_size])
         activation = activate_images(
             [PICTURES[i] for i in batch],
-            TargetGoal(targets[batch]),
+            TargetGoal(targets[batch, None]),
             extractor,
             settings or ActivationSettings(iterations=4),
             seeds=[SEEDS[i] for i in batch],
@@ -122,7 +122,7 @@ def test_the_loop_is_the_published_one(
 
     activation = activate_images(
         PICTURES[:3],
-        TargetGoal(targets[:3], options.get("loss_f", "cossim")),
+        TargetGoal(targets[:3, None], options.get("loss_f", "cossim")),
         fast_extractor(tiny_extractor, precision="fp32"),
         ActivationSettings(iterations=5, **options),
         seeds=SEEDS[:3],
@@ -166,7 +166,7 @@ def test_pixels_do_not_depend_on_the_number_of_threads(
         torch.set_num_threads(count)
         try:
             activation = activate_images(
-                [large], TargetGoal(targets[:1]), tiny_extractor, settings, seeds=[1], optimizer=adam
+                [large], TargetGoal(targets[:1, None]), tiny_extractor, settings, seeds=[1], optimizer=adam
             )
         finally:
             torch.set_num_threads(threads)
@@ -260,7 +260,7 @@ def test_no_steps_leave_the_pixels_as_they_were(
 def test_eight_bit_images_do_as_well(tiny_extractor: Extractor, targets: Tensor) -> None:
     stored = [eight_bits(picture).permute(2, 0, 1) for picture in PICTURES[:2]]
     released = [
-        activate_images(images, TargetGoal(targets[:2]), tiny_extractor, seeds=SEEDS[:2]).released()
+        activate_images(images, TargetGoal(targets[:2, None]), tiny_extractor, seeds=SEEDS[:2]).released()
         for images in (PICTURES[:2], stored)
     ]
     assert all(torch.equal(a, b) for a, b in zip(*released, strict=True))
@@ -288,14 +288,14 @@ def test_a_budget_is_kept_while_the_loop_runs(
     pictures = [smooth_picture(60 + i, 90, 120) for i in range(3)]
     settings = ActivationSettings(iterations=8, delta_size=delta_size, scaling=8.0, min_psnr=42.0)
     activation = activate_images(
-        pictures, TargetGoal(targets[:3]), tiny_extractor, settings, seeds=[1, 2, 3], with_measures=True
+        pictures, TargetGoal(targets[:3, None]), tiny_extractor, settings, seeds=[1, 2, 3], with_measures=True
     )
     assert activation.curves is not None
     assert activation.curves.psnr_db is not None
     assert activation.curves.psnr_db.min() > 41.7  # δ's own size only estimates that of the image
     assert activation.curves.psnr_db[-1].max() < 43
     free = activate_images(
-        pictures, TargetGoal(targets[:3]), tiny_extractor,
+        pictures, TargetGoal(targets[:3, None]), tiny_extractor,
         ActivationSettings(iterations=8, delta_size=delta_size, scaling=8.0), seeds=[1, 2, 3], with_measures=True,
     )  # fmt: skip
     assert free.curves.psnr_db[-1].max() < 40  # type: ignore[union-attr, index]
@@ -306,7 +306,7 @@ def test_views_of_an_image_are_those_of_its_seed(
 ) -> None:
     def run(seed: int) -> Tensor:
         return activate_images(
-            PICTURES[:1], TargetGoal(targets[:1]), tiny_extractor, VIEWS, seeds=[seed], batch_size=2
+            PICTURES[:1], TargetGoal(targets[:1, None]), tiny_extractor, VIEWS, seeds=[seed], batch_size=2
         ).changes()[0]
 
     assert torch.equal(run(5), run(5))
@@ -315,7 +315,7 @@ def test_views_of_an_image_are_those_of_its_seed(
         iterations=4, views=2, delta_size=2, edits=EditSettings(families={"brightness": 1}, composed=0)
     )
     other = activate_images(
-        PICTURES[:1], TargetGoal(targets[:1]), tiny_extractor, calm, seeds=[5], batch_size=2
+        PICTURES[:1], TargetGoal(targets[:1, None]), tiny_extractor, calm, seeds=[5], batch_size=2
     )
     assert (other.changes()[0] - run(5)).abs().max() > 1e-2
 
@@ -331,6 +331,8 @@ def test_a_large_image_is_optimised_at_the_size_of_delta() -> None:
 
 def test_counts_must_agree(tiny_extractor: Extractor, targets: Tensor) -> None:
     with pytest.raises(ValueError, match="2 images, 3 seeds"):
-        activate_images(PICTURES[:2], TargetGoal(targets[:2]), tiny_extractor, seeds=[0, 1, 2])
+        activate_images(PICTURES[:2], TargetGoal(targets[:2, None]), tiny_extractor, seeds=[0, 1, 2])
     with pytest.raises(ValueError, match="batch size 1"):
-        activate_images(PICTURES[:2], TargetGoal(targets[:2]), tiny_extractor, seeds=[0, 1], batch_size=1)
+        activate_images(
+            PICTURES[:2], TargetGoal(targets[:2, None]), tiny_extractor, seeds=[0, 1], batch_size=1
+        )

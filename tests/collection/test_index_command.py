@@ -129,7 +129,7 @@ def test_a_build_that_broke_off_goes_on_and_leaves_no_half(
 
 def test_unknown_action(capsys: pytest.CaptureFixture[str]) -> None:
     main(["index"])
-    assert "build|add|info" in capsys.readouterr().out
+    assert "build|add|remove|info" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:
         main(["index", "make"])
     assert stopped.value.code == 1

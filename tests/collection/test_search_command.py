@@ -5,6 +5,8 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from aindex.cli import main
 from aindex.collection.building import add_to_index
 from aindex.collection.calibrating import calibrate
 from aindex.collection.calibration import find_threshold, normalised_scores
+from aindex.collection.equipment import visited_cells
 from aindex.collection.page import find_picture, write_page
 from aindex.collection.searching import search
 from aindex.descriptors.extract import ExtractionSettings
@@ -224,3 +227,32 @@ def test_names_never_lead_out_of_their_folder(tmp_path: Path) -> None:
         assert find_picture(name, [inside]) is None
     assert find_picture("sub/a.png", [inside]) == inside / "sub" / "a.png"
     assert find_picture("pictures/sub/a.jpg", [inside]) == inside / "sub" / "a.png"
+
+
+def test_small_indexes_are_searched_whole_unless_told(tiny_index: Path, quiet: ExtractionSettings) -> None:
+    index = ReferenceIndex.open(tiny_index)
+    assert visited_cells(index, "auto") == 4
+    assert visited_cells(index, None) is None
+    assert visited_cells(index, 2) == 2
+    table = search(tiny_index, tiny_index.parent / "references", k=12, settings=quiet).table
+    assert len(table) == 12 * 12  # no picture is missed
+    few = search(tiny_index, tiny_index.parent / "references", k=12, nprobe=1, settings=quiet).table
+    assert len(few) < len(table)
+    # a threshold stays tied to the number of cells that it was found with
+    calibrate(tiny_index, tiny_index.parent / "train", false_positive_rate=0.1, nprobe=2, settings=quiet)
+    assert visited_cells(ReferenceIndex.open(tiny_index), "auto") == 2
+    found = search(tiny_index, tiny_index.parent / "references", settings=quiet)
+    assert found.table["match"].notna().all()
+    calibrate(tiny_index, tiny_index.parent / "train", false_positive_rate=0.1, settings=quiet)
+    assert ReferenceIndex.open(tiny_index).calibration["nprobe"] == 4  # type: ignore[index]
+
+
+def test_large_indexes_are_not() -> None:
+    index: Any = SimpleNamespace(
+        quantiser=SimpleNamespace(cell_count=4096), calibration=None, nprobe=1, ntotal=1_000_000
+    )
+    assert visited_cells(index, "auto") == 81  # 20,000 rows of a million in 4,096 cells
+    index.nprobe = 200
+    assert visited_cells(index, "auto") == 200
+    index.quantiser.cell_count = None
+    assert visited_cells(index, "auto") is None

@@ -8,6 +8,7 @@ import pytest
 from aindex.errors import DataError
 from aindex.index import filling, rows, sharded
 from aindex.index.filling import Filling, fill
+from aindex.index.owners import Owners
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.sharded import ShardedIndex
 
@@ -26,7 +27,7 @@ def test_shares_make_up_the_whole_also_where_a_rank_gets_none(
         fill(make_index(), batches, tmp_path / str(rank), rank=rank, ranks=3, on_disk=on_disk)
         share = ReferenceIndex.open(tmp_path / str(rank), read_only=True)
         counts.append(share.ntotal)
-        ShardedIndex(share, rank=rank, ranks=3, gather=lambda value: [value], rows=30)
+        ShardedIndex(share, rank=rank, ranks=3, gather=lambda value: [value], owners=Owners(30))
     assert counts == [16, 14, 0]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from aindex.errors import DescriptorError, FaissIndexError
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.sharded import ShardedIndex, alone, ids_of_rows, merge_neighbours, rank_of_rows
+from aindex.index.sharded import ShardedIndex, ids_of_rows, merge_neighbours
 
 Make = Callable[..., ReferenceIndex]
 BLOCK = 32
@@ -81,7 +81,7 @@ def test_shards_find_what_the_whole_finds(
         shard = ShardedIndex(make_index(idx_factory, nprobe=nprobe), rank=rank, ranks=ranks, gather=gather)
         shard.add(reference_rows[:210], named(210))
         assert shard.add(reference_rows[210:], named(90, 210)).tolist() == list(range(210, 300))
-        return shard.local_rows, [shard.search(shares[rank], k) for k in (1, 10, 120, 300)]
+        return shard._local.ntotal, [shard.search(shares[rank], k) for k in (1, 10, 120, 300)]
 
     results = on_ranks(ranks, work)
     assert sum(rows for rows, _ in results) == 300
@@ -89,6 +89,30 @@ def test_shards_find_what_the_whole_finds(
     for rank, (_, found) in enumerate(results):
         for k, (distances, ids) in zip((1, 10, 120, 300), found, strict=True):
             expected = whole.search(shares[rank], k)
+            assert np.array_equal(ids, expected[1])
+            assert np.array_equal(distances, expected[0])
+
+
+@pytest.mark.parametrize("idx_factory", ["IVF8,PQ4x4", "Flat", "PCA8,LSH"])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_shards_find_each_picture_once(
+    make_index: Make, reference_rows, query_rows, idx_factory: str, ranks: int
+) -> None:
+    counts = [1 + i % 3 for i in range(150)]
+    whole = make_index(idx_factory)
+    whole.add(reference_rows[:210], named(105), counts[:105])
+    whole.add(reference_rows[210:300], named(45, 105), counts[105:])
+
+    def work(rank, gather):
+        shard = ShardedIndex(make_index(idx_factory), rank=rank, ranks=ranks, gather=gather)
+        shard.add(reference_rows[:210], named(105), counts[:105])
+        assert shard.add(reference_rows[210:300], named(45, 105), counts[105:])[-1] == 149
+        assert (shard.pictures, shard.ntotal) == (150, 300)
+        return [shard.search(query_rows[rank::ranks], k) for k in (1, 10, 150)]
+
+    for rank, found in enumerate(on_ranks(ranks, work)):
+        for k, (distances, ids) in zip((1, 10, 150), found, strict=True):
+            expected = whole.search(query_rows[rank::ranks], k)
             assert np.array_equal(ids, expected[1])
             assert np.array_equal(distances, expected[0])
 
@@ -112,15 +136,14 @@ def test_more_ranks_than_rows(make_index: Make, reference_rows, query_rows) -> N
         shard = ShardedIndex(make_index("Flat"), rank=rank, ranks=4, gather=gather)
         shard.add(reference_rows[:40], named(40))
         queries = query_rows if rank == 3 else query_rows[:0]
-        return shard.local_rows, shard.search(queries, 40), shard.names_of(np.array([33, 1, 33]))
+        return shard._local.ntotal, shard.search(queries, 40)
 
     whole = make_index("Flat")
     whole.add(reference_rows[:40], named(40))
     results = on_ranks(4, work)
-    assert [rows for rows, _, _ in results] == [32, 8, 0, 0]
+    assert [rows for rows, _ in results] == [32, 8, 0, 0]
     assert np.array_equal(results[3][1][1], whole.search(query_rows, 40)[1])
     assert results[0][1][1].shape == (0, 40)
-    assert all(names == ["R33", "R1", "R33"] for _, _, names in results)
 
 
 @pytest.mark.parametrize("where", ["query", "k", "nprobe", "row", "names"])
@@ -148,17 +171,16 @@ def test_an_error_on_one_rank_is_raised_on_all(
 @pytest.mark.parametrize("idx_factory", ["HNSW8", "IVF8,PQ4x4,RFlat"])
 def test_what_cannot_be_sharded(make_index: Make, idx_factory: str) -> None:
     with pytest.raises(FaissIndexError, match="replicated"):
-        ShardedIndex(make_index(idx_factory), rank=0, ranks=2, gather=alone)
+        ShardedIndex(make_index(idx_factory), rank=0, ranks=2, gather=lambda value: [value])
 
 
 def test_a_shard_begins_empty(filled_index: Make) -> None:
     with pytest.raises(FaissIndexError, match="expected an empty one"):
-        ShardedIndex(filled_index(), rank=0, ranks=1, gather=alone)
+        ShardedIndex(filled_index(), rank=0, ranks=1, gather=lambda value: [value])
 
 
 def test_rows_and_ranks_by_hand() -> None:
     ids = np.arange(5 * BLOCK)
-    assert (rank_of_rows(ids, 2) == ids // BLOCK % 2).all()
     assert ids_of_rows(np.array([0, BLOCK - 1, BLOCK, -1]), 1, 2).tolist() == [
         BLOCK,
         2 * BLOCK - 1,
@@ -167,8 +189,7 @@ def test_rows_and_ranks_by_hand() -> None:
     ]
     for ranks in (1, 2, 3):
         collected = [
-            ids_of_rows(np.arange((rank_of_rows(ids, ranks) == rank).sum()), rank, ranks)
-            for rank in range(ranks)
+            ids_of_rows(np.arange((ids // BLOCK % ranks == rank).sum()), rank, ranks) for rank in range(ranks)
         ]
         assert sorted(np.concatenate(collected).tolist()) == ids.tolist()
 

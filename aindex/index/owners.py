@@ -1,0 +1,152 @@
+"""Which picture each row of an index belongs to."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from aindex.errors import DescriptorError, FaissIndexError
+from aindex.index.backend import Ids
+
+MOST_ROWS = 255
+"""Rows that one picture may have: their number is kept in a byte."""
+
+_POSITION_BITS = 20
+"""Of a sort key: place in a list of neighbours; the picture's number is above it."""
+
+
+class Owners:
+    """Rows of one picture follow each other; pictures are numbered in the order of their rows.
+
+    As long as every picture has one row nothing is kept: row and picture have the same number.
+
+    Args:
+        pictures: how many there are.
+        counts: rows of each; None for one.
+
+    Raises:
+        FaissIndexError: another number of counts, or a picture without rows.
+    """
+
+    def __init__(self, pictures: int = 0, counts: bytes | npt.NDArray[np.uint8] | None = None) -> None:
+        self.pictures = pictures
+        self._counts = None if counts is None else np.frombuffer(bytes(counts), np.uint8)
+        self._owners: npt.NDArray[np.int32] | None = None
+        if self._counts is not None:
+            if len(self._counts) != pictures or not self._counts.all():
+                raise FaissIndexError(
+                    f"{len(self._counts)} numbers of rows for {pictures} pictures, of which none may be 0: build the "
+                    "index again"
+                )
+            self._owners = np.repeat(np.arange(pictures, dtype=np.int32), self._counts)
+
+    @property
+    def is_one_to_one(self) -> bool:
+        """Whether every picture has one row."""
+        return self._owners is None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.pictures if self._owners is None else len(self._owners)
+
+    @property
+    def most(self) -> int:
+        """Rows of the picture that has most."""
+        return 1 if self._counts is None else int(self._counts.max(initial=1))
+
+    def extended(self, pictures: int, counts: Sequence[int] | None = None) -> "Owners":
+        """With more pictures at the end, one row each unless `counts` says otherwise.
+
+        Raises:
+            DescriptorError: another number of counts, or one below 1 or above MOST_ROWS.
+        """
+        if counts is not None:
+            check_counts(counts, pictures)
+        if self._counts is None and (counts is None or all(count == 1 for count in counts)):
+            return Owners(self.pictures + pictures)
+        known = np.ones(self.pictures, np.uint8) if self._counts is None else self._counts
+        new = np.ones(pictures, np.uint8) if counts is None else np.array(counts, np.uint8)
+        return Owners(self.pictures + pictures, np.concatenate([known, new]))
+
+    def without(self, removed: Ids) -> "Owners":
+        """Without some pictures; those after them move up."""
+        kept = np.ones(self.pictures, dtype=bool)
+        kept[removed] = False
+        counts = None if self._counts is None else self._counts[kept]
+        if counts is not None and (counts == 1).all():
+            counts = None
+        return Owners(int(kept.sum()), counts)
+
+    def of_rows(self, rows: Ids) -> Ids:
+        """The picture of each row; −1 stays −1."""
+        if self._owners is None:
+            return rows
+        if not len(self._owners):
+            return np.full_like(rows, -1)
+        return np.where(rows < 0, -1, self._owners[rows]).astype(np.int64)
+
+    def rows_of(self, pictures: Ids) -> list[Ids]:
+        """The rows of each picture."""
+        if self._owners is None:
+            return [np.array([picture], np.int64) for picture in pictures]
+        first = np.searchsorted(self._owners, pictures, "left")
+        end = np.searchsorted(self._owners, pictures, "right")
+        return [np.arange(a, b, dtype=np.int64) for a, b in zip(first, end, strict=True)]
+
+    def nearest_pictures(
+        self, distances: npt.NDArray[np.float32], rows: Ids, k: int
+    ) -> tuple[npt.NDArray[np.float32], Ids]:
+        """Each picture once, at its nearest row.
+
+        Args:
+            distances: nq×n, of the nearest rows.
+            rows: nq×n, closest first, equally close ones by their number; absent ones −1, last. With n at least
+                k times `most` nothing is missing.
+            k: pictures per query.
+
+        Returns:
+            Distances nq×k and numbers of pictures nq×k, in the rows' order; absent ones −1.
+        """
+        if self._owners is None:
+            return distances[:, :k], rows[:, :k]
+        owners, count = self.of_rows(rows), rows.shape[1]
+        absent = np.int64(self.pictures)
+        keys = np.where(owners < 0, absent, owners) << _POSITION_BITS | np.arange(count)
+        keys.sort(axis=1)  # by picture, then place
+        again = np.zeros(keys.shape, dtype=bool)
+        again[:, 1:] = keys[:, 1:] >> _POSITION_BITS == keys[:, :-1] >> _POSITION_BITS
+        places = np.where(
+            again | (keys >> _POSITION_BITS == absent), count, keys & ((1 << _POSITION_BITS) - 1)
+        )
+        places.sort(axis=1)
+        places = places[:, :k]
+        there = places < count
+        places = np.where(there, places, count - 1)
+        found = np.where(there, np.take_along_axis(owners, places, 1), -1)
+        # where nothing is left rows are absent too, and the last distance is theirs
+        return np.where(there, np.take_along_axis(distances, places, 1), distances[:, -1:]), found
+
+    def to_bytes(self) -> bytes | None:
+        """Rows of each picture, a byte each; None where all have one."""
+        return None if self._counts is None else self._counts.tobytes()
+
+
+def row_names(names: Sequence[str], counts: Sequence[int] | None) -> Sequence[str]:
+    """The name of each row: its picture's."""
+    if counts is None:
+        return names
+    return [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
+
+
+def check_counts(counts: Sequence[int], pictures: int, rows: int | None = None) -> None:
+    """Raise a DescriptorError unless there is a number of rows for each picture, and they add up."""
+    if len(counts) != pictures:
+        raise DescriptorError(f"{len(counts)} numbers of rows for {pictures} pictures: expected one for each")
+    wrong = next((count for count in counts if not 1 <= count <= MOST_ROWS), None)
+    if wrong is not None:
+        raise DescriptorError(f"{wrong} rows of a picture: expected 1 to {MOST_ROWS}")
+    if rows is not None and sum(counts) != rows:
+        raise DescriptorError(
+            f"{rows} descriptors for pictures of {sum(counts)} rows: expected as many as there are rows"
+        )
