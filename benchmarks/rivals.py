@@ -54,8 +54,7 @@ def open_bench(options: argparse.Namespace) -> Bench:
     """Describe the pictures, train the indexes and fill them."""
     extractor = load_extractor(options.extractor)
     cache = options.output / "indexes"
-    precision = best_precision("cpu")
-    describe = {"num_workers": options.workers, "precision": precision}
+    describe = {"num_workers": options.workers}  # in fp32, as an index keeps them
     training, _ = descriptors_for(options.data, extractor, cache, **describe)
     references, names = descriptors_for(options.references, extractor, cache, **describe)
     references = np.ascontiguousarray(references, np.float32)
@@ -72,9 +71,11 @@ def open_bench(options: argparse.Namespace) -> Bench:
         paths=[paths[name] for name in names],
         names=list(names),
         references=references,
-        extractor=fast_extractor(extractor, precision=precision),
+        extractor=extractor,
+        fast=fast_extractor(extractor, precision=best_precision("cpu")),
         quantised=filled(options.factory),
         exhaustive=filled("Flat"),
+        released=np.random.default_rng(options.seed).permutation(len(names))[: options.images].tolist(),
         seed=options.seed,
     )
 
@@ -158,10 +159,9 @@ def run(options: argparse.Namespace) -> None:
     default = [attack for attack in default_attacks() if attack.name != "overlay_onto_screenshot"]
     unseen = [] if options.only_default else unseen_attacks()
     attacks = [*default, *unseen]
-    drawn = np.random.default_rng(options.seed).permutation(len(bench.paths))[: options.images].tolist()
     tried: list[tuple[Rival, Tried]] = []
     how = {"slow": options.slow_images, "workers": options.workers}
-    for rival, one in try_all(rivals, bench, drawn, attacks, **how):
+    for rival, one in try_all(rivals, bench, bench.released, attacks, **how):
         tried.append((rival, one))
         passed = time.perf_counter() - started
         print(f"{passed:.0f} s: {rival.name}: R@1 {one.found.mean():.3f} of all edits", flush=True)

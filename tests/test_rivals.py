@@ -36,8 +36,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Any:
         squares.resize((64, 32), Image.Resampling.NEAREST).save(folder / f"{number:02d}.png")
     paths = sorted(folder.iterdir())
     names = [path.name for path in paths]
-    known = {"references": None, "extractor": None, "quantised": None, "exhaustive": None}
-    return Bench(paths=paths[:COUNT], names=names[:COUNT], seed=0, **known)  # type: ignore[arg-type]
+    known = dict.fromkeys(("references", "extractor", "fast", "quantised", "exhaustive"))
+    return Bench(paths=paths[:COUNT], names=names[:COUNT], released=[], **known)  # type: ignore[arg-type]
 
 
 class Brightness(Hash):
@@ -178,6 +178,7 @@ def test_costs_grow_with_what_is_scanned() -> None:
     assert rates.scan_ms(Scan("floats", 256), 4000, 0) == pytest.approx(4)
     # 1,000 cells compared, 4 lists of 1,000,000 codes gone through
     assert rates.scan_ms(Scan("cells", 256, nprobe=4), 10**9, 1000) == pytest.approx(1 + 40)
+    assert rates.scan_ms(Scan("cells", 256, nprobe=1, times=3), 10**9, 1000) == pytest.approx(1 + 30)
 
 
 def test_averages_are_over_edits_and_over_pictures_that_changed() -> None:
@@ -235,6 +236,7 @@ def test_every_rival_has_its_file_and_aindex_needs_none_of_their_packages() -> N
         "seals",
         "passive",
         "active",
+        "several_rows",
         "combined",
     } <= files
     assert {"phash", "pdq", "rivagan", "exhaustive", "passive1", "paper", "robust"} <= set(entrants())

@@ -32,7 +32,7 @@ class Rates:
             return 1000 * scan.times * rows / self.hashes[scan.width]
         if scan.kind == "floats":
             return 1000 * rows / self.vectors
-        return 1000 * (cells / self.vectors + scan.nprobe * rows / cells / self.codes)
+        return 1000 * (cells / self.vectors + scan.nprobe * scan.times * rows / cells / self.codes)
 
 
 def measure_rates(dim: int, *, rows: int = 200_000, seconds: float = 1.0) -> Rates:

@@ -31,6 +31,7 @@ def entrants() -> dict[str, Maker]:
         "paper": _of("active", "Active", "paper"),
         "robust": _of("active", "Active", "robust"),
         "robust4": _of("active", "Active", "robust", 4),
+        "rows": _of("several_rows", "SeveralRows", "robust", 3),
     }
 
 

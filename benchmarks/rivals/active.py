@@ -1,6 +1,7 @@
 """aindex: pictures are changed before they are released, so that copies fall into their cell of the same index."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -32,12 +33,16 @@ class Active(Passive):
             nprobe=nprobe,
         )
 
+    def rows_of(self, row: int) -> npt.NDArray[np.float32]:
+        """The descriptors that a picture has in the index, r×d."""
+        return self.bench.references[row : row + 1]
+
     def prepare(self, picture: Image.Image, row: int) -> Image.Image:
         super().prepare(picture, row)  # its row in the index is described, too
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
         activation = activate_images(
             [pixels],
-            self.make_goal(torch.from_numpy(self.bench.references[row : row + 1])),
+            self.make_goal([torch.from_numpy(self.rows_of(row))]),
             self.extractor,
             self.preset.settings,
             seeds=[derive_seed(self.bench.seed, self.bench.names[row], "delta")],

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from aindex.data.images import read_image
+from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import FastExtractor
 from aindex.descriptors.preprocess import prepare
 from aindex.index.reference_index import ReferenceIndex
@@ -31,17 +32,21 @@ class Bench:
         names: their names.
         references: n×d, their descriptors.
         extractor: what made them.
+        fast: the same, as a search uses it.
         quantised: the approximate index of them.
         exhaustive: the same rows, all compared.
+        released: rows of the pictures that rivals will prepare.
         seed: of the identifiers, and of the start of each activation.
     """
 
     paths: list[Path]
     names: list[str]
     references: npt.NDArray[np.float32]
-    extractor: FastExtractor
+    extractor: Extractor
+    fast: FastExtractor
     quantised: ReferenceIndex
     exhaustive: ReferenceIndex
+    released: list[int]
     seed: int = 0
 
     def picture(self, row: int) -> Image.Image:
@@ -57,7 +62,7 @@ class Scan:
         kind: `bits` compares hashes by Hamming distance, `floats` vectors, `cells` opens cells of an IVF-PQ index.
         width: bits of a hash, or numbers of a vector.
         nprobe: cells opened.
-        times: scans per look-up.
+        times: scans per look-up; of cells, rows that a picture has.
     """
 
     kind: Literal["bits", "floats", "cells"]
@@ -175,7 +180,7 @@ class Described(Rival):
 
     def __init__(self, bench: Bench, index: ReferenceIndex, nprobe: int | None = None) -> None:
         self.bench, self.index, self.nprobe = bench, index, nprobe
-        self.extractor = bench.extractor
+        self.extractor = bench.fast
 
     @torch.no_grad()
     def describe(self, picture: Image.Image) -> npt.NDArray[np.float32]:
