@@ -182,6 +182,7 @@ class Search:
             loss_f=setting.settings.loss_f,
             target=self.options.target,
             temperature=setting.settings.temperature,
+            anchor=setting.settings.anchor,
             nprobe=self.options.loss_nprobe or self.options.nprobe,
             device=self.options.device,
         )

@@ -4,9 +4,9 @@
 
 Some of the references (`--activate`, or drawn) get 1 to 4 rows each, in the cells that simulated edits of them fall
 into; the others have one, and in the last line as many. The same edited copies as in frontier.py are searched, of the
-pictures as they are and as they are released. Beside R@1: rows scanned per query, bytes per picture (codes, ids, owners),
-µAP, and the share of pictures that match nothing but are taken for matches, at the threshold that lets 1 % of them through
-where every picture has one row; and R@1 of other pictures' copies.
+pictures as they are and as they are released. Beside R@1: rows scanned per query, bytes per picture (codes, ids,
+owners), µAP, and the share of pictures that match nothing but are taken for matches, at the threshold that lets 1 % of
+them through where every picture has one row; and R@1 of other pictures' copies.
 """
 
 import argparse

@@ -13,8 +13,8 @@ from torch import Tensor
 from aindex.activation.perceptual import LUMINANCE, jnd_map
 from aindex.activation.settings import ActivationSettings
 from aindex.descriptors.preprocess import IMAGENET_STD, normalise, resize
-from aindex.descriptors.resizing import resize_planes
-from aindex.edits.differentiable import draw, edited
+from aindex.descriptors.resizing import PlaneResize
+from aindex.edits.differentiable import Edits, draw, edited, sent
 from aindex.parallel import side_by_side
 
 Item = TypeVar("Item")
@@ -87,6 +87,10 @@ class Canvas:
         self._base = normalise(resize(pixels, size))
         self._view_side = size * VIEW_SIZE if self._is_full else side
         self._picture = resize(pixels, self._view_side) if settings.views else None
+        if self._is_full:
+            # made here: the weights of a resize are sent to the device, and a loop of many sizes would forget them
+            self._to_input = PlaneResize(self.shape, size, image.device)
+            self._to_picture = PlaneResize(self.shape, self._view_side, image.device)
         if settings.min_psnr is not None:
             self._set_budget(settings.min_psnr)
 
@@ -111,13 +115,13 @@ class Canvas:
     def input(self, change: Tensor) -> Tensor:
         """What the extractor sees of the changed image, 3×R×R."""
         if self._is_full:
-            return self._base + resize_planes(change, self._size)
+            return self._base + self._to_input(change)
         return self._base + (F.avg_pool2d(change, self._times) if self._times > 1 else change)
 
     def picture(self, change: Tensor) -> Tensor:
         """The changed image to be edited, 3×S×S in [0, 1], S a multiple of R."""
         assert self._picture is not None
-        change = resize_planes(change, self._view_side) if self._is_full else change
+        change = self._to_picture(change) if self._is_full else change
         return (self._picture + change * self._std).clamp(0, 1)
 
     @torch.no_grad()
@@ -175,7 +179,7 @@ class Canvases:
         self._device = images[0].device
         self._canvases = self._each(lambda image: Canvas(image, size, settings), images)
         self.deltas = self._each(lambda i: self._canvases[i].start(seeds[i]), range(len(images)))
-        self._rngs = [random.Random(seed) for seed in seeds]
+        self._edits = iter(self._drawn(seeds))
 
     def constrain(self) -> list[Tensor]:
         """The present change of each image, 3×h×w: h ⊙ α ⊙ tanh δ, within the budget."""
@@ -192,14 +196,22 @@ class Canvases:
             return []
         pairs = zip(self._canvases, changes, strict=True)
         pictures = torch.stack([canvas.picture(change) for canvas, change in pairs])
-        copies = []
-        for _ in range(self._settings.views):
-            drawn = [
-                draw(rng, canvas.aspect, self._settings.edits)
-                for rng, canvas in zip(self._rngs, self._canvases, strict=True)
-            ]
-            copies.append(normalise(edited(pictures, drawn, self._size)))
-        return copies
+        views = [next(self._edits) for _ in range(self._settings.views)]
+        return [normalise(edited(pictures, view, self._size)) for view in views]
+
+    def _drawn(self, seeds: Sequence[int]) -> list[Edits]:
+        """The edits of all views of a run, iteration by iteration, before the loop: sending them waits for a GPU."""
+        rngs = [random.Random(seed) for seed in seeds]
+        return sent(
+            [
+                [
+                    draw(rng, canvas.aspect, self._settings.edits)
+                    for rng, canvas in zip(rngs, self._canvases, strict=True)
+                ]
+                for _ in range(self._settings.iterations * self._settings.views)
+            ],
+            self._device,
+        )
 
     def changes(self) -> list[Tensor]:
         """x' − x of each image in normalised space at its own size, 3×H×W."""

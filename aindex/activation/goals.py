@@ -66,20 +66,25 @@ class AssignmentGoal:
 
     The probability is a softmax over the index's own choices (coarse cells, codewords, bits) of their scores over a
     temperature; of several choices it is the product. Within a cell the code tells rows apart, so the image itself,
-    not its copies, is drawn to the nearest of its codes as well: 1 − cosine similarity is added.
+    not its copies, is drawn to the nearest of its codes as well: 1 − cosine similarity is added. And image and copies
+    may be held where the row's own descriptor lies: an index that is trained anew draws its borders elsewhere.
 
     Attributes:
         choices: what the index chooses among.
         right: B×M×r, numbers of the points that count as right, one for each row of the image.
         targets: B×r×d, what the index stores for these rows, decoded.
+        rows: B×r×d, the descriptors that the rows are made of.
         temperature: of the softmax, in squared distances.
+        anchor: weight of 1 − cosine similarity to the nearest of `rows`.
         nprobe: cells that a search visits: a right cell need only be among so many.
     """
 
     choices: Choices
     right: Tensor
     targets: Tensor
+    rows: Tensor
     temperature: float = 0.05
+    anchor: float = 0.0
     nprobe: int = 1
 
     def __call__(self, descriptors: Tensor) -> Tensor:
@@ -92,8 +97,9 @@ class AssignmentGoal:
             ],
             dim=1,
         )
+        away = 1 - F.cosine_similarity(descriptors.unsqueeze(-2), self.rows, dim=-1).amax(dim=-1)
         near = F.cosine_similarity(descriptors[0].unsqueeze(-2), self.targets, dim=-1).amax(dim=-1)
-        return image_and_copies(outside) + 1 - near
+        return image_and_copies(outside + self.anchor * away) + 1 - near
 
     def _outside(self, rows: Tensor, right: Tensor) -> Tensor:
         """Minus log-probabilities of one image's descriptors, 1+V, from N×M×K scores."""
@@ -122,6 +128,7 @@ class GoalMaker:
         loss_f: `cossim` or `mse` to a target, or `assignment`.
         target: which target (see `Quantiser.targets`); `assignment` has none.
         temperature: of `assignment`.
+        anchor: of `assignment`.
         nprobe: cells that searches will visit, for `assignment`.
         device: of the descriptors.
 
@@ -137,6 +144,7 @@ class GoalMaker:
         loss_f: FeatureLoss = "cossim",
         target: Target = "pq_recons",
         temperature: float = 0.05,
+        anchor: float = 0.0,
         nprobe: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -146,7 +154,7 @@ class GoalMaker:
                 "directions, or assignment"
             )
         self._quantiser, self._loss_f, self._target = quantiser, loss_f, target
-        self._temperature, self._nprobe, self._device = temperature, nprobe, device
+        self._temperature, self._anchor, self._nprobe, self._device = temperature, anchor, nprobe, device
         self._choices = quantiser.choices().to(device) if loss_f == "assignment" else None
 
     def __call__(self, rows: Sequence[Tensor]) -> Goal:
@@ -170,6 +178,8 @@ class GoalMaker:
             self._choices,
             right.transpose(1, 2).contiguous().to(self._device),
             stored.to(self._device),
+            padded.view(shape).to(self._device),
             self._temperature,
+            self._anchor,
             self._nprobe,
         )

@@ -55,6 +55,8 @@ class ActivationModule(LightningModule):
         loss_f: what is minimised: `cossim` minus the cosine similarity to the target, `mse` the squared distance;
             `assignment` minus the log-probability that the index files the image where its row lies.
         temperature: of `assignment`, in squared distances.
+        anchor: weight, within `assignment`, of staying near the unchanged image's descriptor, for indexes that will be
+            trained anew.
         lambda_f: weight of the feature loss.
         lambda_i: weight of the image loss.
         scaling: strength of the change, in just-noticeable differences.
@@ -83,6 +85,7 @@ class ActivationModule(LightningModule):
         target: Target = "pq_recons",
         loss_f: FeatureLoss = "cossim",
         temperature: float = 0.05,
+        anchor: float = 0.0,
         lambda_f: float = 1.0,
         lambda_i: float = 0.01,
         scaling: float = 3.0,
@@ -109,6 +112,7 @@ class ActivationModule(LightningModule):
             iterations=iterations,
             loss_f=loss_f,
             temperature=temperature,
+            anchor=anchor,
             lambda_f=lambda_f,
             lambda_i=lambda_i,
             scaling=scaling,
@@ -189,6 +193,7 @@ class ActivationModule(LightningModule):
             loss_f=self.settings.loss_f,
             target=self.target,
             temperature=self.settings.temperature,
+            anchor=self.settings.anchor,
             nprobe=nprobe,
             device=self.device,
         )

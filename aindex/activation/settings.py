@@ -20,6 +20,7 @@ class ActivationSettings:
         loss_f: what is minimised in descriptor space: `cossim` or `mse`, the distance to a target; `assignment`, minus
             the log-probability that the index files the image and its copies where the image's row lies.
         temperature: of `assignment`, in squared distances.
+        anchor: weight, within `assignment`, of staying near the unchanged image's descriptor.
         lambda_f: weight of the feature loss.
         lambda_i: weight of the image loss.
         scaling: how many just-noticeable differences |δ'| = 1 is worth.
@@ -36,6 +37,7 @@ class ActivationSettings:
     iterations: int = 10
     loss_f: FeatureLoss = "cossim"
     temperature: float = 0.05
+    anchor: float = 0.0
     lambda_f: float = 1.0
     lambda_i: float = 0.01
     scaling: float = 3.0
@@ -48,7 +50,7 @@ class ActivationSettings:
     edits: EditSettings = field(default_factory=EditSettings)
 
     def __post_init__(self) -> None:
-        for name in ("lambda_f", "lambda_i", "scaling"):
+        for name in ("lambda_f", "lambda_i", "scaling", "anchor"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:  # NaN is neither
                 raise ConfigError(

@@ -56,6 +56,7 @@ class ReleaseRun:
             loss_f=self._preset.settings.loss_f,
             target=self._preset.target,
             temperature=self._preset.settings.temperature,
+            anchor=self._preset.settings.anchor,
             nprobe=equipment.index.nprobe,
             device=equipment.settings.device or "cpu",
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -144,8 +145,9 @@ def describe(
     ) as bar:
         for batch, (pixels, reasons) in zip(batches, _guarded(loader), strict=True):
             _require_folder(root, reasons)
-            blank = pixels.new_zeros(slots - len(pixels), *pixels.shape[1:])
-            rows = run(torch.cat([pixels, blank]).to(device, non_blocking=True))[: len(batch)]
+            # filled up there: a copy made here would not lie in pinned memory
+            pixels = pixels.to(device, non_blocking=True)
+            rows = run(F.pad(pixels, (0, 0) * 3 + (0, slots - len(pixels))))[: len(batch)]
             yield _described(batch, rows.cpu().numpy(), reasons, images)
             bar.update(len(batch))
 

@@ -1,5 +1,7 @@
 """What every extractor sees: ImageNet-normalised pixels, then resized to a square."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -40,4 +42,11 @@ def prepare(image: Image.Image, size: int) -> Tensor:
 
 
 def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+    return _sent(values, like.dtype, like.device)[:, None, None]
+
+
+@lru_cache(maxsize=64)
+def _sent(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Constants on a device, sent once: the activation loop would wait for them in every iteration."""
+    with torch.inference_mode(False):  # kept, and gradients flow through what they scale
+        return torch.tensor(values, dtype=dtype, device=device)

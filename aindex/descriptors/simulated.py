@@ -13,7 +13,7 @@ from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import Matrix
 from aindex.descriptors.inference import FastExtractor, fast_extractor
 from aindex.descriptors.preprocess import normalise, resize
-from aindex.edits.differentiable import EditSettings, draw, edited
+from aindex.edits.differentiable import EditSettings, draw, edited, sent
 from aindex.errors import ImageReadError
 from aindex.parallel import side_by_side
 from aindex.seeding import derive_seed
@@ -75,6 +75,7 @@ def _describe(
     rng, aspect = random.Random(derive_seed(seed, name, "rows")), pixels.shape[2] / pixels.shape[1]
     views = [draw(rng, aspect, settings) for _ in range(copies)]
     picture = resize(pixels, _SIZE * fast.input_size)
-    rows = edited(picture.expand(copies, -1, -1, -1).contiguous(), views, fast.input_size)
+    (edits,) = sent([views], fast.device)
+    rows = edited(picture.expand(copies, -1, -1, -1).contiguous(), edits, fast.input_size)
     descriptors: Matrix = fast(normalise(rows).contiguous(memory_format=torch.channels_last)).cpu().numpy()
     return descriptors

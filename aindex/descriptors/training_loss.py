@@ -20,7 +20,8 @@ def info_nce(descriptors: Tensor, image_ids: Tensor, *, temperature: float) -> T
     logits = (descriptors @ descriptors.T / temperature).masked_fill(itself, -torch.inf)
     log_probabilities = logits - logits.logsumexp(1, keepdim=True)
     same = (image_ids[:, None] == image_ids) & ~itself
-    return -log_probabilities[same].mean()
+    # chosen by a mask as an index, the views would have to be counted first, for which the CPU waits for the GPU
+    return -log_probabilities.masked_fill(~same, 0).sum() / same.sum()
 
 
 def koleo(descriptors: Tensor, image_ids: Tensor, *, eps: float = 1e-8) -> Tensor:

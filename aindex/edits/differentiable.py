@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 
+from aindex.edits import ordered
 from aindex.errors import ConfigError
 
 Family = Literal[
@@ -210,60 +211,105 @@ _DRAW: dict[Family, Callable[[View, random.Random, float, EditSettings], None]] 
 }  # fmt: skip
 
 
-def edited(pictures: Tensor, views: Sequence[View], size: int) -> Tensor:
+_FACTORS = ("saturation", "contrast", "brightness")
+
+
+@dataclass(frozen=True)
+class Edits:
+    """One edit of each of B pictures.
+
+    Attributes:
+        views: B.
+        numbers: B×13 float64, on the pictures' device: those that many pictures are treated with at once (θ, fill,
+            the patch's colour, factors), 0 where an edit has none.
+    """
+
+    views: Sequence[View]
+    numbers: Tensor
+
+    def some(self, chosen: Sequence[int]) -> "Edits":
+        """Those of some of the pictures."""
+        return Edits([self.views[i] for i in chosen], _picked(self.numbers, chosen))
+
+    def columns(self, first: int, last: int, like: Tensor) -> Tensor:
+        """Numbers `first` to `last` of each edit, B×…×1×1."""
+        return self.numbers[:, first:last].to(like.dtype)[:, :, None, None]
+
+    def factor(self, name: str, like: Tensor) -> Tensor:
+        """B×1×1×1."""
+        place = 10 + _FACTORS.index(name)
+        return self.columns(place, place + 1, like)
+
+
+def sent(drawn: Sequence[Sequence[View]], device: torch.device | str) -> list[Edits]:
+    """Edits of B pictures each, ready for a device: all of them in one transfer, since each one waits for a GPU."""
+    if not drawn:
+        return []
+    numbers = torch.tensor([[_numbers(view) for view in views] for views in drawn], dtype=torch.float64)
+    _jpeg_constants(numbers.to(device).device)  # kept from now on
+    return [Edits(views, rows) for views, rows in zip(drawn, numbers.to(device), strict=True)]
+
+
+def _numbers(view: View) -> list[float]:
+    theta, colour = view.theta or (0.0,) * 6, view.patch[4] if view.patch else (0.0,) * 3
+    return [*theta, view.fill, *colour, *(getattr(view, name) or 0.0 for name in _FACTORS)]
+
+
+def edited(pictures: Tensor, edits: Edits, size: int) -> Tensor:
     """Each picture after its edit.
 
     No picture's pixels depend on the others': what a batch is treated with at once rounds each by itself.
 
     Args:
         pictures: B×3×S×S in [0, 1], S a multiple of R.
-        views: B edits.
+        edits: of these B pictures, on their device.
         size: R.
 
     Returns:
         B×3×R×R in [0, 1].
     """
     factor = pictures.shape[-1] // size
-    rows = _those(pictures, views, "jpeg", lambda x, v: _each(x, v, "jpeg", compressed))
-    rows = _those(rows, views, "theta", warped)
+    rows = _those(pictures, edits, "jpeg", lambda x, e: _each(x, e, "jpeg", compressed))
+    rows = _those(rows, edits, "theta", warped)
     rows = F.avg_pool2d(rows, factor) if factor > 1 else rows
-    rows = _those(rows, views, "patch", patched)
-    rows = _those(rows, views, "hue", lambda x, v: _each(x, v, "hue", tvf.adjust_hue))
-    rows = _those(rows, views, "saturation", lambda x, v: _blend(_grey(x), x, _column(v, "saturation", x)))
-    rows = _those(rows, views, "contrast", lambda x, v: _blend(_mean(_grey(x)), x, _column(v, "contrast", x)))
-    rows = _those(rows, views, "brightness", lambda x, v: (x * _column(v, "brightness", x)).clamp(0, 1))
-    return _those(rows, views, "blur", lambda x, v: _each(x, v, "blur", blurred))
+    rows = _those(rows, edits, "patch", patched)
+    rows = _those(rows, edits, "hue", lambda x, e: _each(x, e, "hue", tvf.adjust_hue))
+    rows = _those(rows, edits, "saturation", lambda x, e: _blend(_grey(x), x, e.factor("saturation", x)))
+    rows = _those(rows, edits, "contrast", lambda x, e: _blend(_mean(_grey(x)), x, e.factor("contrast", x)))
+    rows = _those(rows, edits, "brightness", lambda x, e: (x * e.factor("brightness", x)).clamp(0, 1))
+    return _those(rows, edits, "blur", lambda x, e: _each(x, e, "blur", blurred))
 
 
-def warped(pictures: Tensor, views: Sequence[View]) -> Tensor:
+def warped(pictures: Tensor, edits: Edits) -> Tensor:
     """Each picture on its canvas, B×3×S×S, bilinear; beyond it the view's grey."""
     axis = _axis(pictures)
-    theta = torch.tensor([view.theta for view in views], dtype=pictures.dtype, device=pictures.device)
-    a, b, c, d, e, f = theta.T.reshape(6, -1, 1, 1)
+    a, b, c, d, e, f = edits.columns(0, 6, pictures).unbind(1)  # B×1×1 each
     across, down = axis.view(1, 1, -1), axis.view(1, -1, 1)
     grid = torch.stack([a * across + b * down + c, d * across + e * down + f], dim=-1)  # B×S×S×2
-    fill = _column(views, "fill", pictures)
+    fill = edits.columns(6, 7, pictures)
+    if pictures.device.type != "cpu":
+        return ordered.grid_sample(pictures - fill, grid) + fill
     return F.grid_sample(pictures - fill, grid, padding_mode="zeros", align_corners=False) + fill
 
 
-def patched(pictures: Tensor, views: Sequence[View]) -> Tensor:
+def patched(pictures: Tensor, edits: Edits) -> Tensor:
     """Each picture with a box or an oval of one colour on it."""
     axis, covers = _axis(pictures), []
-    for view in views:
+    for view in edits.views:
         assert view.patch is not None
         x, y, width, height, _, opacity, is_oval = view.patch
         across, down = ((axis - x) / width).abs().view(1, -1), ((axis - y) / height).abs().view(-1, 1)
         inside = across.square() + down.square() <= 1 if is_oval else (across <= 1) & (down <= 1)
         covers.append(inside * opacity)
     cover = torch.stack(covers)[:, None]
-    colours = [view.patch[4] for view in views if view.patch]
-    colour = torch.tensor(colours, dtype=pictures.dtype, device=pictures.device).view(-1, 3, 1, 1)
-    return pictures * (1 - cover) + colour * cover
+    return pictures * (1 - cover) + edits.columns(7, 10, pictures) * cover
 
 
 def blurred(picture: Tensor, deviation: float) -> Tensor:
     """Gaussian blur of one picture, cut at three standard deviations."""
     radius = min(math.ceil(3 * deviation), min(picture.shape[-2:]) - 1)
+    if picture.device.type != "cpu":
+        return ordered.gaussian_blur(picture, radius, deviation)
     smooth: Tensor = tvf.gaussian_blur(picture, [2 * radius + 1] * 2, [deviation] * 2)
     return smooth
 
@@ -284,7 +330,7 @@ def compressed(picture: Tensor, quality: float) -> Tensor:
 
 def _jpeg_decoded(picture: Tensor, quality: float) -> Tensor:
     height, width = picture.shape[-2:]
-    to_ycc, luminance, chrominance, dct = (part.to(picture.device) for part in _jpeg_constants())
+    to_ycc, to_rgb, luminance, chrominance, dct = _jpeg_constants(picture.device)
     scale = (5000 / quality if quality < 50 else 200 - 2 * quality) / 100
     padded = F.pad(picture[None], (0, -width % 16, 0, -height % 16), mode="replicate")[0]
     planes = torch.tensordot(to_ycc, 255 * padded, 1)  # Y − 128 and the two chroma planes about zero
@@ -294,7 +340,7 @@ def _jpeg_decoded(picture: Tensor, quality: float) -> Tensor:
     colour = _quantised(coarse, (chrominance * scale).round().clamp(1, 255), dct)
     colour = F.interpolate(colour[None], scale_factor=2, mode="bilinear")[0]
     ycc = torch.cat([bright + 128, colour])
-    decoded: Tensor = torch.tensordot(torch.linalg.inv(to_ycc), ycc, 1)
+    decoded: Tensor = torch.tensordot(to_rgb, ycc, 1)
     return (decoded[:, :height, :width].round() / 255).clamp(0, 1)
 
 
@@ -308,9 +354,9 @@ def _quantised(planes: Tensor, table: Tensor, dct: Tensor) -> Tensor:
     return decoded.reshape(planes.shape)
 
 
-@lru_cache(maxsize=1)
-def _jpeg_constants() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Matrix to YCbCr, quantisation tables of luminance and chrominance, matrix of the DCT."""
+@lru_cache(maxsize=16)
+def _jpeg_constants(device: torch.device) -> tuple[Tensor, ...]:
+    """Matrices to and from YCbCr, quantisation tables of luminance and chrominance, matrix of the DCT."""
     to_ycc = torch.tensor([
         [0.299, 0.587, 0.114],
         [-0.299 / 1.772, -0.587 / 1.772, 0.5],
@@ -329,28 +375,29 @@ def _jpeg_constants() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     position = torch.arange(8, dtype=torch.float32)
     dct = torch.cos((2 * position + 1) * position[:, None] * math.pi / 16) / 2
     dct[0] /= math.sqrt(2)
-    return to_ycc, luminance, chrominance, dct
+    parts = (to_ycc, torch.linalg.inv(to_ycc), luminance, chrominance, dct)
+    return tuple(part.to(device) for part in parts)
 
 
-def _those(
-    rows: Tensor, views: Sequence[View], name: str, edit: Callable[[Tensor, Sequence[View]], Tensor]
-) -> Tensor:
+def _those(rows: Tensor, edits: Edits, name: str, edit: Callable[[Tensor, Edits], Tensor]) -> Tensor:
     """Rows with an edit applied to those whose view has it."""
-    chosen = [i for i, view in enumerate(views) if getattr(view, name) is not None]
+    chosen = [i for i, view in enumerate(edits.views) if getattr(view, name) is not None]
     if not chosen:
         return rows
-    where = torch.tensor(chosen, device=rows.device)
-    return rows.index_copy(0, where, edit(rows[where], [views[i] for i in chosen]))
+    pieces = list(rows)
+    for i, changed in zip(chosen, edit(_picked(rows, chosen), edits.some(chosen)), strict=True):
+        pieces[i] = changed
+    return torch.stack(pieces)
 
 
-def _each(rows: Tensor, views: Sequence[View], name: str, edit: Callable[[Tensor, float], Tensor]) -> Tensor:
+def _picked(rows: Tensor, chosen: Sequence[int]) -> Tensor:
+    """Some of the rows; their numbers as a tensor would have to be sent to the device first."""
+    return torch.stack([rows[i] for i in chosen])
+
+
+def _each(rows: Tensor, edits: Edits, name: str, edit: Callable[[Tensor, float], Tensor]) -> Tensor:
     """One after the other, where the edit takes one picture and one number."""
-    return torch.stack([edit(row, getattr(view, name)) for row, view in zip(rows, views, strict=True)])
-
-
-def _column(views: Sequence[View], name: str, like: Tensor) -> Tensor:
-    values = [getattr(view, name) for view in views]
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1, 1)
+    return torch.stack([edit(row, getattr(view, name)) for row, view in zip(rows, edits.views, strict=True)])
 
 
 def _axis(like: Tensor) -> Tensor:

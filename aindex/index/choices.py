@@ -73,7 +73,7 @@ class Choices:
             rows = step(rows)
         rows = rows[:, self.columns]  # N×M×s
         if self.additive:
-            own = self.points[torch.arange(len(right)), right[:, 0]]  # M×s
+            own = self.points[torch.arange(len(right), device=right.device), right[:, 0]]  # M×s
             rows = rows - (own.sum(dim=0) - own)
         products = torch.einsum("nms,mks->nmk", rows, self.points)
         return products if self.by_product else 2 * products - self.points.square().sum(dim=-1)

@@ -57,6 +57,7 @@ def test_assignment_by_hand() -> None:
         cells(torch.tensor([[1.0, 0.0], [-2.0, 0.0]])),
         right=torch.tensor([[[0]], [[1]]]),
         targets=torch.tensor([[[0.0, 1.0]], [[0.0, 1.0]]]),
+        rows=torch.tensor([[[0.0, 1.0]], [[0.0, 1.0]]]),
         temperature=2.0,
     )
     loss = goal(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]))
@@ -68,24 +69,25 @@ def test_assignment_by_hand() -> None:
 def test_several_cells_may_be_right() -> None:
     points, descriptors = unit_rows(5, 2), unit_rows(3, 3)
     right = torch.tensor([[[0, 3]], [[2, 2]], [[4, 1]]])
-    goal = AssignmentGoal(cells(points), right, descriptors[:, None], temperature=0.3)
+    goal = AssignmentGoal(cells(points), right, descriptors[:, None], descriptors[:, None], temperature=0.3)
     probabilities = torch.softmax(-torch.cdist(descriptors, points).square() / 0.3, dim=1)
     expected = [-(p[r[0].unique()].sum()).log().item() for p, r in zip(probabilities, right, strict=True)]
     assert goal(descriptors[None]).tolist() == pytest.approx(expected, abs=1e-5)
 
 
+def at_cell_two(points: Tensor, descriptor: Tensor, nprobe: int) -> AssignmentGoal:
+    return AssignmentGoal(cells(points), torch.tensor([[[2]]]), descriptor, descriptor, 0.05, nprobe=nprobe)
+
+
 def test_with_more_visits_near_wrong_cells_do_no_harm() -> None:
     points = torch.tensor([[1.0, 0.0], [0.9, 0.0], [0.8, 0.0], [-1.0, 0.0]])
     descriptor = torch.tensor([[[1.0, 0.0]]])
-    losses = [
-        float(AssignmentGoal(cells(points), torch.tensor([[[2]]]), descriptor, 0.05, nprobe)(descriptor))
-        for nprobe in (1, 2, 3, 4)
-    ]
+    losses = [float(at_cell_two(points, descriptor, nprobe)(descriptor)) for nprobe in (1, 2, 3, 4)]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > 1  # two nearer cells
     assert losses[2] < 1e-6  # both are visited anyway
     assert losses[3] == pytest.approx(0, abs=1e-6)
-    everywhere = AssignmentGoal(cells(points), torch.tensor([[[2]]]), descriptor, 0.05, 9)
+    everywhere = at_cell_two(points, descriptor, 9)
     moved = descriptor.clone().requires_grad_()
     everywhere(moved).sum().backward()
     assert moved.grad is not None
@@ -110,7 +112,7 @@ def test_the_loss_is_least_where_the_index_files_the_vector(
                 other = right[i].clone()
                 other[m] = point
                 goal = AssignmentGoal(
-                    choices, other.view(1, -1, 1), stored[i : i + 1, None], temperature=0.05
+                    choices, other.view(1, -1, 1), stored[i : i + 1, None], rows[i : i + 1, None]
                 )
                 return float(goal(rows[None, i : i + 1]))
 
@@ -131,7 +133,7 @@ def test_gradients_to_a_target(loss_f: Any) -> None:
 def test_gradients_of_assignment(
     quantiser: Callable[[str], Quantiser], idx_factory: str, nprobe: int
 ) -> None:
-    make = GoalMaker(quantiser(idx_factory), loss_f="assignment", temperature=0.3, nprobe=nprobe)
+    make = GoalMaker(quantiser(idx_factory), loss_f="assignment", temperature=0.3, anchor=2.0, nprobe=nprobe)
     goal = in_double(make(unit_rows(2, 8).split(1)))
     noise = torch.randn(3, 2, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     descriptors = unit_rows(2, 8).double() + 0.1 * noise
@@ -146,7 +148,7 @@ def in_double(goal: Goal) -> AssignmentGoal:
 
     steps = tuple(Step(*(double(part) for part in vars(step).values())) for step in goal.choices.steps)
     choices = replace(goal.choices, steps=steps, points=goal.choices.points.double())
-    return replace(goal, choices=choices, targets=goal.targets.double())
+    return replace(goal, choices=choices, targets=goal.targets.double(), rows=goal.rows.double())
 
 
 def test_an_image_s_loss_does_not_depend_on_the_others(quantiser: Callable[[str], Quantiser]) -> None:
@@ -166,6 +168,17 @@ def test_goals_are_drawn_to_what_the_index_stores(quantiser: Callable[[str], Qua
     assert torch.equal(GoalMaker(made, loss_f="assignment")(alone).targets[:, 0], stored)
     half = GoalMaker(made, target="ivf_cluster_half")(alone).targets
     assert torch.equal(half[:, 0], made.targets(rows, "ivf_cluster_half"))
+
+
+def test_an_anchor_holds_images_and_copies_at_their_rows(quantiser: Callable[[str], Quantiser]) -> None:
+    made, rows = quantiser("IVF8,PQ4x4"), unit_rows(2, 10)
+    free, held = (GoalMaker(made, loss_f="assignment", anchor=w)(rows.split(1)) for w in (0.0, 3.0))
+    at_home = rows.expand(3, 2, 16)
+    torch.testing.assert_close(free(at_home), held(at_home))
+    away = torch.stack([rows, rows.roll(1, 1), rows.roll(2, 1)])
+    cosines = torch.cosine_similarity(away, rows, dim=-1)
+    expected = 3 * ((1 - cosines[0]) + (1 - cosines[1:]).mean(dim=0))
+    torch.testing.assert_close(held(away) - free(away), expected)
 
 
 @pytest.mark.parametrize("loss_f", ["cossim", "mse", "assignment"])

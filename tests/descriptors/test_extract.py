@@ -74,6 +74,7 @@ def test_torchscript(pictures, tiny_extractor, tiny_script):
     )
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu(pictures, tiny_script, tiny_extractor):
     scripted = Extractor(torch.jit.load(str(tiny_script)), name="tiny", input_size=32)

@@ -37,6 +37,7 @@ def test_to_moves_the_held_module(extractor):
     assert extractor(torch.rand(1, 3, 32, 32, dtype=torch.float64)).dtype == torch.float64
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_to_gpu_and_back(extractor):
     pixels = torch.rand(1, 3, 32, 32)

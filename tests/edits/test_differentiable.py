@@ -24,6 +24,7 @@ from aindex.edits.differentiable import (
     draw,
     edited,
     rotation,
+    sent,
     window,
 )
 from aindex.errors import ConfigError
@@ -45,7 +46,7 @@ def squeezed(image: Image.Image, side: int = SIDE) -> Tensor:
 
 
 def apply(image: Image.Image, view: View, side: int = SIDE) -> npt.NDArray[np.float64]:
-    return 255 * edited(squeezed(image, side)[None], [view], side)[0].double().numpy()
+    return 255 * edited(squeezed(image, side)[None], sent([[view]], "cpu")[0], side)[0].double().numpy()
 
 
 def wanted(image: Image.Image, side: int = SIDE) -> npt.NDArray[np.float64]:
@@ -157,7 +158,7 @@ def test_gradients_equal_finite_differences(view: View) -> None:
     # torchvision shifts hues in float32
     eps, atol = (1e-3, 2e-2) if view.hue else (1e-6, 1e-4)
     assert torch.autograd.gradcheck(
-        lambda x: edited(x, [view], 4), pixels.requires_grad_(), eps=eps, atol=atol
+        lambda x: edited(x, sent([[view]], "cpu")[0], 4), pixels.requires_grad_(), eps=eps, atol=atol
     )
 
 
@@ -166,12 +167,13 @@ def test_every_picture_has_its_own_edit_whatever_the_others(picture: Image.Image
     rng = random.Random(1)
     for _ in range(30):
         views = [draw(rng, 1.5, EditSettings()) for _ in pictures]
-        together = edited(pictures, views, SIDE // 2)
+        edits = sent([views], "cpu")[0]
+        together = edited(pictures, edits, SIDE // 2)
         assert together.shape == (3, 3, SIDE // 2, SIDE // 2)
         assert together.min() >= 0
         assert together.max() <= 1 + 1e-6
         for i in range(3):
-            assert torch.equal(together[i], edited(pictures[i : i + 1], views[i : i + 1], SIDE // 2)[0])
+            assert torch.equal(together[i], edited(pictures[i : i + 1], edits.some([i]), SIDE // 2)[0])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -180,7 +182,7 @@ def test_each_family_changes_the_picture(picture: Image.Image, family: Family) -
     rng = random.Random(7)
     views = [draw(rng, 1.5, settings) for _ in range(8)]
     pictures = squeezed(picture).expand(8, 3, SIDE, SIDE)
-    changes = (edited(pictures, views, SIDE) - pictures).abs().mean((1, 2, 3))
+    changes = (edited(pictures, sent([views], "cpu")[0], SIDE) - pictures).abs().mean((1, 2, 3))
     assert changes.max() > 1 / 255
 
 
