@@ -30,6 +30,7 @@ class Active(Passive):
             loss_f=settings.loss_f,
             target=self.preset.target,
             temperature=settings.temperature,
+            anchor=settings.anchor,
             nprobe=nprobe,
         )
 
