@@ -210,13 +210,36 @@ def render(
     configs: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The page as text; everything that comes from a run is escaped."""
+    sections = [make(series) for make in ALL_SECTIONS]
+    return render_page(
+        title=title,
+        kind=kind,
+        tiles=tiles,
+        sections=[section for section in sections if section.tables or section.charts],
+        numbers=numbers_section(series),
+        cards=cards,
+        cards_text=cards_text,
+        configs=configs,
+    )
+
+
+def render_page(
+    *,
+    title: str,
+    kind: str,
+    sections: Sequence[Section],
+    numbers: Section,
+    tiles: Sequence[Tile] = (),
+    cards: Sequence[Card] = (),
+    cards_text: str = "",
+    configs: Sequence[tuple[str, str]] = (),
+) -> str:
+    """A page in the report's form, of any sections: `sections` above the examples, `numbers` below them."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     loader = PackageLoader("aindex.evaluation", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    sections = [make(series) for make in ALL_SECTIONS]
-    shown: list[Section] = [section for section in sections if section.tables or section.charts]
     style = Markup(loader.get_source(environment, "report.css")[0])
     page = environment.get_template("report.html.j2")
     return page.render(
@@ -224,8 +247,8 @@ def render(
         kind=kind,
         style=style,
         tiles=tiles,
-        sections=shown,
-        numbers=numbers_section(series),
+        sections=sections,
+        numbers=numbers,
         cards=cards,
         cards_text=cards_text,
         configs=configs,

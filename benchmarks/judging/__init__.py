@@ -1,0 +1,1 @@
+"""How rivals are tried and judged: the same pictures, the same copies, the same question."""
