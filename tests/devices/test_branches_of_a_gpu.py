@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.accelerators import CUDAAccelerator
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -166,6 +167,8 @@ class Cluster(LightningEnvironment):
 
 @pytest.fixture
 def second_of_two(monkeypatch: pytest.MonkeyPatch) -> IndependentDDP:
+    # the strategy tells all of Lightning that this process is the second: afterwards it is the only one again
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
     devices = [torch.device("cuda", 0), torch.device("cuda", 1)]
     return IndependentDDP(
         accelerator=CUDAAccelerator(), parallel_devices=devices, cluster_environment=Cluster()

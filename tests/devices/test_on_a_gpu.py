@@ -197,7 +197,7 @@ def test_the_extractor_s_training_step() -> None:
             device
         )
         training.log_dict = lambda values, **options: None  # type: ignore[method-assign, assignment]
-        optimizer = torch.optim.SGD(training.parameters(), lr=0.05)
+        optimizer = torch.optim.SGD(training.parameters(), lr=0.002)  # larger steps magnify rounding
         generator = torch.Generator().manual_seed(4)
         views = torch.randint(0, 256, (2, 8, 3, 64, 64), dtype=torch.uint8, generator=generator).to(device)
         batch = (views[0], views[1], torch.arange(8, device=device))
