@@ -1,5 +1,6 @@
 """What a batch's activation leaves behind: released pixels, their measures, and statistics per iteration."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,19 +93,18 @@ class Curves:
         return {name: value.mean(dim=1).tolist() for name, value in values.items() if value is not None}
 
 
-def failures(
-    deltas: Sequence[Tensor], changes: Sequence[Tensor], losses: Sequence[Tensor]
-) -> list[str | None]:
+@torch.no_grad()
+def failures(deltas: list[Tensor], squares: Tensor, losses: Sequence[Tensor]) -> list[str | None]:
     """Per image None, or what of it is not finite; rounded to 8 bits it would be some picture all the same.
 
     Args:
         deltas: δ of B images after the last step.
-        changes: what δ makes of each.
+        squares: mean square of the change that δ makes of each, B.
         losses: of each iteration, 3×B.
     """
     parts = {
-        "δ": torch.stack([delta.detach().isfinite().all() for delta in deltas]),
-        "change": torch.stack([change.detach().isfinite().all() for change in changes]),
+        "δ": torch.stack(torch._foreach_norm(deltas, math.inf)).isfinite(),
+        "change": squares.isfinite(),
     }
     if losses:
         parts["loss"] = torch.stack(list(losses)).isfinite().all(0).all(0)

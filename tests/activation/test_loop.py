@@ -322,12 +322,12 @@ def test_views_of_an_image_are_those_of_its_seed(
 
 
 def test_a_large_image_is_optimised_at_the_size_of_delta() -> None:
-    canvas = Canvas(smooth_picture(1, 400, 600), 32, ActivationSettings(delta_size=2))
-    assert canvas.shape == (3, 64, 64)
-    delta = canvas.start(0)
-    assert canvas.change(delta).shape == (3, 64, 64)
-    assert canvas.input(canvas.change(delta)).shape == (3, 32, 32)
-    assert canvas.full_change(delta).shape == (3, 400, 600)
+    canvas = Canvas([smooth_picture(1, 400, 600)], 32, ActivationSettings(delta_size=2))
+    assert canvas.shapes == [(3, 64, 64)]
+    deltas = canvas.start([0])
+    assert deltas[0].shape == (3, 64, 64)
+    assert canvas.input(canvas.change(deltas)).shape == (1, 3, 32, 32)
+    assert canvas.full_changes(deltas)[0].shape == (3, 400, 600)
 
 
 def test_counts_must_agree(tiny_extractor: Extractor, targets: Tensor) -> None:
