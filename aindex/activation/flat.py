@@ -86,9 +86,8 @@ class Flat:
 
     def resize(self, size: int) -> Callable[[Tensor], Tensor]:
         """What resizes the images of a matrix: M×L → B×C×size×size, differentiable."""
-        if self._device.type == "cpu":
-            (shape,) = self._shapes
-            resized = PlaneResize(shape, size)
+        if self._device.type == "cpu" and len(self._shapes) == 1:
+            resized, shape = PlaneResize(self._shapes[0], size), self._shapes[0]
             return lambda flat: resized(flat.view(shape))[None]
         return FlatResize(self._shapes, self._begins, self._owners, self._length, size)
 

@@ -211,6 +211,7 @@ _DRAW: dict[Family, Callable[[View, random.Random, float, EditSettings], None]] 
 }  # fmt: skip
 
 
+_TOGETHER = 8
 _SCALARS = ("brightness", "contrast", "saturation", "hue", "blur", "jpeg")
 _COLUMNS = {
     "theta": slice(0, 6), "fill": slice(6, 7), "place": slice(7, 11), "colour": slice(11, 14), "opacity": slice(14, 15),
@@ -322,18 +323,18 @@ def shifted(pictures: Tensor, edits: Edits) -> Tensor:
 
 def blurred(pictures: Tensor, edits: Edits) -> Tensor:
     """Each picture under its Gaussian blur, cut at three standard deviations."""
+    return _apart(pictures, edits, _smoothed)
+
+
+def _smoothed(pictures: Tensor, edits: Edits) -> Tensor:
     widest = min(pictures.shape[-2:]) - 1
     if pictures.device.type != "cpu":
         deviations = edits.get("blur", pictures).flatten()
         return ordered.gaussian_blur(pictures, (3 * deviations).ceil().clamp(max=widest), deviations)
-
-    def one(picture: Tensor, edit: Edits) -> Tensor:
-        deviation = edit.views[0].blur or 0.0
-        radius = min(math.ceil(3 * deviation), widest)
-        smooth: Tensor = tvf.gaussian_blur(picture, [2 * radius + 1] * 2, [deviation] * 2)
-        return smooth
-
-    return _apart(pictures, edits, one)
+    deviation = edits.views[0].blur or 0.0  # of one
+    radius = min(math.ceil(3 * deviation), widest)
+    smooth: Tensor = tvf.gaussian_blur(pictures, [2 * radius + 1] * 2, [deviation] * 2)
+    return smooth
 
 
 def compressed(pictures: Tensor, edits: Edits) -> Tensor:
@@ -420,10 +421,17 @@ def _those(rows: Tensor, edits: Edits, name: str, edit: Callable[[Tensor, Edits]
 
 
 def _apart(rows: Tensor, edits: Edits, edit: Callable[[Tensor, Edits], Tensor]) -> Tensor:
-    """All rows at once on a GPU; on a CPU, whose kernels round by the number of rows, one after the other."""
-    if rows.device.type != "cpu":
-        return edit(rows, edits)
-    return torch.cat([edit(rows[i : i + 1], edits.some([i])) for i in range(len(rows))])
+    """What an edit by matrix products makes of rows, which would round by how many there are: always as many.
+
+    On a CPU one, where more would not be faster; on a GPU eight, the last of them filled up.
+    """
+    count, size = len(rows), 1 if rows.device.type == "cpu" else _TOGETHER
+    pieces = rows.unbind()
+    changed = []
+    for first in range(0, count, size):
+        some = [min(i, count - 1) for i in range(first, first + size)]
+        changed.append(edit(torch.stack([pieces[i] for i in some]), edits.some(some)))
+    return torch.cat(changed)[:count]
 
 
 def _axis(like: Tensor) -> Tensor:

@@ -174,8 +174,10 @@ def walk_back(loss: Tensor, *_: object, **__: object) -> None:
             form = parent._input_metadata
             sums = gradients.setdefault(parent, [None] * len(form))
             before = sums[place]
+            if gradient is not None and tuple(gradient.shape) != tuple(form[place].shape):
+                gradient = gradient.sum_to_size(form[place].shape)
             if gradient is not None:
-                gradient = gradient.sum_to_size(form[place].shape).to(form[place].dtype)
+                gradient = gradient.to(form[place].dtype)
             sums[place] = gradient if before is None or gradient is None else before + gradient
             waiting[parent] -= 1
             if not waiting[parent]:
