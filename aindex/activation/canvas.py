@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aindex.activation.flat import Flat
-from aindex.activation.perceptual import LUMINANCE, jnd_map
+from aindex.activation.perceptual import LUMINANCE, jnd_map, jnd_maps
 from aindex.activation.settings import ActivationSettings
 from aindex.descriptors.preprocess import IMAGENET_STD, normalise, resize
 from aindex.edits.differentiable import Edits, draw, edited, sent
@@ -34,6 +35,9 @@ ROUNDING_MSE = 1 / 12
 
 _FINER = 1.25
 
+_MOST_PIXELS = 1 << 26
+"""How many pixels a GPU treats at a time: each takes some tens of bytes more before the loop."""
+
 VIEW_SIZE = 2
 """Side of the pictures that are edited where δ has the image's own size, in sides of the extractor's input."""
 
@@ -48,7 +52,10 @@ def heatmap(image: Tensor, settings: ActivationSettings) -> Tensor:
     Returns:
         1×H×W float32, without gradient.
     """
-    jnd = jnd_map(image)
+    return _scaled(jnd_map(image), settings)
+
+
+def _scaled(jnd: Tensor, settings: ActivationSettings) -> Tensor:
     if not settings.use_attenuation:
         # a CPU's mean in torch depends on the number of threads
         mean = float(np.mean(jnd.numpy(), dtype=np.float64)) if jnd.device.type == "cpu" else jnd.mean()
@@ -81,8 +88,10 @@ class Canvas:
         self._own = Flat(shapes, self._device, spare=max(shape[2] for shape in shapes))
         self._stored = self._own.join(images)
         is_stored = self._stored.dtype == torch.uint8
-        pixels = self._own.split(self._stored.float().div_(255) if is_stored else self._stored)
-        self._heats = [heatmap(image, settings) for image in pixels]
+        flat = self._stored.float().div_(255) if is_stored else self._stored
+        pixels = self._own.split(flat)
+        jnds = jnd_maps(flat, shapes, self._own.begins) if len(images) > 1 else [jnd_map(*pixels)]
+        self._heats = [_scaled(jnd, settings) for jnd in jnds]
         self._greys = [False] * len(images)
         if settings.faithful:
             self._greys = torch.stack([(image[1:] == image[:1]).all() for image in pixels]).tolist()
@@ -93,15 +102,19 @@ class Canvas:
         self._layout = self._own if self._is_full else Flat(self.shapes, self._device)
         heats = self._heats if self._is_full else [resize(heat, side) for heat in self._heats]
         self._gain = weighted(heats, self._layout, self._alphas)
-        # the weights of a resize sum to one: it may go before the normalisation, where there are fewer pixels
-        self._base = normalise(torch.stack([resize(image, size) for image in pixels]))
-        view_side = size * VIEW_SIZE if self._is_full else side
         # made here: the weights of a resize are sent to the device, and a loop of many sizes would forget them
+        view_side = size * VIEW_SIZE if self._is_full else side
         self._to_input = self._own.resize(size) if self._is_full else None
+        self._to_picture = self._own.resize(view_side) if self._is_full and settings.views else None
+
+        def shown(side: int, resized: Callable[[Tensor], Tensor] | None) -> Tensor:
+            return resized(flat) if resized else torch.stack([resize(image, side) for image in pixels])
+
+        # the weights of a resize sum to one: it may go before the normalisation, where there are fewer pixels
+        self._base = normalise(shown(size, self._to_input))
         if settings.views:
-            self._pictures = torch.stack([resize(image, view_side) for image in pixels])
+            self._pictures = shown(view_side, self._to_picture)
             self._std = torch.tensor(IMAGENET_STD, device=self._device).view(3, 1, 1)
-            self._to_picture = self._own.resize(view_side) if self._is_full else None
         if settings.min_psnr is not None:
             self._set_budget(settings.min_psnr)
 
@@ -221,14 +234,16 @@ def resampled(images: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
 
 
-def together(images: Sequence[Tensor], settings: ActivationSettings) -> list[list[int]]:
-    """Which images one canvas treats: on a GPU all, but that none is more than twice as wide as another."""
+def together(images: Sequence[Tensor]) -> list[list[int]]:
+    """Which images one canvas treats: on a GPU many, none of them more than twice as wide as another."""
     if images[0].device.type == "cpu":
         return [[i] for i in range(len(images))]
-    groups: dict[tuple[torch.dtype, int], list[int]] = {}
+    groups: dict[tuple[torch.dtype, int, int], list[int]] = {}
+    pixels: Counter[int] = Counter()
     for i, image in enumerate(images):
-        width = image.shape[2].bit_length() if settings.delta_size == "image" else 0
-        groups.setdefault((image.dtype, width), []).append(i)
+        width = image.shape[2].bit_length()
+        pixels[width] += image.shape[1] * image.shape[2]
+        groups.setdefault((image.dtype, width, pixels[width] // _MOST_PIXELS), []).append(i)
     return list(groups.values())
 
 
@@ -250,7 +265,7 @@ class Canvases:
     ) -> None:
         self._size, self._settings = size, settings
         self._device = images[0].device
-        self._members = together(images, settings)
+        self._members = together(images)
         self._canvases = self._each(
             lambda some: Canvas([images[i] for i in some], size, settings), self._members
         )

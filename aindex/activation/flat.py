@@ -25,6 +25,7 @@ class Flat:
         spare: elements behind the last image.
 
     Attributes:
+        begins: which element of the matrix is an image's first, B.
         counts: elements of each image, B float32.
     """
 
@@ -43,7 +44,7 @@ class Flat:
         table = np.stack([owners, np.arange(len(owners)) - firsts[owners]])
         table = np.pad(table, ((0, 0), (0, spare)), mode="edge")
         self._owners, self._own = torch.from_numpy(table).to(device)
-        self._begins = [int(first) * self._length for first in firsts[:-1]]
+        self.begins = [int(first) * self._length for first in firsts[:-1]]
         self.counts = torch.from_numpy(np.asarray(self._counts, np.float32)).to(device)
         self._zeros = torch.zeros(max(self._fills), device=device)
 
@@ -89,7 +90,7 @@ class Flat:
         if self._device.type == "cpu" and len(self._shapes) == 1:
             resized, shape = PlaneResize(self._shapes[0], size), self._shapes[0]
             return lambda flat: resized(flat.view(shape))[None]
-        return FlatResize(self._shapes, self._begins, self._owners, self._length, size)
+        return FlatResize(self._shapes, self.begins, self._owners, self._length, size)
 
 
 class _MeanSquares(torch.autograd.Function):

@@ -95,10 +95,8 @@ class AssignmentGoal:
         # a matrix product rounds each row by how many there are
         size = 1 if descriptors.device.type == "cpu" else _TOGETHER
         fill = (0, 0, 0, 0, 0, -len(self.right) % size)
-        rows, right = (
-            F.pad(descriptors.transpose(0, 1), fill).split(size),
-            F.pad(self.right, fill).split(size),
-        )
+        given = (descriptors.transpose(0, 1), self.right)
+        rows, right = (torch.split(F.pad(some, fill), size) for some in given)
         outside = torch.cat([self._outside(*pair) for pair in zip(rows, right, strict=True)])
         outside = outside[: len(self.right)].T  # (1+V)×B
         away = 1 - F.cosine_similarity(descriptors.unsqueeze(-2), self.rows, dim=-1).amax(dim=-1)

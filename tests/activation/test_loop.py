@@ -181,7 +181,7 @@ def test_images_treated_at_once_as_on_a_gpu_give_what_each_gives(
         return found.changes(), torch.stack(list(vars(found.curves).values())), found.released()  # type: ignore[return-value]
 
     changes_apart, curves_apart, released_apart = run()
-    monkeypatch.setattr(canvas, "together", lambda images, settings: [[0, 2, 3], [5, 1, 4]])
+    monkeypatch.setattr(canvas, "together", lambda images: [[0, 2, 3], [5, 1, 4]])
     changes_together, curves_together, released_together = run()
     torch.testing.assert_close(changes_together, changes_apart, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(curves_together, curves_apart, rtol=1e-3, atol=1e-3)
