@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from aindex.data.atomic import replace_when_done
-from aindex.evaluation.blocks import Number, Section
+from aindex.evaluation.blocks import Number, Section, measure_cell
 from aindex.evaluation.examples import Example, ExampleCopy, read_examples
 from aindex.evaluation.retrieval import attack_label, attack_labels
 from aindex.evaluation.run_folder import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run
@@ -22,7 +22,7 @@ _TILES = (
     ("r@1", "R@1, average over attacks"),
     ("exhaustive_r@1", "R@1 of an exhaustive search"),
     ("uap_plain", "µAP of copy detection"),
-    ("same_cell", "edited copies in their original's cell"),
+    ("same_cell", "copies in their original's cell"),
     ("psnr_db", "PSNR of released images, dB"),
     ("ssim", "SSIM"),
     ("linf", "L∞, grey levels"),
@@ -42,6 +42,14 @@ class Tile:
     label: str
     number: Number
     passive: Number | None
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of the page's header."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ def write_report(run_folder: Path | str, *, examples: int = 12) -> Path:
         title=run.label,
         kind="report of a run",
         series=series,
+        facts=facts(run),
         tiles=tiles(series),
         cards=cards,
         cards_text=_CARDS_TEXT + (_PASSIVE_TEXT if PASSIVE in series and len(series) > 1 else ""),
@@ -121,6 +130,22 @@ def run_series(run: Run) -> dict[str, Results]:
     return {PASSIVE: run.passive, ACTIVE: run.results}
 
 
+def facts(run: Run) -> list[Fact]:
+    """What was evaluated, in what index, by which command and when, as far as the run says it."""
+    results = run.results
+    found = [Fact("pictures", f"{results.retrieval['image_index'].nunique():,}")]
+    if results.copy_detection is not None:
+        strangers = int((results.copy_detection["image_index"] < 0).sum())
+        found.append(Fact("queries that match nothing", f"{strangers:,}"))
+    if results.index is not None:
+        index = results.index.iloc[0]
+        parts = [f"{index['idx_factory']}", f"{index['metric']}", f"{index['pictures']:,.0f} pictures"]
+        parts += [f"{index['rows']:,.0f} rows"] if index["rows"] != index["pictures"] else []
+        parts += [] if pd.isna(index["cells"]) else [f"nprobe {index['nprobe']:.0f}"]
+        found += [Fact("index", ", ".join(parts)), Fact("extractor", str(index["extractor"]))]
+    return found + [Fact(name, text) for name, text in run.provenance.items()]
+
+
 def tiles(series: Series) -> list[Tile]:
     """The numbers at the top: those of the last series, beside the passive ones."""
     known = {label: {m.key: m for m in measures(results)} for label, results in series.items()}
@@ -129,8 +154,8 @@ def tiles(series: Series) -> list[Tile]:
     return [
         Tile(
             text,
-            Number(known[label][key].text, f"{label}|measure|{key}|value"),
-            Number(passive[key].text, f"{PASSIVE}|measure|{key}|value") if key in passive else None,
+            measure_cell(known[label][key], label),
+            measure_cell(passive[key], PASSIVE) if key in passive else None,
         )
         for key, text in _TILES
         if key in known[label]
@@ -204,18 +229,21 @@ def render(
     title: str,
     kind: str,
     series: Series,
+    facts: Sequence[Fact] = (),
     tiles: Sequence[Tile] = (),
     cards: Sequence[Card] = (),
     cards_text: str = "",
     configs: Sequence[tuple[str, str]] = (),
+    first: Sequence[Section] = (),
 ) -> str:
-    """The page as text; everything that comes from a run is escaped."""
+    """The page as text, with `first` above its own sections; everything that comes from a run is escaped."""
     sections = [make(series) for make in ALL_SECTIONS]
     return render_page(
         title=title,
         kind=kind,
+        facts=facts,
         tiles=tiles,
-        sections=[section for section in sections if section.tables or section.charts],
+        sections=[*first, *(section for section in sections if section.tables or section.charts)],
         numbers=numbers_section(series),
         cards=cards,
         cards_text=cards_text,
@@ -229,6 +257,7 @@ def render_page(
     kind: str,
     sections: Sequence[Section],
     numbers: Section,
+    facts: Sequence[Fact] = (),
     tiles: Sequence[Tile] = (),
     cards: Sequence[Card] = (),
     cards_text: str = "",
@@ -246,6 +275,7 @@ def render_page(
         title=title,
         kind=kind,
         style=style,
+        facts=facts,
         tiles=tiles,
         sections=sections,
         numbers=numbers,
