@@ -95,6 +95,26 @@ def test_like_takes_the_quantiser_and_its_extractor(
         build_index(tmp_path / "other", like=tiny_index, idx_factory="IVF8,Flat", settings=quiet)
 
 
+def test_an_index_that_suits_is_chosen_and_said(
+    tmp_path: Path, make_pictures: MakePictures, tiny_script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pictures("train", 40, seed=1)
+    make_pictures("references", 5, seed=2)
+    source = ["--train", str(tmp_path / "train"), "--extractor", str(tiny_script), "--resize_size", "32"]
+    references = ["--references", str(tmp_path / "references")]
+    for name, options, factory, said in (
+        ("exact", references, "Flat", "chosen for 5 pictures: idx_factory Flat (an exact search"),
+        ("rows", [*references, "--rows", "2"], "IVF2,Flat", "chosen for 5 pictures: idx_factory IVF2,Flat"),
+        ("empty", [], "IVF2,Flat", "chosen for pictures that come later: idx_factory IVF2,Flat"),
+        ("named", [*references, "--idx_factory", "PQ4x4"], "PQ4x4", ""),
+    ):
+        main(["index", "build", "--output", str(tmp_path / name), *source, *options, *QUIET])
+        lines = capsys.readouterr().out
+        assert said in lines
+        assert ("chosen" in lines) == bool(said)
+        assert ReferenceIndex.open(tmp_path / name).idx_factory == factory
+
+
 def test_wrong_options_are_clear(
     tmp_path: Path, tiny_index: Path, tiny_script: Path, quiet: ExtractionSettings
 ) -> None:
