@@ -27,7 +27,7 @@ from aindex.index.on_disk import remove_on_disk
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.row_choice import check_row_count, choose_rows
 from aindex.index.rows import Batch
-from aindex.paths import user_path
+from aindex.paths import possible_path
 
 Duplicates = Literal["error", "skip", "add"]
 
@@ -88,7 +88,7 @@ def build_index(
     Raises:
         AindexError: a source, the extractor, the factory or the folder is not possible.
     """
-    output, settings = user_path(output), settings or describing()
+    output, settings = possible_path(output), settings or describing()
     _check_options(train, like, idx_factory, quant)
     check_row_count(rows)
     if not (work_folder(output) / _COMMIT).is_file():
@@ -182,7 +182,7 @@ def add_to_index(
     Raises:
         AindexError: no such index, another extractor, no pictures, or a name that is there already.
     """
-    folder, settings = user_path(index), settings or describing()
+    folder, settings = possible_path(index), settings or describing()
     read_state(folder)  # an error before anything is written
     check_row_count(rows)
     with _working(folder) as work:
@@ -225,7 +225,7 @@ def remove_from_index(index: Path | str, names: Sequence[str]) -> tuple[Referenc
         DataError: a name is not in the index.
         FaissIndexError: no such index, or a kind that cannot lose rows.
     """
-    folder, wanted = user_path(index), set(names)
+    folder, wanted = possible_path(index), set(names)
     opened = ReferenceIndex.open(folder)
     found = [(picture, name) for picture, name in enumerate(opened.names) if name in wanted]
     missing = wanted - {name for _, name in found}

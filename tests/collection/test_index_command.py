@@ -171,3 +171,44 @@ def test_an_index_may_name_a_file_that_holds_numbers_only(
     )  # fmt: skip
     found = search(tmp_path / "index", pictures, k=1, settings=quiet)
     assert found.best["row"].tolist() == list(range(5))
+
+
+@pytest.mark.parametrize("idx_factory", ["L2norm,IVF4,PQ4x4", "L2norm,Flat", "L2norm,PCA8,IVF4,Flat"])
+def test_like_an_index_that_normalises(
+    tmp_path: Path,
+    make_pictures: MakePictures,
+    tiny_script: Path,
+    idx_factory: str,
+    quiet: ExtractionSettings,
+) -> None:
+    make_pictures("train", 40, seed=1)
+    make_pictures("references", 5, seed=2)
+    common = {"extractor": str(tiny_script), "references": tmp_path / "references", "settings": quiet}
+    first = build_index(
+        tmp_path / "first", train=tmp_path / "train", idx_factory=idx_factory, resize_size=32, **common
+    ).index
+    second = build_index(tmp_path / "second", like=tmp_path / "first", **common).index
+    queries = np.random.default_rng(0).standard_normal((4, first.dim)).astype(np.float32)
+    for found, expected in zip(second.search(queries, 3), first.search(queries, 3), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_names_that_no_folder_can_have(
+    tmp_path: Path, tiny_index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = str(tmp_path / ("a" * 300))
+    for command in (
+        ["index", "build", "--like", str(tiny_index), "--output", long],
+        ["index", "info", "--index", long],
+        ["index", "add", "--index", long, "--references", str(tmp_path)],
+        ["index", "remove", "--index", long, "x"],
+        ["extract", "--data_dir", str(tmp_path / "train"), "--output_dir", long],
+        ["augment", "--data_dir", str(tmp_path / "train"), "--output_dir", long],
+        ["search", str(tmp_path), "--index", long],
+        ["activate", "--images", str(tmp_path / "train"), "--index", str(tiny_index), "--out", long],
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(command)
+        assert exit_.value.code == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert "cannot be a path (File name too long)" in lines[-1], command
