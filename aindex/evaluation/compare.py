@@ -35,8 +35,8 @@ CURVES = "curves"
 RECALL_CURVES = "recall_curves"
 COST = "cost"
 BEST_TEXT = (
-    "Bold: the best of a row; of shares, only where its 95 % interval (Wilson, in brackets) lies beyond those of all "
-    "others.\n"
+    "Bold: the best of a row, where its 95 % interval lies beyond those of all others: Wilson's (in brackets) for "
+    "shares, the standard error's for means; AP and µAP have none here.\n"
 )
 _NO_SHARE = (None, None, None)
 _OWN_FILES = (MARKDOWN_FILE, LATEX_FILE, NUMBERS_FILE, f"{CURVES}.png", REPORT_FILE)

@@ -1,14 +1,17 @@
-"""How sure a share is: Wilson's interval, the same wherever a share is shown."""
+"""How sure a share or a mean is: the same intervals wherever they are used."""
 
 import math
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 _Z = 1.959963984540054
 """Of a normal distribution 95 % lie within so many standard deviations."""
 
 
 class Interval(NamedTuple):
-    """Where a share lies with 95 % confidence."""
+    """Where a share or a mean lies with 95 % confidence."""
 
     low: float
     high: float
@@ -35,3 +38,17 @@ def wilson(share: float, n: float) -> Interval:
     return Interval(
         min(max(0.0, (centre - spread) / scale), share), max(min(1.0, (centre + spread) / scale), share)
     )
+
+
+def mean_interval(values: npt.ArrayLike) -> Interval:
+    """The 95 % interval of a mean by its standard error, of what is finite; fewer than two values tell nothing.
+
+    Args:
+        values: independent observations.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    if known.size < 2:
+        return Interval(-math.inf, math.inf)
+    middle, spread = float(known.mean()), _Z * float(known.std(ddof=1)) / math.sqrt(known.size)
+    return Interval(middle - spread, middle + spread)

@@ -10,10 +10,18 @@ from PIL import Image
 
 from aindex.data.atomic import replace_when_done
 from aindex.evaluation.blocks import Number, Section, measure_cell
+from aindex.evaluation.costs import cost_section
 from aindex.evaluation.examples import Example, ExampleCopy, read_examples
+from aindex.evaluation.index_section import index_section
 from aindex.evaluation.retrieval import attack_label, attack_labels
 from aindex.evaluation.run_folder import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run
-from aindex.evaluation.sections import ALL_SECTIONS, Series, numbers_section
+from aindex.evaluation.sections import (
+    Series,
+    copy_detection_section,
+    numbers_section,
+    quality_section,
+    retrieval_section,
+)
 from aindex.evaluation.summary import measures
 
 ACTIVE = "active"
@@ -28,6 +36,7 @@ _TILES = (
     ("linf", "L∞, grey levels"),
     ("activation_seconds", "activation, seconds per image"),
 )
+_SECTIONS = (retrieval_section, cost_section, copy_detection_section, quality_section, index_section)
 _CARDS_TEXT = (
     "Each image before and after activation, the change amplified around grey, the map of where a change is least "
     "visible (bright), and edited copies of the released image with the place of the original among the answers."
@@ -237,7 +246,7 @@ def render(
     first: Sequence[Section] = (),
 ) -> str:
     """The page as text, with `first` above its own sections; everything that comes from a run is escaped."""
-    sections = [make(series) for make in ALL_SECTIONS]
+    sections = [make(series) for make in _SECTIONS]
     return render_page(
         title=title,
         kind=kind,

@@ -1,14 +1,12 @@
 """The parts of a report as tables and charts, over any number of named results."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from aindex.evaluation import figures
 from aindex.evaluation.analyses import (
-    code_distance_summary,
-    code_distances,
     image_summary,
     query_table,
     worst_images,
@@ -31,7 +29,6 @@ from aindex.evaluation.copy_detection import (
     pairs_of_rows,
     precision_recall_curve,
 )
-from aindex.evaluation.costs import cost_section
 from aindex.evaluation.findings import distribution_chart, finding
 from aindex.evaluation.retrieval import (
     SHARES,
@@ -43,7 +40,7 @@ from aindex.evaluation.run_folder import QUERIES_FILE, RETRIEVAL_FILE, Results
 from aindex.evaluation.summary import measures
 
 Series = Mapping[str, Results]
-_MOST_SERIES_OF_ONE_TABLE = 2
+MOST_SERIES_OF_ONE_TABLE = 2
 
 
 def retrieval_section(series: Series) -> Section:
@@ -78,7 +75,7 @@ def retrieval_section(series: Series) -> Section:
             "exhaustive_rank",
             n=table["images"],
         )
-        for label, table in _query_tables(series).items()
+        for label, table in query_tables(series).items()
         if (values := table["exhaustive_r@1"]).notna().any()
     ]
     if exhaustive:
@@ -90,7 +87,7 @@ def retrieval_section(series: Series) -> Section:
         )
     section = Section("Retrieval", text)
     # whose ceiling a tick shows is clear for one run only
-    ceiling = exhaustive[-1].values if exhaustive and len(series) <= _MOST_SERIES_OF_ONE_TABLE else None
+    ceiling = exhaustive[-1].values if exhaustive and len(series) <= MOST_SERIES_OF_ONE_TABLE else None
     recalls = recalls_of(series)
     chart = figures.dots_figure(recalls, xlabel="R@1", n=counts_of(series), ceiling=ceiling)
     caption = "R@1 per attack, with 95 % intervals"
@@ -100,14 +97,14 @@ def retrieval_section(series: Series) -> Section:
         section.charts.append(Chart(figures.svg_data_uri(curves), "R@1 against the attack's parameter"))
     counts = count_columns({label: table["images"] for label, table in tables.items()}, RETRIEVAL_FILE)
     ordered = [*columns[: len(tables)], *exhaustive, *columns[len(tables) :]]
-    section.tables.extend(_attack_tables(ordered, counts))
+    section.tables.extend(attack_tables(ordered, counts))
     return section
 
 
-def _attack_tables(columns: Sequence[AttackColumn], counts: Sequence[AttackColumn] = ()) -> list[Table]:
+def attack_tables(columns: Sequence[AttackColumn], counts: Sequence[AttackColumn] = ()) -> list[Table]:
     """One table, or one per group of columns where more than two series would make it too wide."""
     groups = list(dict.fromkeys(column.group for column in columns))
-    if len(columns) <= _MOST_SERIES_OF_ONE_TABLE * len(groups):
+    if len(columns) <= MOST_SERIES_OF_ONE_TABLE * len(groups):
         return [attack_table([*counts, *columns])]
     return [
         attack_table([*counts, *(column for column in columns if column.group == group)]) for group in groups
@@ -145,7 +142,7 @@ def curves_of(series: Series) -> dict[str, dict[Score, PrecisionRecallCurve]]:
             scores: list[Score] = copy_detection_table(found, metric=metric)["score"].tolist()
             curves[label] = {
                 score: precision_recall_curve(*pairs_of_rows(found, score=score, metric=metric))
-                for score in scores[: 1 if len(series) > _MOST_SERIES_OF_ONE_TABLE else None]
+                for score in scores[: 1 if len(series) > MOST_SERIES_OF_ONE_TABLE else None]
             }
     return curves
 
@@ -235,104 +232,13 @@ def _worst_table(label: str, images: pd.DataFrame, *, title: str) -> Table:
     return Table(header, rows, "images_df.csv: name, psnr_db, ssim, linf", title)
 
 
-def _query_tables(series: Series) -> dict[str, pd.DataFrame]:
+def query_tables(series: Series) -> dict[str, pd.DataFrame]:
+    """`query_table` of every result that has such rows, by the attack's label."""
     return {
         label: query_table(results.queries).set_index("attack")
         for label, results in series.items()
         if results.queries is not None
     }
-
-
-def index_section(series: Series) -> Section:
-    """Coarse cells, distances to codes, search time."""
-    section = Section(
-        "Inside the index",
-        "A copy can be found when it stays in its original's coarse cell; its code is the better, the nearer it "
-        "lies to the descriptor. Distances are squared.",
-    )
-    tables = _query_tables(series)
-    columns = [
-        AttackColumn(
-            group,
-            label,
-            table[name],
-            QUERIES_FILE,
-            name,
-            decimals=decimals,
-            n=table["images"] if name == "same_cell" else None,
-        )
-        for name, group, decimals in (
-            ("same_cell", "share in the same cell", 3),
-            ("code_distance", "distance to its own code", 4),
-            ("stored_distance", "distance to what is stored", 4),
-            ("scanned_rows", "rows scanned", 1),
-        )
-        for label, table in tables.items()
-        if table[name].notna().any()
-    ]
-    cells = {
-        column.series: without_curves(column.values, series[column.series].retrieval)
-        for column in columns
-        if column.column == "same_cell"
-    }
-    counts = {label: table["images"] for label, table in tables.items()}
-    if cells:
-        what = "share of copies in their original's cell"
-        chart = figures.dots_figure(cells, xlabel=what, n=counts)
-        caption = "Copies in their original's coarse cell, with 95 % intervals"
-        section.charts.append(Chart(figures.svg_data_uri(chart), caption, finding(what.capitalize(), cells)))
-    if columns:
-        section.tables.extend(_attack_tables(columns, count_columns(counts, QUERIES_FILE)))
-    _add_code_distances(section, series)
-    _add_search_times(section, series)
-    return section
-
-
-def _add_code_distances(section: Section, series: Series) -> None:
-    rows: list[list[Cell]] = []
-    charts: dict[str, dict[str, pd.Series[float]]] = {}
-    of: dict[str, str] = {}
-    known = {label: code_distances(r.images, r.queries) for label, r in series.items()}
-    for label, distances in known.items():
-        summary = code_distance_summary(series[label].images, series[label].queries)
-        for row in summary.to_dict("records"):
-            part = str(row["descriptors"])
-            several = sum(part in other for other in known.values()) > 1
-            name = f"{part}, {label}" if several else part
-            key = f"{label}|code_distance|{part}|"
-            rows.append([name, number(row["mean"], 4, key + "mean"), number(row["std"], 4, key + "std")])
-            # all in one chart for one run; for several, a chart for each kind of image
-            chart = part if len(series) > _MOST_SERIES_OF_ONE_TABLE else "all"
-            shown = label if chart == part else name
-            charts.setdefault(chart, {})[shown] = distances[part]
-            # what an original gives is passive, whichever run has measured it
-            of[shown] = figures.PASSIVE if part == "original" and chart == "all" else label
-    if rows:
-        source = (
-            "images_df.csv: code_distance_original, code_distance_released; queries_df.csv: code_distance"
-        )
-        header = ["images", "mean", "spread (σ)"]
-        section.tables.append(Table(header, rows, source, "Squared distance of descriptors to their code"))
-    for part, values in charts.items():
-        section.charts.append(distribution_chart(values, f"Squared distance to the code, {part} images", of))
-
-
-def _add_search_times(section: Section, series: Series) -> None:
-    rows: list[list[Cell]] = []
-    for label, results in series.items():
-        if results.search is None:
-            continue
-        several = sum(other.search is not None for other in series.values()) > 1
-        for position, row in enumerate(results.search.to_dict("records")):
-            probes = "–" if pd.isna(row["nprobe"]) else f"{row['nprobe']:g}"
-            time = number(row["ms_per_query"], 3, f"{label}|search_df.csv|{position}|ms_per_query")
-            count = number(row["queries"], 0, f"{label}|search_df.csv|{position}|queries")
-            k = number(row["k"], 0, f"{label}|search_df.csv|{position}|k")
-            rows.append([f"{label}, {probes}" if several else probes, k, time, count])
-    if rows:
-        header = ["nprobe", "k", "ms per query", "queries"]
-        source = "search_df.csv: nprobe, k, ms_per_query, queries"
-        section.tables.append(Table(header, rows, source, "Search time"))
 
 
 def numbers_section(series: Series) -> Section:
@@ -345,12 +251,3 @@ def numbers_section(series: Series) -> Section:
         rows.append([any_of.label, *cells, any_of.source])
     table = Table(["measure", *known, "csv columns"], rows, "")
     return Section("All numbers", "Each with the csv columns it is computed from.", tables=[table])
-
-
-ALL_SECTIONS: Sequence[Callable[[Series], Section]] = (
-    retrieval_section,
-    cost_section,
-    copy_detection_section,
-    quality_section,
-    index_section,
-)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from aindex.evaluation.analyses import code_distance_summary, image_summary, query_table
+from aindex.evaluation.analyses import code_distance_summary, code_distances, image_summary, query_table
 from aindex.evaluation.copy_detection import copy_detection_table
-from aindex.evaluation.intervals import Interval, wilson
+from aindex.evaluation.intervals import Interval, mean_interval, wilson
 from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT, SHARES, retrieval_table
 from aindex.evaluation.run_folder import Results
 
@@ -24,6 +24,7 @@ class Measure:
         source: csv file and columns it is computed from.
         higher_is_better: None where neither is.
         n: for a share, of how many.
+        bounds: for a mean, where it lies with 95 % confidence; for what is no sample, the number itself.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Measure:
     source: str
     higher_is_better: bool | None = True
     n: int | None = None
+    bounds: Interval | None = None
 
     @property
     def text(self) -> str:
@@ -115,20 +117,25 @@ def _images(results: Results) -> Iterator[Measure]:
         column = str(row["measure"])
         label, decimals = names[column]
         source = f"images_df.csv: {column}"
-        yield Measure(column, f"{label}, mean", row["mean"], decimals, source, column != "linf")
-    seconds = float(results.images["activation_seconds"].mean())
-    source = "images_df.csv: activation_seconds"
-    yield Measure("activation_seconds", "activation (s per image)", seconds, 3, source, False)
+        bounds = mean_interval(results.images[column])
+        value = row["mean"]
+        yield Measure(column, f"{label}, mean", value, decimals, source, column != "linf", bounds=bounds)
+    times = results.images["activation_seconds"]
+    label, source = "activation (s per image)", "images_df.csv: activation_seconds"
+    bounds = mean_interval(times)
+    yield Measure("activation_seconds", label, float(times.mean()), 3, source, False, bounds=bounds)
 
 
 def _code_distances(results: Results) -> Iterator[Measure]:
+    values = code_distances(results.images, results.queries)
     for row in code_distance_summary(results.images, results.queries).to_dict("records"):
         which = row["descriptors"]
         source = (
             "queries_df.csv: code_distance" if which == "edited" else f"images_df.csv: code_distance_{which}"
         )
         label = f"squared distance to the code, {which} images"
-        yield Measure(f"code_distance_{which}", label, row["mean"], 4, source, False)
+        bounds = mean_interval(values[str(which)])
+        yield Measure(f"code_distance_{which}", label, row["mean"], 4, source, False, bounds=bounds)
 
 
 def _costs(results: Results) -> Iterator[Measure]:
@@ -136,7 +143,8 @@ def _costs(results: Results) -> Iterator[Measure]:
         table = query_table(results.queries).set_index("attack").to_dict("index")
         label = "rows scanned per query, average over attacks"
         source = "queries_df.csv: scanned_rows"
-        yield Measure("scanned_rows", label, table[AVERAGE]["scanned_rows"], 1, source, False)
+        value, bounds = table[AVERAGE]["scanned_rows"], mean_interval(results.queries["scanned_rows"])
+        yield Measure("scanned_rows", label, value, 1, source, False, bounds=bounds)
     if results.index is None:
         return
     for column, label, decimals in (
@@ -144,7 +152,7 @@ def _costs(results: Results) -> Iterator[Measure]:
         ("bytes_per_picture", "bytes per picture in the index", 1),
     ):
         value, source = float(results.index[column].iloc[0]), f"index_df.csv: {column}"
-        yield Measure(column, label, value, decimals, source, False)
+        yield Measure(column, label, value, decimals, source, False, bounds=Interval(value, value))
 
 
 def _search(results: Results) -> Iterator[Measure]:

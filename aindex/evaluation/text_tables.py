@@ -1,10 +1,11 @@
 """Tables of a comparison as Markdown and LaTeX, the best value of each row in bold.
 
-A share is the best only where its 95 % interval lies beyond those of all others.
+The best is only what lies beyond the 95 % intervals of all others; what has no interval (a time, µAP) is never it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import pandas as pd
 
@@ -52,13 +53,14 @@ class TextTable:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row before it is text; with `n` its values are shares of so many."""
+    """A row before it is text; with `n` its values are shares of so many, other values may have bounds."""
 
     name: str
     values: Sequence[float | None]
     decimals: int
     higher_is_better: bool | None
     n: Sequence[int | None]
+    bounds: Sequence[Interval | None] = ()
 
     def texts(self) -> list[str]:
         texts = []
@@ -74,14 +76,26 @@ class _Row:
         ]
 
     def best(self) -> list[int]:
-        """Places of the best value; of shares only where its interval lies beyond all others."""
+        """Places of the best values, where their intervals lie beyond those of all others."""
         places = _best(self.values, self.decimals, self.higher_is_better)
-        intervals = [one for one in self.intervals() if one is not None]
-        if not places or not intervals:
-            return places
-        own = self.intervals()[places[0]]
-        others = sum(own is not None and own.low > one.high for one in intervals)
-        return places if others == len(intervals) - 1 else []
+        known = [one or other for one, other in zip_longest(self.intervals(), self.bounds)]
+        own = [known[place] for place in places]
+        others = [known[p] for p, v in enumerate(self.values) if p not in places and not _missing(v)]
+        sign = 1 if self.higher_is_better else -1
+        is_clear = all(
+            one is not None and other is not None and _clear(one, other, sign)
+            for one in own
+            for other in others
+        )
+        return places if is_clear else []
+
+
+def _missing(value: float | None) -> bool:
+    return value is None or bool(pd.isna(value))
+
+
+def _clear(one: Interval, other: Interval, sign: int) -> bool:
+    return one.low > other.high if sign > 0 else one.high < other.low
 
 
 def _best(values: Sequence[float | None], decimals: int, higher_is_better: bool | None) -> list[int]:
@@ -145,6 +159,7 @@ def measure_table(series: Mapping[str, Results]) -> TextTable:
             measure.decimals,
             measure.higher_is_better,
             [found[key].n if key in found else None for found in known.values()],
+            [found[key].bounds if key in found else None for found in known.values()],
         )
         for key, measure in first.items()
     ]

@@ -5,10 +5,10 @@ import pytest
 
 from aindex.errors import ConfigError, DataError, OutputError
 from aindex.evaluation.compare import compare, comparison_series
-from aindex.evaluation.intervals import wilson
+from aindex.evaluation.intervals import Interval, wilson
 from aindex.evaluation.retrieval import retrieval_rows, retrieval_table
 from aindex.evaluation.run_folder import Results, read_run
-from aindex.evaluation.text_tables import TextTable, attack_tables, latex, markdown
+from aindex.evaluation.text_tables import TextTable, _Row, attack_tables, latex, markdown
 
 
 def _cells(line):
@@ -107,12 +107,22 @@ def test_costs_are_compared(compared):
     assert "R@1 against rows scanned per query: passive 0." in html
 
 
-def test_lower_is_better_for_some_measures(compared):
-    _, output = compared
-    line = next(x for x in (output / "compare.md").read_text().splitlines() if x.startswith("| L∞"))
-    cells = [cell.strip() for cell in line.strip("|").split("|")][2:]
-    values = [float(cell.strip("*")) for cell in cells]
-    assert [cell.startswith("**") for cell in cells] == [value == min(values) for value in values]
+def _measure(values, higher, bounds):
+    return _Row(
+        "x", values, 3, higher, [None] * len(values), [None if b is None else Interval(*b) for b in bounds]
+    )
+
+
+def test_the_best_lies_beyond_all_intervals():
+    apart, meeting = [(1, 2), (3, 4), (5, 6)], [(1, 2), (3, 5.5), (5, 6)]
+    assert _measure([1.5, 3.5, 5.5], True, apart).best() == [2]
+    assert _measure([1.5, 3.5, 5.5], False, apart).best() == [0]
+    assert _measure([1.5, 4.2, 5.5], True, meeting).best() == []
+    assert _measure([1.5, 4.2, 5.5], False, meeting).best() == [0]
+    assert _measure([1.5, None, 5.5], True, [(1, 2), None, (5, 6)]).best() == [2]
+    assert _measure([1.5, 3.5], True, [(1, 2), None]).best() == []  # nothing is known of the other
+    assert _measure([3.0, 3.0, 9.0], False, [(3, 3), (3, 3), (9, 9)]).best() == [0, 1]
+    assert _measure([3.0, 3.0], False, [(3, 3), (3, 3)]).best() == []
 
 
 def test_markdown_and_latex_escape_names():
