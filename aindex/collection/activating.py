@@ -28,7 +28,7 @@ from aindex.index.backend import Ids, Rows
 from aindex.index.originals import add_originals, own_rows
 from aindex.index.quantiser import Target
 from aindex.index.reference_index import ReferenceIndex
-from aindex.paths import user_path
+from aindex.paths import possible_path, user_path
 
 BATCH_SIZE = 8
 _PROBES = 64
@@ -127,7 +127,7 @@ def activate(
         settings=settings or describing(batch_size=BATCH_SIZE),
         read_only=not add,
     )
-    out = user_path(out)
+    out = possible_path(out)
     listing = without_output(list_source(images), out)
     if dry_run:
         return planned_table(out, listing, how, equipment.index, [prefix + name for name in listing.names])

@@ -3,7 +3,7 @@
 from aindex.commands.parsing import run_function
 from aindex.data.augmented import LINES_FILE, Edits, Format, augment
 from aindex.edits import Template
-from aindex.paths import user_path
+from aindex.paths import possible_path, user_path
 
 
 def main(args: list[str]) -> None:
@@ -44,7 +44,7 @@ def augment_images(
     """
     result = augment(
         user_path(data_dir),
-        user_path(output_dir),
+        possible_path(output_dir),
         edits=edits,
         copies=copies,
         seed=seed,

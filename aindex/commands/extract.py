@@ -1,6 +1,5 @@
 """`aindex extract`: descriptors of a folder or list of images."""
 
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -10,7 +9,7 @@ from aindex.descriptors.inference import best_precision
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import extract_to_folder
 from aindex.errors import ConfigError
-from aindex.paths import user_path
+from aindex.paths import possible_path, user_path
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -57,7 +56,7 @@ def extract_images(
     result = extract_to_folder(
         user_path(data_dir),
         load_extractor(extractor, resize_size=resize_size, sha256=sha256, device=place),
-        Path(output_dir),
+        possible_path(output_dir),
         batch_size=batch_size,
         num_workers=num_workers,
         device=place,
