@@ -90,7 +90,8 @@ class Canvas:
         is_stored = self._stored.dtype == torch.uint8
         flat = self._stored.float().div_(255) if is_stored else self._stored
         pixels = self._own.split(flat)
-        jnds = jnd_maps(flat, shapes, self._own.begins) if len(images) > 1 else [jnd_map(*pixels)]
+        is_alone = self._device.type == "cpu" and len(images) == 1
+        jnds = [jnd_map(*pixels)] if is_alone else jnd_maps(flat, shapes, self._own.begins)
         self._heats = [_scaled(jnd, settings) for jnd in jnds]
         self._greys = [False] * len(images)
         if settings.faithful:
