@@ -87,10 +87,10 @@ class Canvas:
         self.aspects = [width / height for _, height, width in shapes]
         self._own = Flat(shapes, self._device, spare=max(shape[2] for shape in shapes))
         self._stored = self._own.join(images)
-        is_stored = self._stored.dtype == torch.uint8
-        flat = self._stored.float().div_(255) if is_stored else self._stored
+        flat = self._stored.float().div_(255) if self._stored.dtype == torch.uint8 else self._stored
         pixels = self._own.split(flat)
-        jnds = jnd_maps(flat, shapes, self._own.begins) if len(images) > 1 else [jnd_map(*pixels)]
+        is_alone = self._device.type == "cpu" and len(images) == 1
+        jnds = [jnd_map(*pixels)] if is_alone else jnd_maps(flat, shapes, self._own.begins)
         self._heats = [_scaled(jnd, settings) for jnd in jnds]
         self._greys = [False] * len(images)
         if settings.faithful:
@@ -172,9 +172,8 @@ class Canvas:
     @torch.no_grad()
     def released(self, deltas: Sequence[Tensor]) -> list[Tensor]:
         """The changed images, un-normalised, clamped, rounded: H×W×3 uint8."""
-        change = self._own.scale_(
-            self._full_change(deltas), [[255 * std for std in IMAGENET_STD]] * len(deltas)
-        )
+        levels = [255 * std for std in IMAGENET_STD]
+        change = self._own.scale_(self._full_change(deltas), [levels] * len(deltas))
         change.add_(self._stored, alpha=1 if self._stored.dtype == torch.uint8 else 255)
         pixels = self._own.split(change.round_().clamp_(0, 255).to(torch.uint8))
         return [image.permute(1, 2, 0).contiguous() for image in pixels]
@@ -194,13 +193,10 @@ class Canvas:
         bounded = self._layout.join(deltas)
         bounded = torch.tanh(bounded) if self._settings.use_tanh else bounded
         if any(self._greys):
-            images = zip(self._layout.split(bounded), self._greys, strict=True)
-            bounded = self._layout.join(
-                [
-                    image.mean(0, keepdim=True).expand_as(image) if is_grey else image
-                    for image, is_grey in images
-                ]
-            )
+            images = self._layout.split(bounded)
+            for i in (i for i, is_grey in enumerate(self._greys) if is_grey):
+                images[i] = images[i].mean(0, keepdim=True).expand_as(images[i])
+            bounded = self._layout.join(images)
         if self._settings.min_psnr is None:
             return bounded
         with torch.no_grad():

@@ -206,7 +206,7 @@ def _jnd(padded: Tensor, pixels_around: Callable[[Tensor, Tensor], Tensor]) -> T
     return jnd.clamp_(min=5).div_(255)
 
 
-def _unit_range(image: Tensor) -> Tensor:
+def unit_range(image: Tensor) -> Tensor:
     """Float image in [0, 1] from one that is so already or has 8 bits."""
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
@@ -218,12 +218,12 @@ def psnr_db(a: Tensor, b: Tensor) -> Tensor:
         a: image of any layout, float in [0, 1] or uint8.
         b: the same shape; may be of the other kind.
     """
-    return -10 * torch.log10((_unit_range(a) - _unit_range(b)).square().mean())
+    return -10 * torch.log10((unit_range(a) - unit_range(b)).square().mean())
 
 
 def linf_grey_levels(a: Tensor, b: Tensor) -> Tensor:
     """Largest absolute difference in grey levels (of 255); 0-d, no synchronisation. Arguments as psnr_db."""
-    return 255 * (_unit_range(a) - _unit_range(b)).abs().max()
+    return 255 * (unit_range(a) - unit_range(b)).abs().max()
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
@@ -244,7 +244,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
     radius = min(_SSIM_RADIUS, (a.shape[-2] - 1) // 2, (a.shape[-1] - 1) // 2)
     weights = [math.exp(-((k - radius) ** 2) / (2 * _SSIM_SIGMA**2)) for k in range(2 * radius + 1)]
     window = [weight / sum(weights) for weight in weights]
-    x, y = _unit_range(a), _unit_range(b)
+    x, y = unit_range(a), unit_range(b)
     offset = (
         x.mean()
     )  # variances are differences of squares, in which values far from it would lose their digits

@@ -48,7 +48,7 @@ class _AxisWeights(NamedTuple):
         return F.embedding_bag(self.sources, rows, self.starts, mode="sum", per_sample_weights=self.weights)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _axis_weights(length: int, size: int, planes: int = 1, device: str = "cpu") -> _AxisWeights:
     """As `interpolate(mode="bilinear", antialias=True)` has them, in its float32 arithmetic, for planes in a row."""
     scale = np.float32(length) / np.float32(size)
@@ -71,7 +71,7 @@ def _axis_weights(length: int, size: int, planes: int = 1, device: str = "cpu") 
         )
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _backwards(length: int, size: int, planes: int = 1) -> _AxisWeights:
     """What the gradient of each source is made of: the same weights, one source after the other."""
     with torch.inference_mode(False):  # kept

@@ -279,7 +279,7 @@ def edited(pictures: Tensor, edits: Edits, size: int) -> Tensor:
     rows = _those(rows, edits, "patch", patched)
     rows = _those(rows, edits, "hue", shifted)
     rows = _those(rows, edits, "saturation", lambda x, e: _blend(_grey(x), x, e.get("saturation", x)))
-    rows = _those(rows, edits, "contrast", lambda x, e: _blend(_mean(_grey(x)), x, e.get("contrast", x)))
+    rows = _those(rows, edits, "contrast", contrasted)
     rows = _those(rows, edits, "brightness", lambda x, e: (x * e.get("brightness", x)).clamp(0, 1))
     return _those(rows, edits, "blur", blurred)
 
@@ -305,6 +305,11 @@ def patched(pictures: Tensor, edits: Edits) -> Tensor:
     is_oval, opacity = edits.get("is_oval", pictures) > 0, edits.get("opacity", pictures)
     cover = torch.where(is_oval, oval[:, None], box[:, None]) * opacity
     return pictures * (1 - cover) + edits.get("colour", pictures) * cover
+
+
+def contrasted(pictures: Tensor, edits: Edits) -> Tensor:
+    """Each picture's colours nearer to its mean grey, or farther from it."""
+    return _blend(_apart(_grey(pictures), edits, _mean), pictures, edits.get("contrast", pictures))
 
 
 def shifted(pictures: Tensor, edits: Edits) -> Tensor:
@@ -421,7 +426,7 @@ def _those(rows: Tensor, edits: Edits, name: str, edit: Callable[[Tensor, Edits]
 
 
 def _apart(rows: Tensor, edits: Edits, edit: Callable[[Tensor, Edits], Tensor]) -> Tensor:
-    """What an edit by matrix products makes of rows, which would round by how many there are: always as many.
+    """What an edit by matrix products or means makes of rows, which round by how many there are: always as many.
 
     On a CPU one, where more would not be faster; on a GPU eight, the last of them filled up.
     """
@@ -449,6 +454,6 @@ def _grey(rows: Tensor) -> Tensor:
     return 0.2989 * rows[:, :1] + 0.587 * rows[:, 1:2] + 0.114 * rows[:, 2:]
 
 
-def _mean(planes: Tensor) -> Tensor:
+def _mean(planes: Tensor, edits: Edits) -> Tensor:
     # one axis after the other: a sum over all pixels of one picture alone would be split among threads
     return planes.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)

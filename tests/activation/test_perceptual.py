@@ -7,6 +7,7 @@ import torch
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
+from aindex.activation.outcome import measured, measured_at_once
 from aindex.activation.perceptual import jnd_map, jnd_maps, linf_grey_levels, pad_by_reflection, psnr_db, ssim
 from aindex.data.images import read_image, to_tensor
 
@@ -117,3 +118,15 @@ def test_a_large_image_is_mapped_band_by_band(grey, monkeypatch):
     monkeypatch.setattr("aindex.activation.perceptual._BAND_PIXELS", 40 * 7)
     monkeypatch.setattr("aindex.activation.perceptual._WINDOWS", 11)
     torch.testing.assert_close(jnd_map(image), whole, atol=1e-7, rtol=0)
+
+
+def test_measures_of_several_images_at_once_are_those_of_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    released = [
+        torch.randint(0, 256, (9, 5 + i, 3), dtype=torch.uint8, generator=generator) for i in range(4)
+    ]
+    originals = [torch.rand(one.shape, generator=generator) for one in released]
+    originals[2] = released[2].clone()
+    expected = measured([one.permute(2, 0, 1) for one in originals], released)
+    assert expected[0, 2] == torch.inf
+    torch.testing.assert_close(measured_at_once(originals, released), expected)
