@@ -17,7 +17,7 @@ def main(args: list[str]) -> None:
 def activate_pictures(
     images: str,
     out: str,
-    index: str = "shipped",
+    index: str,
     add: bool = False,
     prefix: str = "",
     rows: int = 1,
@@ -49,7 +49,8 @@ def activate_pictures(
     Args:
         images: a folder of pictures (with its subfolders), a list file (a path per line), or one picture.
         out: folder of the released pictures and of manifest.csv: new, empty, or of an earlier run of this command.
-        index: an index folder; `shipped` is the one that comes with aindex.
+        index: the folder of the index that copies will be searched in (`aindex index build` makes one); `shipped` is
+            the one that comes with aindex.
         add: put the originals into the index too, as the released pictures' rows.
         prefix: put before the names of the rows.
         rows: with add, most rows of each picture, in the cells that simulated edits of it fall into.

@@ -41,6 +41,11 @@ class OneLineErrors(ArgumentParser):
         for key, names in self.short_names.items():
             if f'Parser key "{key}"' in message and "Multiple subclasses" not in message:
                 return f": expected one of {', '.join(names)}, with its arguments"
+        if re.search(r"arguments are required: .*\bindex\b", message):
+            return (
+                "; make an index of your pictures with aindex index build --output DIR --like shipped --references "
+                "PICTURES"
+            )
         unknown = re.search(r"unrecognized arguments: --?([\w.]+)|Option '([\w.]+)' is not accepted", message)
         if unknown is None:
             return ""

@@ -30,7 +30,7 @@ def calibrate_main(args: list[str]) -> None:
 
 def search_pictures(
     queries: list[str],
-    index: str = "shipped",
+    index: str,
     k: int | None = None,
     nprobe: Visits | None = "auto",
     threshold: float | None = None,
@@ -53,7 +53,7 @@ def search_pictures(
 
     Args:
         queries: picture files, folders of them, or - for a list of paths on the standard input, one per line.
-        index: an index folder; `shipped` is the one that comes with aindex.
+        index: the folder of the index; `shipped` is the one that comes with aindex.
         k: matches per picture (default: 5, or all rows of a smaller index).
         nprobe: coarse cells to visit: a number, null for the index's own, or auto: as many as were calibrated, else as
             many as hold some twenty thousand rows. More find more and take longer.
