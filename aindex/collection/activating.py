@@ -28,6 +28,7 @@ from aindex.index.backend import Ids, Rows
 from aindex.index.originals import add_originals, own_rows
 from aindex.index.quantiser import Target
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.row_choice import check_row_count
 from aindex.paths import user_path
 
 BATCH_SIZE = 8
@@ -128,6 +129,8 @@ def activate(
         settings=settings or describing(batch_size=BATCH_SIZE),
         read_only=not add,
     )
+    if add:
+        check_row_count(rows, equipment.index.quantiser)
     out = user_path(out)
     listing = without_output(list_source(images), out)
     if dry_run:

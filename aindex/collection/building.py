@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from aindex.collection.equipment import describing, index_folder, open_equipment
-from aindex.collection.sources import Source, describe, picture_paths
+from aindex.collection.sources import Source, check_source, describe, picture_paths
 from aindex.data.atomic import exclusive, remove_tree, replace_when_done
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extract import Extraction, ExtractionSettings
@@ -20,7 +20,7 @@ from aindex.descriptors.registry import DEFAULT_EXTRACTOR, load_extractor
 from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError, DataError
 from aindex.index.backend import Ids
-from aindex.index.factory import Metric
+from aindex.index.factory import Metric, check_plan
 from aindex.index.folder import WORK_NAME, YAML_NAME, check_place, read_state
 from aindex.index.on_disk import remove_on_disk
 from aindex.index.reference_index import ReferenceIndex
@@ -52,7 +52,7 @@ def build_index(
     references: Source | None = None,
     like: Path | str | None = None,
     idx_factory: str | None = None,
-    quant: Metric = "L2",
+    quant: Metric | None = None,
     nprobe: int | None = None,
     extractor: Extractor | Path | str | None = None,
     resize_size: int | None = None,
@@ -72,7 +72,7 @@ def build_index(
         references: pictures or descriptors that become rows; None for an index without rows.
         like: an index whose trained quantiser is taken instead of training one.
         idx_factory: FAISS's factory string; default `IVF4096,PQ8x8`.
-        quant: L2 or IP.
+        quant: L2 or IP; default L2, or that of `like`.
         nprobe: coarse cells that a search visits; default 1, or that of `like`.
         extractor: one in use, a name or a path; default `aindex_small`, or the one of `like`.
         resize_size: side of the extractor's input, pixels; default the extractor's own.
@@ -86,16 +86,16 @@ def build_index(
         AindexError: a source, the extractor, the factory or the folder is not possible.
     """
     output, settings = user_path(output), settings or describing()
-    _check_options(train, like, idx_factory, quant)
-    check_row_count(rows)
+    _check_options(train, references, like, idx_factory, quant, names, rows)
+    if references is not None:
+        check_source(references, names)
     if not (work_folder(output) / _COMMIT).is_file():
         check_place(output, overwrite=overwrite)
     with _working(output) as work:
         index, used = _empty_index(
-            work, train, like, idx_factory, quant, extractor, resize_size, seed, settings
+            work, train, like, idx_factory, quant, nprobe, extractor, resize_size, seed, settings
         )
-        if nprobe is not None:
-            index.nprobe = nprobe
+        check_row_count(rows, index.quantiser)
         ids, skipped, own = np.empty(0, np.int64), SkippedImages(), list[str]()
         if references is not None:
             described = describe(references, used, work / "references", settings, names=names)
@@ -121,7 +121,8 @@ def _empty_index(
     train: Source | None,
     like: Path | str | None,
     idx_factory: str | None,
-    quant: Metric,
+    quant: Metric | None,
+    nprobe: int | None,
     extractor: Extractor | Path | str | None,
     resize_size: int | None,
     seed: int,
@@ -131,13 +132,20 @@ def _empty_index(
         equipment = open_equipment(
             like, extractor, resize_size=resize_size, settings=settings, read_only=False
         )
-        return equipment.index.empty_copy(), equipment.extractor
+        empty = equipment.index.empty_copy()
+        if nprobe is not None:
+            empty.nprobe = nprobe
+        return empty, equipment.extractor
     assert train is not None
     used = _loaded(extractor, resize_size, settings)
+    factory, metric = idx_factory or DEFAULT_FACTORY, quant or "L2"
+    pictures = picture_paths(train)
+    check_plan(used.dim, factory, metric, nprobe=nprobe, rows=None if pictures is None else len(pictures))
     index = ReferenceIndex.train(
         describe(train, used, work / "train", settings).descriptors,
-        idx_factory=DEFAULT_FACTORY if idx_factory is None else idx_factory,
-        metric=quant,
+        idx_factory=factory,
+        metric=metric,
+        nprobe=1 if nprobe is None else nprobe,
         seed=seed,
         extractor=used,
     )
@@ -183,6 +191,10 @@ def add_to_index(
             folder, extractor, resize_size=resize_size, settings=settings, read_only=False
         )
         opened = equipment.index
+        check_row_count(rows, opened.quantiser)
+        pictures = check_source(references, names)
+        if duplicates == "error" and names is None and not (work / _COMMIT).is_file():
+            _new_rows([prefix + name for name in pictures or ()], opened, duplicates)
         described = describe(references, equipment.extractor, work / "references", settings, names=names)
         new_names = [prefix + name for name in described.names]
         key = (str(references), prefix, duplicates, rows, seed, equipment.extractor.fingerprint)
@@ -324,8 +336,17 @@ def _hash(key: Sequence[object], names: Sequence[str]) -> str:
 
 
 def _check_options(
-    train: Source | None, like: Path | str | None, idx_factory: str | None, quant: Metric
+    train: Source | None,
+    references: Source | None,
+    like: Path | str | None,
+    idx_factory: str | None,
+    quant: Metric | None,
+    names: Path | str | None,
+    rows: int,
 ) -> None:
+    check_row_count(rows)
+    if references is None and (names is not None or rows != 1):
+        raise ConfigError("names and rows are those of references: give references too, or leave them out")
     if (train is None) == (like is None):
         raise ConfigError(
             "an index needs either train, pictures or descriptors to train its quantiser on, or like, an index whose "
@@ -338,7 +359,7 @@ def _check_options(
         ("idx_factory", idx_factory, stored.idx_factory),
         ("quant", quant, stored.metric),
     ):
-        if wanted not in (None, "L2", found):
+        if wanted not in (None, found):
             raise ConfigError(
                 f"{name} {wanted!r}, but the index to be like has {found!r}: leave {name} out, or train"
             )

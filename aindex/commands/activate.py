@@ -5,13 +5,25 @@ from aindex.activation.settings import DeltaSize
 from aindex.collection.activating import BATCH_SIZE, activate
 from aindex.collection.equipment import Arithmetic, describing
 from aindex.collection.pictures import Format
-from aindex.commands.parsing import run_function
+from aindex.commands.parsing import Needs, run_function
 from aindex.index.quantiser import Target
+
+_NEEDS = {
+    "rows": Needs("add", (True,)),
+    "jpeg_quality": Needs("format", ("jpeg",)),
+    "compress_level": Needs("format", ("png",)),
+}
 
 
 def main(args: list[str]) -> None:
     """Parse and run."""
-    run_function(activate_pictures, args, prog="aindex activate")
+    run_function(
+        activate_pictures,
+        args,
+        prog="aindex activate",
+        example="aindex activate --images holiday --out released --index mine --add true --min_psnr 40",
+        needs=_NEEDS,
+    )
 
 
 def activate_pictures(
