@@ -1,6 +1,7 @@
 """What goes to a terminal: bars only where one is, notes on the error stream, and text that any encoding can hold."""
 
 import codecs
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,9 @@ def note(text: str) -> None:
 @contextmanager
 def command_line(*, quiet: bool) -> Iterator[None]:
     """While a command runs: bars only on a terminal, neither bars nor notes where it is quiet, any encoding."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the program
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     before = dict(_shown)
     _shown.update(bars=not quiet and _is_terminal(), notes=not quiet)
     try:
@@ -45,7 +49,7 @@ def command_line(*, quiet: bool) -> Iterator[None]:
 
 
 def _is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
+    return sys.stderr.isatty()
 
 
 @contextmanager

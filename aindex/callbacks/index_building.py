@@ -264,6 +264,11 @@ class IndexBuilder:
         check_row_count(self._settings.rows)
         self._data.check_queries()
         settings = self._settings
+        if settings.path is not None and settings.placement == "sharded":
+            raise ConfigError(
+                "index.placement 'sharded' with index.path: an index that exists is not split; give "
+                "index.fts_training_path and index.fts_reference_path, or take the placement replicated"
+            )
         if settings.fts_training_path is None or settings.fts_reference_path is None:
             return
         check_source(settings.fts_reference_path)
@@ -275,11 +280,6 @@ class IndexBuilder:
 
     def _pack(self, originals: Extraction) -> PackedIndex:
         """The trained index for all ranks; shares for other numbers of ranks are removed."""
-        if self._settings.path is not None:
-            raise ConfigError(
-                "index.placement 'sharded' with index.path: an index that exists is not split; give "
-                "index.fts_training_path and index.fts_reference_path, or take the placement replicated"
-            )
         for share in (self._folder / INDEX_FOLDER).glob("rank*of*"):
             if not share.name.endswith(f"of{distributed.world_size()}"):
                 shutil.rmtree(share)

@@ -42,10 +42,12 @@ class OneLineErrors(ArgumentParser):
     Attributes:
         short_names: by option, the names of the classes that it takes.
         examples: command lines that its help ends with.
+        full_help: the option that lists every other one.
     """
 
     short_names: Mapping[str, Sequence[str]] = {}
     examples: Sequence[str] = ()
+    full_help = "--help"
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """All options, and examples."""
@@ -83,7 +85,8 @@ class OneLineErrors(ArgumentParser):
         """Print one line, exit with code 2."""
         line = " ".join(message.split())
         print(
-            f"aindex: error: {_shortened(line)}{self._allowed(line)}; see {self.prog} --help", file=sys.stderr
+            f"aindex: error: {_shortened(line)}{self._allowed(line)}; see {self.prog} {self.full_help}",
+            file=sys.stderr,
         )
         raise SystemExit(2)
 

@@ -69,6 +69,8 @@ _OPTION_HELP = {
 class PipelineParser(OneLineErrors, LightningArgumentParser):
     """Lightning's parser with errors of one line, and a help of what matters beside that of everything."""
 
+    full_help = "--help_all"
+
     def answer(self, args: Sequence[str]) -> None:
         """Print what is asked about the options: those that matter, or with `--help_all` every one."""
         super().answer(args)

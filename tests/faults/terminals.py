@@ -72,6 +72,14 @@ def closed_pipe(room: Room) -> None:
     assert room.output.readouterr().err == ""
 
 
+@fault(TERMINALS, "an output that is closed from the start", treated="nobody is told, and all is done")
+def closed_output(room: Room) -> None:
+    room.patch.setattr(sys, "stdout", None)
+    room.patch.setattr(sys, "stderr", None)
+    main(searched(room, f"--output={room.tmp / 'found.txt'}"))
+    assert (room.tmp / "found.txt").stat().st_size
+
+
 @fault(TERMINALS, "results to a full disk", error="No space left on device: make room")
 def full_disk(room: Room) -> None:
     room.patch.setattr(sys, "stdout", Stream(error=OSError(28, "No space left on device")))
