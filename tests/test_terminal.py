@@ -152,6 +152,26 @@ def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     assert lines == ["aindex: error: interrupted: what is finished stays, the same command goes on"]
 
 
+def test_ctrl_c_is_one_line_where_processes_work(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", 40)
+    given = ["--data_dir=pictures", "--output_dir=out", "--edits=full", "--num_workers=2"]
+    process = started("augment", *given, stdout=subprocess.DEVNULL, cwd=tmp_path, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "out").is_dir() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)
+        # a terminal tells every process of the command
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.communicate(timeout=60)[1].decode()
+    finally:
+        process.kill()
+    assert process.returncode in (130, -signal.SIGINT)  # a shell says 130 of both
+    assert told.splitlines() == [
+        "aindex: error: interrupted: what is finished stays, the same command goes on"
+    ]
+
+
 def test_bars_are_drawn_on_the_error_stream_of_a_terminal(tmp_path: Path) -> None:
     write_pictures(tmp_path / "pictures", 3)
     parent, child = pty.openpty()

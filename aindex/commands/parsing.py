@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import logging
 import re
 import sys
 from argparse import HelpFormatter
@@ -147,6 +148,12 @@ def _shortened(line: str) -> str:
     line = re.sub(r"\.? (?:Given value type: .*? Given|Got) value: (.*)", r", got \1", line)
     line = re.sub(r"\s+(?=[,;:])", "", line)
     return re.sub(r'^Parser key "([^"]+)":', r"\1:", line)
+
+
+def quieten_lightning() -> None:
+    """Leave out Lightning's own notes: seeds, devices it looked for, tips."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def run_function(

@@ -1,6 +1,5 @@
 """`aindex fit` and `aindex evaluate`: the Lightning pipeline and its options."""
 
-import logging
 from argparse import Action
 from collections import Counter
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from aindex.callbacks.retrieval import EvaluateRetrieval
 from aindex.callbacks.run_folder import RunFolder
 from aindex.cli import COMMANDS
 from aindex.commands.config_files import as_written, resolve_config_arguments
-from aindex.commands.parsing import CONFIG_HELP, OneLineErrors
+from aindex.commands.parsing import CONFIG_HELP, OneLineErrors, quieten_lightning
 from aindex.commands.pipeline_help import EXAMPLES, TITLES, short_help
 from aindex.commands.trainer_options import refuse_counts, refuse_options
 from aindex.data.datamodule import ImageData
@@ -277,6 +276,5 @@ def evaluate(args: list[str]) -> None:
 
 def _prepare(command: str, args: list[str]) -> PipelineCLI:
     register_strategy()
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quieten_lightning()
     return PipelineCLI(command, args)

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from aindex.cli import COMMANDS
 from aindex.commands.config_files import resolve_config_arguments
-from aindex.commands.parsing import CONFIG_HELP, OneLineErrors
+from aindex.commands.parsing import CONFIG_HELP, OneLineErrors, quieten_lightning
 from aindex.commands.pipeline_help import EXAMPLES
 from aindex.descriptors.training import ExportExtractor, ExtractorTraining
 from aindex.descriptors.training_data import TrainingPictures
@@ -71,6 +71,7 @@ class TrainingCLI(LightningCLI):
 
 def train_main(args: Sequence[str]) -> None:
     """Train, validate, keep the best checkpoint, export it to `<output_dir>/<name>.safetensors`."""
+    quieten_lightning()
     cli = TrainingCLI(
         ExtractorTraining,
         TrainingPictures,

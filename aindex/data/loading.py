@@ -5,12 +5,13 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from multiprocessing import util
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aindex.errors import ConfigError
 
-_PRELOADED = ["aindex.data.edited", "aindex.descriptors.training_data", "augly.image.functional"]
+_PRELOADED = [
+    "aindex.data.server",
+    "aindex.data.edited",
+    "aindex.descriptors.training_data",
+    "augly.image.functional",
+]
 _LONGEST_TEMPORARY = 70
 """Bytes of the temporary folder's path that leave room for the names of sockets, whose paths may have 107 or so."""
 
@@ -93,6 +99,13 @@ def _server(num_workers: int) -> BaseContext | None:
     _keep_sockets_short()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
+    # Ctrl-C is this process's affair: the server and its workers end when it does, without words of their own
+    resource_tracker.ensure_running()  # which would let the signal through again if it were started meanwhile
+    usual = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, usual)
     return context
 
 
