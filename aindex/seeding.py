@@ -14,4 +14,6 @@ def derive_seed(seed: int, *parts: str | int) -> int:
         parts: what tells this use from every other, for example an image's id and the name of an attack.
     """
     text = "\x1f".join([str(seed), *map(str, parts)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    # names of files may hold what is no valid Unicode
+    data = text.encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1

@@ -228,8 +228,8 @@ class Subject:
     def once(self) -> int:
         for path in self.paths[: len(self.images)]:
             pixels = torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1).contiguous()
-            canvas = Canvas(pixels.to(self.device), self.fast.input_size, self.settings)
-            encode(canvas.released(canvas.start(0)).cpu().numpy())
+            canvas = Canvas([pixels.to(self.device)], self.fast.input_size, self.settings)
+            encode(canvas.released(canvas.start([0]))[0].cpu().numpy())
         return len(self.images)
 
     def bare_files(self) -> int:

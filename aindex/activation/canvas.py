@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -10,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aindex.activation.perceptual import LUMINANCE, jnd_map
+from aindex.activation.flat import Flat
+from aindex.activation.perceptual import LUMINANCE, jnd_map, jnd_maps
 from aindex.activation.settings import ActivationSettings
 from aindex.descriptors.preprocess import IMAGENET_STD, normalise, resize
-from aindex.descriptors.resizing import PlaneResize
 from aindex.edits.differentiable import Edits, draw, edited, sent
 from aindex.parallel import side_by_side
 
@@ -26,10 +27,16 @@ CHANNEL_SCALE = tuple(0.072 / weight for weight in LUMINANCE)
 INITIAL_STD = 1e-6
 """Standard deviation of δ at the start: nothing to see, but off the point where gradients may vanish."""
 
+_NOISE = 12 * 1024
+"""How many numbers are drawn for that; they are repeated."""
+
 ROUNDING_MSE = 1 / 12
 """Squared grey levels that rounding to 8 bits adds to a change."""
 
 _FINER = 1.25
+
+_MOST_PIXELS = 1 << 26
+"""How many pixels a GPU treats at a time: each takes some tens of bytes more before the loop."""
 
 VIEW_SIZE = 2
 """Side of the pictures that are edited where δ has the image's own size, in sides of the extractor's input."""
@@ -45,7 +52,10 @@ def heatmap(image: Tensor, settings: ActivationSettings) -> Tensor:
     Returns:
         1×H×W float32, without gradient.
     """
-    jnd = jnd_map(image)
+    return _scaled(jnd_map(image), settings)
+
+
+def _scaled(jnd: Tensor, settings: ActivationSettings) -> Tensor:
     if not settings.use_attenuation:
         # a CPU's mean in torch depends on the number of threads
         mean = float(np.mean(jnd.numpy(), dtype=np.float64)) if jnd.device.type == "cpu" else jnd.mean()
@@ -54,119 +64,183 @@ def heatmap(image: Tensor, settings: ActivationSettings) -> Tensor:
 
 
 class Canvas:
-    """One image in the loop, with the shape and the bounds of its change.
+    """Images that are treated at once, with the shape and the bounds of their changes.
 
     Args:
-        image: 3×H×W in [0, 1] or uint8.
+        images: B images, 3×H×W each, all in [0, 1] or all uint8; a single one on a CPU, whose kernels round by their
+            number.
         size: R, side of the extractor's input.
         settings: of the loop.
 
     Attributes:
-        shape: of δ, 3×h×w.
-        aspect: W over H.
+        shapes: of δ, 3×h×w each.
+        aspects: W over H.
     """
 
     @torch.no_grad()
-    def __init__(self, image: Tensor, size: int, settings: ActivationSettings) -> None:
-        self._image, self._size, self._settings = image, size, settings
-        pixels = image.float().div_(255) if image.dtype == torch.uint8 else image
-        alpha = torch.tensor(
-            CHANNEL_SCALE if settings.scale_channels else (1.0, 1.0, 1.0), device=image.device
-        )
-        self._alpha = alpha.view(3, 1, 1)
-        self._std = torch.tensor(IMAGENET_STD, device=image.device).view(3, 1, 1)
-        self._heat = heatmap(pixels, settings)
-        self._is_grey = settings.faithful and bool((pixels[1:] == pixels[:1]).all())
-        if self._is_grey:
-            # as many grey levels for each channel
-            self._alpha = (self._alpha * self._std).mean() / self._std
-        if settings.faithful:
-            self._heat.masked_fill_((pixels == 0).all(0) | (pixels == 1).all(0), 0)
+    def __init__(self, images: Sequence[Tensor], size: int, settings: ActivationSettings) -> None:
+        self._settings, self._device = settings, images[0].device
         self._is_full = settings.delta_size == "image"
         self._times = 1 if isinstance(settings.delta_size, str) else settings.delta_size
         side = size * self._times
-        heat = self._heat if self._is_full else resize(self._heat, side)
-        self._gain = heat * self._alpha
-        self.shape = self._gain.shape
-        self.aspect = pixels.shape[2] / pixels.shape[1]
+        shapes = [tuple(image.shape) for image in images]
+        self.aspects = [width / height for _, height, width in shapes]
+        self._own = Flat(shapes, self._device, spare=max(shape[2] for shape in shapes))
+        self._stored = self._own.join(images)
+        flat = self._stored.float().div_(255) if self._stored.dtype == torch.uint8 else self._stored
+        pixels = self._own.split(flat)
+        is_alone = self._device.type == "cpu" and len(images) == 1
+        jnds = [jnd_map(*pixels)] if is_alone else jnd_maps(flat, shapes, self._own.begins)
+        self._heats = [_scaled(jnd, settings) for jnd in jnds]
+        self._greys = [False] * len(images)
+        if settings.faithful:
+            self._greys = torch.stack([(image[1:] == image[:1]).all() for image in pixels]).tolist()
+            for heat, image in zip(self._heats, pixels, strict=True):
+                heat.masked_fill_((image == 0).all(0) | (image == 1).all(0), 0)
+        self._alphas = [alpha(settings, is_grey) for is_grey in self._greys]
+        self.shapes = shapes if self._is_full else [(3, side, side)] * len(images)
+        self._layout = self._own if self._is_full else Flat(self.shapes, self._device)
+        heats = self._heats if self._is_full else [resize(heat, side) for heat in self._heats]
+        self._gain = weighted(heats, self._layout, self._alphas)
+        # made here: the weights of a resize are sent to the device, and a loop of many sizes would forget them
+        view_side = size * VIEW_SIZE if self._is_full else side
+        self._to_input = self._own.resize(size) if self._is_full else None
+        self._to_picture = self._own.resize(view_side) if self._is_full and settings.views else None
+
+        def shown(side: int, resized: Callable[[Tensor], Tensor] | None) -> Tensor:
+            return resized(flat) if resized else torch.stack([resize(image, side) for image in pixels])
+
         # the weights of a resize sum to one: it may go before the normalisation, where there are fewer pixels
-        self._base = normalise(resize(pixels, size))
-        self._view_side = size * VIEW_SIZE if self._is_full else side
-        self._picture = resize(pixels, self._view_side) if settings.views else None
-        if self._is_full:
-            # made here: the weights of a resize are sent to the device, and a loop of many sizes would forget them
-            self._to_input = PlaneResize(self.shape, size, image.device)
-            self._to_picture = PlaneResize(self.shape, self._view_side, image.device)
+        self._base = normalise(shown(size, self._to_input))
+        if settings.views:
+            self._pictures = shown(view_side, self._to_picture)
+            self._std = torch.tensor(IMAGENET_STD, device=self._device).view(3, 1, 1)
         if settings.min_psnr is not None:
             self._set_budget(settings.min_psnr)
 
     def _set_budget(self, min_psnr: float) -> None:
-        """Squared grey levels that the change may have, and the grey levels of δ' = 1."""
-        # a little finer than δ, so that pixels lie between its values as they do in a larger image
-        sizes = zip(self._heat.shape[1:], self.shape[1:], strict=True)
-        self._shown_size = [min(length, math.ceil(_FINER * side)) for length, side in sizes]
-        squared = self._heat if self._is_full else resampled(self._heat.square(), self._shown_size).sqrt()
-        self._visible = squared * (255 * self._alpha * self._std)
+        """Squared grey levels that a change may have, and the grey levels of δ' = 1 where it is shown."""
         self._budget = max(255**2 / 10 ** (min_psnr / 10) - ROUNDING_MSE, 1e-6)
+        factors = [
+            [255 * one * std for one, std in zip(some, IMAGENET_STD, strict=True)] for some in self._alphas
+        ]
+        if self._is_full:
+            self._visible = weighted(self._heats, self._own, factors)
+            return
+        # a little finer than δ, so that pixels lie between its values as they do in a larger image
+        side = math.ceil(_FINER * self.shapes[0][1])
+        sizes = [tuple(min(length, side) for length in heat.shape[1:]) for heat in self._heats]
+        self._shown = []
+        for size in dict.fromkeys(sizes):
+            chosen = [i for i, other in enumerate(sizes) if other == size]
+            layout = Flat([(3, *size)] * len(chosen), self._device)
+            heats = [resampled(self._heats[i][None].square(), size)[0].sqrt() for i in chosen]
+            visible = weighted(heats, layout, [factors[i] for i in chosen])
+            rows = slice(None) if len(chosen) == len(sizes) else torch.tensor(chosen, device=self._device)
+            self._shown.append((rows, size, layout, visible))
 
-    def start(self, seed: int) -> Tensor:
-        """δ before the first step, drawn on the CPU so that it is the same on every device; a leaf."""
-        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(seed)) * INITIAL_STD
-        return noise.to(self._image.device).requires_grad_()
+    def start(self, seeds: Sequence[int]) -> list[Tensor]:
+        """δ before the first step, leaves; drawn on the CPU so that they are the same on every device."""
+        noise = [torch.randn(_NOISE, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        deltas = self._layout.tile((torch.stack(noise) * INITIAL_STD).to(self._device))
+        return [delta.detach().requires_grad_() for delta in self._layout.split(deltas)]
 
-    def change(self, delta: Tensor) -> Tensor:
-        """x' − x at δ's size, in normalised space: h ⊙ α ⊙ tanh δ, within the budget."""
-        return self._gain * self._bounded(delta)
+    def change(self, deltas: Sequence[Tensor]) -> Tensor:
+        """x' − x at δ's size, in normalised space, M×L: h ⊙ α ⊙ tanh δ, within the budget."""
+        return self._gain * self._bounded(deltas)
+
+    def mean_squares(self, change: Tensor) -> Tensor:
+        """Of each image's change, B."""
+        return self._layout.mean_squares(change)
 
     def input(self, change: Tensor) -> Tensor:
-        """What the extractor sees of the changed image, 3×R×R."""
-        if self._is_full:
+        """What the extractor sees of the changed images, B×3×R×R."""
+        if self._to_input:
             return self._base + self._to_input(change)
+        change = change.view(-1, *self.shapes[0])
         return self._base + (F.avg_pool2d(change, self._times) if self._times > 1 else change)
 
     def picture(self, change: Tensor) -> Tensor:
-        """The changed image to be edited, 3×S×S in [0, 1], S a multiple of R."""
-        assert self._picture is not None
-        change = self._to_picture(change) if self._is_full else change
-        return (self._picture + change * self._std).clamp(0, 1)
+        """The changed images to be edited, B×3×S×S in [0, 1], S a multiple of R."""
+        change = self._to_picture(change) if self._to_picture else change.view(-1, *self.shapes[0])
+        return (self._pictures + change * self._std).clamp(0, 1)
+
+    def full_changes(self, deltas: Sequence[Tensor]) -> list[Tensor]:
+        """x' − x at each image's own size, in normalised space, 3×H×W."""
+        return self._own.split(self._full_change(deltas))
 
     @torch.no_grad()
-    def full_change(self, delta: Tensor) -> Tensor:
-        """x' − x at the image's own size, in normalised space, 3×H×W."""
-        bounded = self._bounded(delta)
-        if not self._is_full:
-            bounded = resampled(bounded, self._heat.shape[1:])
-            # in place: of a large image this is most of the memory
-            return bounded.mul_(self._alpha).mul_(self._heat)
-        return bounded * self._alpha * self._heat
+    def released(self, deltas: Sequence[Tensor]) -> list[Tensor]:
+        """The changed images, un-normalised, clamped, rounded: H×W×3 uint8."""
+        levels = [255 * std for std in IMAGENET_STD]
+        change = self._own.scale_(self._full_change(deltas), [levels] * len(deltas))
+        change.add_(self._stored, alpha=1 if self._stored.dtype == torch.uint8 else 255)
+        pixels = self._own.split(change.round_().clamp_(0, 255).to(torch.uint8))
+        return [image.permute(1, 2, 0).contiguous() for image in pixels]
 
     @torch.no_grad()
-    def released(self, delta: Tensor) -> Tensor:
-        """The changed image, un-normalised, clamped, rounded: H×W×3 uint8."""
-        scale = 1 if self._image.dtype == torch.uint8 else 255
-        pixels = (self.full_change(delta) * (255 * self._std)).add_(self._image, alpha=scale)
-        return pixels.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()
+    def _full_change(self, deltas: Sequence[Tensor]) -> Tensor:
+        """M×L."""
+        bounded = self._bounded(deltas)
+        if self._is_full:
+            return self._gain * bounded
+        images = zip(bounded.view(-1, 1, *self.shapes[0]), self._heats, strict=True)
+        # in place: of a large image this is most of the memory
+        shown = [resampled(image, heat.shape[1:])[0].mul_(heat) for image, heat in images]
+        return self._own.scale_(self._own.join(shown), self._alphas)
 
-    def _bounded(self, delta: Tensor) -> Tensor:
-        bounded = torch.tanh(delta) if self._settings.use_tanh else delta
-        if self._is_grey:
-            bounded = bounded.mean(0, keepdim=True).expand_as(bounded)
+    def _bounded(self, deltas: Sequence[Tensor]) -> Tensor:
+        bounded = self._layout.join(deltas)
+        bounded = torch.tanh(bounded) if self._settings.use_tanh else bounded
+        if any(self._greys):
+            images = self._layout.split(bounded)
+            for i in (i for i, is_grey in enumerate(self._greys) if is_grey):
+                images[i] = images[i].mean(0, keepdim=True).expand_as(images[i])
+            bounded = self._layout.join(images)
         if self._settings.min_psnr is None:
             return bounded
         with torch.no_grad():
-            shown = bounded if self._is_full else resampled(bounded, self._shown_size)
-            error = mean_square(self._visible * shown)
-        return bounded * (self._budget / error.clamp(min=self._budget)).sqrt()
+            scales = (self._budget / self._errors(bounded).clamp(min=self._budget)).sqrt()
+        return bounded * self._layout.spread(scales)
+
+    def _errors(self, bounded: Tensor) -> Tensor:
+        """Squared grey levels of the changes, B."""
+        if self._is_full:
+            return self._own.mean_squares(self._visible * bounded)
+        images, errors = bounded.view(-1, *self.shapes[0]), bounded.new_empty(len(bounded))
+        for rows, size, layout, visible in self._shown:
+            errors[rows] = layout.mean_squares(visible * resampled(images[rows], size).flatten(1))
+        return errors
 
 
-def resampled(planes: Tensor, size: Sequence[int]) -> Tensor:
-    """C×h×w to C×H×W: bilinear, antialiased where an axis shrinks."""
-    return F.interpolate(planes[None], tuple(size), mode="bilinear", antialias=True)[0]
+def alpha(settings: ActivationSettings, is_grey: bool) -> tuple[float, ...]:
+    """What each channel takes of a change; of a grey image as many grey levels as the others."""
+    scales = CHANNEL_SCALE if settings.scale_channels else (1.0, 1.0, 1.0)
+    mean = sum(scale * std for scale, std in zip(scales, IMAGENET_STD, strict=True)) / 3
+    return tuple(mean / std for std in IMAGENET_STD) if is_grey else scales
 
 
-def mean_square(change: Tensor) -> Tensor:
-    """Of all elements; 0-d."""
-    return F.mse_loss(change, change.new_zeros(()).expand_as(change))
+def weighted(heats: Sequence[Tensor], layout: Flat, factors: Sequence[Sequence[float]]) -> Tensor:
+    """Heat maps 1×h×w for three channels, times a factor each: M×L."""
+    return layout.scale_(layout.join([heat.expand(3, -1, -1).contiguous() for heat in heats]), factors)
+
+
+def resampled(images: Tensor, size: Sequence[int]) -> Tensor:
+    """B×C×h×w to B×C×H×W: bilinear, antialiased where an axis shrinks."""
+    return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
+
+
+def together(images: Sequence[Tensor]) -> list[list[int]]:
+    """Which images one canvas treats: on a GPU many, none of them more than twice as wide as another."""
+    if images[0].device.type == "cpu":
+        return [[i] for i in range(len(images))]
+    groups: dict[tuple[torch.dtype, int, int], list[int]] = {}
+    pixels: Counter[int] = Counter()
+    for i, image in enumerate(images):
+        width = image.shape[2].bit_length()
+        pixels[width] += image.shape[1] * image.shape[2]
+        groups.setdefault((image.dtype, width, pixels[width] // _MOST_PIXELS), []).append(i)
+    return list(groups.values())
 
 
 class Canvases:
@@ -187,37 +261,46 @@ class Canvases:
     ) -> None:
         self._size, self._settings = size, settings
         self._device = images[0].device
-        self._canvases = self._each(lambda image: Canvas(image, size, settings), images)
-        self.deltas = self._each(lambda i: self._canvases[i].start(seeds[i]), range(len(images)))
+        self._members = together(images)
+        self._canvases = self._each(
+            lambda some: Canvas([images[i] for i in some], size, settings), self._members
+        )
+        pairs = list(zip(self._canvases, self._members, strict=True))
+        self.deltas = self._in_order(
+            self._each(lambda pair: pair[0].start([seeds[i] for i in pair[1]]), pairs)
+        )
         self._edits = iter(self._drawn(seeds))
 
     def constrain(self) -> list[Tensor]:
-        """The present change of each image, 3×h×w: h ⊙ α ⊙ tanh δ, within the budget."""
-        return [canvas.change(delta) for canvas, delta in zip(self._canvases, self.deltas, strict=True)]
+        """The present changes, h ⊙ α ⊙ tanh δ within the budget, as each canvas holds those of its images."""
+        return [canvas.change(deltas) for canvas, deltas in self._with_deltas()]
+
+    def mean_squares(self, changes: Sequence[Tensor]) -> Tensor:
+        """Of each image's change, B."""
+        pairs = zip(self._canvases, changes, strict=True)
+        return torch.stack(self._in_order([canvas.mean_squares(change).unbind() for canvas, change in pairs]))
 
     def add(self, changes: Sequence[Tensor]) -> Tensor:
         """What the extractor sees of the changed images, B×3×R×R."""
         pairs = zip(self._canvases, changes, strict=True)
-        return torch.stack([canvas.input(change) for canvas, change in pairs])
+        return torch.stack(self._in_order([canvas.input(change).unbind() for canvas, change in pairs]))
 
     def edit(self, changes: Sequence[Tensor]) -> list[Tensor]:
         """What it sees of randomly edited copies of them, B×3×R×R for each view."""
         if not self._settings.views:
             return []
         pairs = zip(self._canvases, changes, strict=True)
-        pictures = torch.stack([canvas.picture(change) for canvas, change in pairs])
+        pictures = torch.stack(self._in_order([canvas.picture(change).unbind() for canvas, change in pairs]))
         views = [next(self._edits) for _ in range(self._settings.views)]
         return [normalise(edited(pictures, view, self._size)) for view in views]
 
     def _drawn(self, seeds: Sequence[int]) -> list[Edits]:
         """The edits of all views of a run, iteration by iteration, before the loop: sending them waits for a GPU."""
+        aspects = self._in_order([canvas.aspects for canvas in self._canvases])
         rngs = [random.Random(seed) for seed in seeds]
         return sent(
             [
-                [
-                    draw(rng, canvas.aspect, self._settings.edits)
-                    for rng, canvas in zip(rngs, self._canvases, strict=True)
-                ]
+                [draw(rng, aspect, self._settings.edits) for rng, aspect in zip(rngs, aspects, strict=True)]
                 for _ in range(self._settings.iterations * self._settings.views)
             ],
             self._device,
@@ -225,13 +308,21 @@ class Canvases:
 
     def changes(self) -> list[Tensor]:
         """x' − x of each image in normalised space at its own size, 3×H×W."""
-        pairs = list(zip(self._canvases, self.deltas, strict=True))
-        return self._each(lambda pair: pair[0].full_change(pair[1]), pairs)
+        return self._in_order(self._each(lambda pair: pair[0].full_changes(pair[1]), self._with_deltas()))
 
     def released(self) -> list[Tensor]:
         """The images to release, H×W×3 uint8 each."""
-        pairs = list(zip(self._canvases, self.deltas, strict=True))
-        return self._each(lambda pair: pair[0].released(pair[1]), pairs)
+        return self._in_order(self._each(lambda pair: pair[0].released(pair[1]), self._with_deltas()))
+
+    def _with_deltas(self) -> list[tuple[Canvas, list[Tensor]]]:
+        members = [[self.deltas[i] for i in some] for some in self._members]
+        return list(zip(self._canvases, members, strict=True))
+
+    def _in_order(self, parts: Sequence[Sequence[Item]]) -> list[Item]:
+        """What there is of the images of each canvas, in the images' order."""
+        numbers = [i for some in self._members for i in some]
+        items = dict(zip(numbers, (item for part in parts for item in part), strict=True))
+        return [items[i] for i in range(len(items))]
 
     def _each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """What a function gives for each item; on a CPU they are treated side by side, a thread each."""

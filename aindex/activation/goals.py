@@ -14,6 +14,9 @@ from aindex.index.quantiser import Quantiser, Target
 
 FeatureLoss = Literal["cossim", "mse", "assignment"]
 
+_TOGETHER = 64
+"""How many images a GPU treats at a time, so that products round alike however many there are."""
+
 _NEVER = -1e9
 """Logarithm of what has no probability; finite, so that where nothing is left gradients are 0."""
 
@@ -89,23 +92,22 @@ class AssignmentGoal:
 
     def __call__(self, descriptors: Tensor) -> Tensor:
         """(1+V)×B×d → B."""
-        # one image after the other: a matrix product rounds each row by how many there are
-        outside = torch.stack(
-            [
-                self._outside(rows, right)
-                for rows, right in zip(descriptors.unbind(1), self.right, strict=True)
-            ],
-            dim=1,
-        )
+        # a matrix product rounds each row by how many there are
+        size = 1 if descriptors.device.type == "cpu" else _TOGETHER
+        fill = (0, 0, 0, 0, 0, -len(self.right) % size)
+        given = (descriptors.transpose(0, 1), self.right)
+        rows, right = (torch.split(F.pad(some, fill), size) for some in given)
+        outside = torch.cat([self._outside(*pair) for pair in zip(rows, right, strict=True)])
+        outside = outside[: len(self.right)].T  # (1+V)×B
         away = 1 - F.cosine_similarity(descriptors.unsqueeze(-2), self.rows, dim=-1).amax(dim=-1)
         near = F.cosine_similarity(descriptors[0].unsqueeze(-2), self.targets, dim=-1).amax(dim=-1)
         return image_and_copies(outside + self.anchor * away) + 1 - near
 
     def _outside(self, rows: Tensor, right: Tensor) -> Tensor:
-        """Minus log-probabilities of one image's descriptors, 1+V, from N×M×K scores."""
+        """Minus log-probabilities of n images' descriptors, n×(1+V)×d → n×(1+V), from n×(1+V)×M×K scores."""
         scores = self.choices.scores(rows, right) / self.temperature
-        is_right = torch.zeros(scores.shape[1:], dtype=torch.bool, device=scores.device)
-        is_right.scatter_(1, right, True)
+        is_right = torch.zeros(*right.shape[:2], scores.shape[-1], dtype=torch.bool, device=scores.device)
+        is_right = is_right.scatter_(2, right, True)[:, None]  # n×1×M×K
         inside = scores.masked_fill(~is_right, _NEVER).logsumexp(dim=-1)
         others = scores.masked_fill(is_right, _NEVER)
         if self.nprobe > 1:

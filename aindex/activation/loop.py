@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from aindex.activation.canvas import Canvases, mean_square
+from aindex.activation.canvas import Canvases
 from aindex.activation.goals import Goal
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory, make_optimizer, make_scheduler
 from aindex.activation.outcome import Curves, failures, measured
@@ -91,7 +91,7 @@ def activate_images(
         rows = [canvases.add(changes), *canvases.edit(changes)]  # x + δ', and V edited copies of it
         descriptors = describe(rows, extractor, batch_size)  # (1+V)×B×d
         feature_loss = goal(descriptors)
-        image_loss = torch.stack([mean_square(change) for change in changes])
+        image_loss = canvases.mean_squares(changes)
         loss = settings.lambda_f * feature_loss + settings.lambda_i * image_loss  # B
         adam.zero_grad()
         with repeatable():
@@ -101,9 +101,8 @@ def activate_images(
             measures.append(measured(images, canvases.released()))
         step()
         advance(iteration)
-    return Activation(
-        canvases, Curves.of(losses, measures), failures(canvases.deltas, canvases.constrain(), losses)
-    )
+    squares = canvases.mean_squares(canvases.constrain())
+    return Activation(canvases, Curves.of(losses, measures), failures(canvases.deltas, squares, losses))
 
 
 def describe(inputs: Sequence[Tensor], extractor: FastExtractor, batch_size: int) -> Tensor:

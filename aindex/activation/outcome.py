@@ -1,12 +1,13 @@
 """What a batch's activation leaves behind: released pixels, their measures, and statistics per iteration."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from aindex.activation.perceptual import linf_grey_levels, psnr_db
+from aindex.activation.perceptual import linf_grey_levels, psnr_db, unit_range
 from aindex.data.released import SourceImage
 
 
@@ -92,19 +93,18 @@ class Curves:
         return {name: value.mean(dim=1).tolist() for name, value in values.items() if value is not None}
 
 
-def failures(
-    deltas: Sequence[Tensor], changes: Sequence[Tensor], losses: Sequence[Tensor]
-) -> list[str | None]:
+@torch.no_grad()
+def failures(deltas: list[Tensor], squares: Tensor, losses: Sequence[Tensor]) -> list[str | None]:
     """Per image None, or what of it is not finite; rounded to 8 bits it would be some picture all the same.
 
     Args:
         deltas: δ of B images after the last step.
-        changes: what δ makes of each.
+        squares: mean square of the change that δ makes of each, B.
         losses: of each iteration, 3×B.
     """
     parts = {
-        "δ": torch.stack([delta.detach().isfinite().all() for delta in deltas]),
-        "change": torch.stack([change.detach().isfinite().all() for change in changes]),
+        "δ": torch.stack(torch._foreach_norm(deltas, math.inf)).isfinite(),
+        "change": squares.isfinite(),
     }
     if losses:
         parts["loss"] = torch.stack(list(losses)).isfinite().all(0).all(0)
@@ -127,10 +127,25 @@ def measured(originals: Sequence[Tensor], released: Sequence[Tensor]) -> Tensor:
         originals: 3×H×W each.
         released: H×W×3 each.
     """
-    pairs = [(before.permute(1, 2, 0), after) for before, after in zip(originals, released, strict=True)]
-    return torch.stack(
-        [torch.stack([measure(*pair) for pair in pairs]) for measure in (psnr_db, linf_grey_levels)]
-    )
+    originals = [image.permute(1, 2, 0) for image in originals]
+    if released[0].device.type == "cpu":
+        pairs = list(zip(originals, released, strict=True))
+        return torch.stack(
+            [torch.stack([measure(*pair) for pair in pairs]) for measure in (psnr_db, linf_grey_levels)]
+        )
+    return measured_at_once(originals, released)
+
+
+def measured_at_once(originals: Sequence[Tensor], released: Sequence[Tensor]) -> Tensor:
+    """The same of H×W×3 each, in a few kernels for all."""
+    if len({image.dtype for image in originals}) > 1:
+        originals = [unit_range(image) for image in originals]
+    before, after = (torch.cat([image.reshape(-1) for image in some]) for some in (originals, released))
+    counts = [image.numel() for image in released]
+    differences = torch.split(unit_range(before) - unit_range(after), counts)
+    deviations = torch._foreach_mul(torch._foreach_norm(differences), [count**-0.5 for count in counts])
+    largest = torch._foreach_norm(differences, math.inf)
+    return torch.stack([-20 * torch.log10(torch.stack(deviations)), 255 * torch.stack(largest)])
 
 
 def to_cpu(images: Sequence[Tensor]) -> list[Tensor]:

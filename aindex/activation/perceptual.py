@@ -1,7 +1,10 @@
 """How visible a change is: the just-noticeable-difference map, PSNR, L∞ and SSIM."""
 
 import math
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -78,7 +81,7 @@ def _bright_masking(background: Tensor) -> Tensor:
     return 3 / 128 * (background - 127) + 3
 
 
-def _luminance_masking(background: Tensor, image: Tensor) -> Tensor:
+def _luminance_masking(background: Tensor, pixels_around: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """LA of a background H×W: one branch up to 127, one above.
 
     The larger branch is the right one but between 126.9 and 127, where they cross before they change over
@@ -87,14 +90,10 @@ def _luminance_masking(background: Tensor, image: Tensor) -> Tensor:
     """
     masking = torch.maximum(_dark_masking(background), _bright_masking(background))
     rows, columns = ((background - 126.95).abs_() < 0.06).nonzero(as_tuple=True)
-    _, height, width = image.shape
-    window = torch.arange(5, device=image.device)
     # a flat grey sky may have all of its pixels here, each with a window of its own
     parts = zip(torch.split(rows, _WINDOWS), torch.split(columns, _WINDOWS), strict=True)
     for some_rows, some_columns in parts:
-        row_window = _reflected(height, 2, image.device)[some_rows[:, None] + window]  # n×5
-        column_window = _reflected(width, 2, image.device)[some_columns[:, None] + window]
-        pixels = image[:, row_window[:, :, None], column_window[:, None, :]].double()  # 3×n×5×5
+        pixels = pixels_around(some_rows, some_columns).double()  # 3×n×5×5
         luminance = 255 * sum(weight * plane for weight, plane in zip(LUMINANCE, pixels, strict=True))
         exact = (luminance * luminance.new_tensor(_BACKGROUND_KERNEL)).sum((1, 2)) / 32
         chosen = torch.where(exact <= 127, _dark_masking(exact), _bright_masking(exact))
@@ -130,21 +129,84 @@ def jnd_map(image: Tensor) -> Tensor:
 
 def _jnd_map(image: Tensor) -> Tensor:
     image = image.float()
+    _, height, width = image.shape
+    window = torch.arange(5, device=image.device)
+
+    def pixels_around(rows: Tensor, columns: Tensor) -> Tensor:
+        row_window = _reflected(height, 2, image.device)[rows[:, None] + window]  # n×5
+        column_window = _reflected(width, 2, image.device)[columns[:, None] + window]
+        return image[:, row_window[:, :, None], column_window[:, None, :]]
+
+    return _jnd(pad_by_reflection(_luminance(image), 2), pixels_around).unsqueeze(0)
+
+
+@torch.no_grad()
+def jnd_maps(pixels: Tensor, shapes: Sequence[Sequence[int]], begins: Sequence[int]) -> list[Tensor]:
+    """What jnd_map gives for each of several images, in a few kernels: they become one tall picture.
+
+    Args:
+        pixels: of all images, in [0, 1], float32.
+        shapes: 3×H×W of each.
+        begins: which of the pixels' elements is an image's first.
+
+    Returns:
+        1×H×W each.
+    """
+    device, flat = pixels.device, pixels.view(-1)
+    # each row of the tall picture: which image's row, mirrored at two rows beyond its ends
+    table = np.array([[*shape, begin] for shape, begin in zip(shapes, begins, strict=True)])
+    bordered = table[:, 1] + 4
+    tops = np.cumsum([0, *bordered])
+    height, width, begin = np.repeat(table[:, 1:], bordered, axis=0).T
+    rows = _mirrored(np.arange(tops[-1]) - np.repeat(tops[:-1], bordered) - 2, height)
+    sent = torch.from_numpy(np.stack([begin + rows * width, width, height * width])).to(device)
+    first, width_of, plane = sent[..., None].unbind()  # T×1 each
+    across = torch.arange(-2, int(table[:, 2].max()) + 2, device=device).abs()
+    period = (2 * (width_of - 1)).clamp(min=1)
+    column = across % period
+    places = first + torch.minimum(column, period - column)  # T×P
+    tall = torch.stack([flat[places + channel * plane] for channel in range(3)])
+    window = torch.arange(5, device=device)
+
+    def pixels_around(rows: Tensor, columns: Tensor) -> Tensor:
+        return tall[:, (rows[:, None] + window)[:, :, None], (columns[:, None] + window)[:, None, :]]
+
+    jnd = _jnd(_luminance(tall), pixels_around)  # T−4×P−4
+    return [jnd[None, top : top + shape[1], : shape[2]] for top, shape in zip(tops[:-1], shapes, strict=True)]
+
+
+def _mirrored(position: npt.NDArray[np.int64], length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Positions of an axis, up to any number beyond its ends, mirrored into it."""
+    period = np.maximum(2 * (length - 1), 1)
+    position = np.abs(position) % period
+    return np.minimum(position, period - position)
+
+
+def _luminance(image: Tensor) -> Tensor:
+    """3×H×W in [0, 1] → H×W in grey levels."""
     red, green, blue = (255 * weight for weight in LUMINANCE)
-    luminance = (red * image[0]).add_(image[1], alpha=green).add_(image[2], alpha=blue)
-    padded = pad_by_reflection(luminance, 2)
+    return (red * image[0]).add_(image[1], alpha=green).add_(image[2], alpha=blue)
+
+
+def _jnd(padded: Tensor, pixels_around: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """JND map of a luminance with borders of two, (H+4)×(W+4) → H×W.
+
+    Args:
+        padded: the luminance.
+        pixels_around: n rows and columns of pixels → 3×n×5×5 around them.
+    """
     inner = padded[1:-1, 1:-1]
     # the 5×5 kernel (outer ring 1, inner ring 2, centre 0) is a 5×5 box plus a 3×3 box less twice the centre
     background = _box_sum(padded, 5).add_(_box_sum(inner, 3)).sub_(padded[2:-2, 2:-2], alpha=2).div_(32)
-    masking = _luminance_masking(background.clamp_(min=0), image)
+    masking = _luminance_masking(background.clamp_(min=0), pixels_around)
     squared = _squared_gradient(inner)
     contrast = squared.pow(1.2).mul_(0.117 * 16).div_(squared.add_(26**2))
     overlap = torch.minimum(masking, contrast)
     jnd = masking.add_(contrast).sub_(overlap, alpha=0.3)
-    return jnd.clamp_(min=5).div_(255).unsqueeze(0)
+    return jnd.clamp_(min=5).div_(255)
 
 
-def _unit_range(image: Tensor) -> Tensor:
+def unit_range(image: Tensor) -> Tensor:
     """Float image in [0, 1] from one that is so already or has 8 bits."""
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
@@ -156,12 +218,12 @@ def psnr_db(a: Tensor, b: Tensor) -> Tensor:
         a: image of any layout, float in [0, 1] or uint8.
         b: the same shape; may be of the other kind.
     """
-    return -10 * torch.log10((_unit_range(a) - _unit_range(b)).square().mean())
+    return -10 * torch.log10((unit_range(a) - unit_range(b)).square().mean())
 
 
 def linf_grey_levels(a: Tensor, b: Tensor) -> Tensor:
     """Largest absolute difference in grey levels (of 255); 0-d, no synchronisation. Arguments as psnr_db."""
-    return 255 * (_unit_range(a) - _unit_range(b)).abs().max()
+    return 255 * (unit_range(a) - unit_range(b)).abs().max()
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
@@ -182,7 +244,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
     radius = min(_SSIM_RADIUS, (a.shape[-2] - 1) // 2, (a.shape[-1] - 1) // 2)
     weights = [math.exp(-((k - radius) ** 2) / (2 * _SSIM_SIGMA**2)) for k in range(2 * radius + 1)]
     window = [weight / sum(weights) for weight in weights]
-    x, y = _unit_range(a), _unit_range(b)
+    x, y = unit_range(a), unit_range(b)
     offset = (
         x.mean()
     )  # variances are differences of squares, in which values far from it would lose their digits

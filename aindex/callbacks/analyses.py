@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from aindex.data.released import SourceImage
 from aindex.descriptors.files import Matrix
 from aindex.edits import Attack
 from aindex.errors import FaissIndexError
-from aindex.evaluation.analyses import image_rows, query_rows, squared_distances
+from aindex.evaluation.analyses import INDEX_COLUMNS, image_rows, query_rows, squared_distances
 from aindex.evaluation.search import ExhaustiveSearch, time_search
+from aindex.index.costs import SearchCosts
 from aindex.index.filling import AnyIndex
 from aindex.index.twins import Twins
 
@@ -37,6 +39,8 @@ class Analyses:
         own_rows: per original r×d, what its rows in the index are made of; None where that is its descriptor.
         twins: rows that count as an original's own.
         device: where the exhaustive search multiplies.
+
+    Making one is collective for shards.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Analyses:
         self._index, self._images, self._descriptors = index, images, descriptors
         self._twins = twins or Twins()
         self._own_rows = descriptors[:, None] if own_rows is None else _padded(own_rows)  # n×r×d
+        self._costs = SearchCosts(index)
         self._ids = np.array([image.index_id for image in images], dtype=np.int64)
         self._exhaustive = (
             None if rows is None else ExhaustiveSearch(rows, metric=index.metric, device=device)
@@ -62,6 +67,25 @@ class Analyses:
     def knows_ceiling(self) -> bool:
         """Whether an exhaustive search is possible."""
         return self._exhaustive is not None
+
+    def index(self, extractor: str, kneighbors: int) -> pd.DataFrame:
+        """The row of `index_df.csv`."""
+        index = self._index
+        rows = [len(rows) for rows in index.owners.rows_of(self._ids)]
+        values = {
+            # a file's place on one machine says nothing on another
+            "extractor": Path(extractor).name,
+            "idx_factory": index.idx_factory,
+            "metric": index.metric,
+            "nprobe": index.nprobe,
+            "cells": index.quantiser.cell_count,
+            "kneighbors": kneighbors,
+            "pictures": index.pictures,
+            "rows": index.ntotal,
+            "rows_per_picture": float(np.mean(rows)),
+            "bytes_per_picture": self._costs.bytes_per_picture,
+        }
+        return pd.DataFrame([values], columns=list(INDEX_COLUMNS))
 
     @cached_property
     def _cells(self) -> npt.NDArray[np.int64] | None:
@@ -90,20 +114,21 @@ class Analyses:
             attacks: nq.
             descriptors: nq×d of the copies.
         """
-        quantiser = self._index.quantiser
+        visited = self._index.quantiser.visited(descriptors, self._index.nprobe)
         rows = list(positions)
         stored = None if self._stored is None else self._stored[rows]
         return query_rows(
             image_index=self._ids[rows],
             attack=[attack.name for attack in attacks],
             attack_param=[attack.param for attack in attacks],
-            cells=quantiser.cells(descriptors),
+            cells=None if visited is None else visited[:, 0],
             original_cells=None if self._cells is None else self._cells[rows],
             code_distance=self.code_distance(descriptors),
             stored_distance=None if stored is None else _nearest_distances(descriptors, stored).round(7),
             exhaustive_rank=self._exhaustive.ranks(descriptors, self._ids[rows], twins=self._twins.rows)
             if self._exhaustive
             else None,
+            scanned_rows=self._costs.scanned_rows(visited, len(rows)),
         )
 
     def code_distance(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:

@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from aindex.evaluation.retrieval import MEASURES, format_table, retrieval_table
+from aindex.evaluation.retrieval import (
+    MEASURES,
+    SHARES,
+    format_table,
+    known_measures,
+    retrieval_table,
+    share_texts,
+)
 from aindex.evaluation.run_folder import Results
 from aindex.evaluation.summary import Measure, measures
 
@@ -19,16 +26,21 @@ def results_text(series: Mapping[str, Results]) -> str:
 
 
 def compare(passive: pd.DataFrame, active: pd.DataFrame) -> str:
-    """Two tables of `retrieval_table` over the same attacks as one text: passive → active per measure."""
-    header = ["attack", "images", *(f"{name.upper()} passive → active" for name in MEASURES)]
-    rows = [
-        [
-            str(row["attack"]),
-            str(row["images"]),
-            *(f"{before[name]:.3f} → {row[name]:.3f}" for name in MEASURES),
-        ]
-        for before, row in zip(passive.to_dict("records"), active.to_dict("records"), strict=True)
-    ]
+    """Two tables of `retrieval_table` over the same attacks as one text: passive → active per measure.
+
+    Beside each share stand the 95 % intervals.
+    """
+    known = known_measures(active)
+    header = ["attack", "n"]
+    for name in known:
+        header += [f"{name.upper()} passive → active", *(["95 %"] if name in SHARES else [])]
+    rows = []
+    for before, row in zip(passive.to_dict("records"), active.to_dict("records"), strict=True):
+        cells = [str(row["attack"]), str(row["images"])]
+        for name in known:
+            texts = [share_texts(one[name], one["images"], name) for one in (before, row)]
+            cells += [" → ".join(parts) for parts in zip(*texts, strict=True)]
+        rows.append(cells)
     averages = next((number for number, row in enumerate(rows) if row[0].startswith("average")), len(rows))
     lines = aligned([header, *rows])
     return "\n".join([*lines[: averages + 2], lines[1], *lines[averages + 2 :]])
@@ -43,10 +55,15 @@ def measures_text(series: Mapping[str, Results]) -> str:
             key: one for key, one in found.items() if key not in _IN_THE_ATTACK_TABLE and key not in shown
         }
     rows = [
-        [one.label, *(found[key].text if key in found else "–" for found in known.values())]
+        [one.label, *(_text(found[key]) if key in found else "–" for found in known.values())]
         for key, one in shown.items()
     ]
     return "\n".join(aligned([["measure", *known], *rows]))
+
+
+def _text(measure: Measure) -> str:
+    interval = measure.interval
+    return measure.text if interval is None else f"{measure.text} ({interval.text})"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -37,12 +37,13 @@ class LogCurves(Callback):
         if curves is None or not trainer.loggers:
             return
         means = curves.means()
+        # one set of batches for all curves: those of which all is known
+        if "psnr_db" not in means:
+            return
         for name, values in means.items():
             total = np.asarray(values) * curves.images
             self._sums[name] = self._sums.get(name, 0) + total
             self._images[name] = self._images.get(name, 0) + curves.images
-        if "psnr_db" not in means:
-            return
         first = trainer.global_step - len(means["psnr_db"])
         for iteration, point in enumerate(zip(*means.values(), strict=True)):
             metrics = {f"activation/{name}": value for name, value in zip(means, point, strict=True)}

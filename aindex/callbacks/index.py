@@ -15,6 +15,7 @@ from aindex.callbacks.index_building import DEFAULT_FACTORY, Engine, IndexBuilde
 from aindex.data.datamodule import ImageData
 from aindex.data.images import SkippedImages
 from aindex.data.released import SourceImage, released_names
+from aindex.descriptors.extractor import check_gradient
 from aindex.descriptors.files import Matrix
 from aindex.errors import ConfigError, DataError
 from aindex.index.devices import Device, gpu_count
@@ -223,9 +224,12 @@ class BuildIndex(Callback):
         Raises:
             FaissIndexError: the index has fewer rows, or no such target.
             ConfigError: the loss does not suit the index.
+            ExtractorError: the extractor has no gradient.
         """
         self.search(descriptors[:1])
         if activates:
+            extractor = module.load()
+            check_gradient(extractor, extractor.name, extractor.input_size)
             module.aim(self.index.quantiser, nprobe=self.index.nprobe)
 
     def row_descriptors(self, data: ImageData, module: ActivationModule) -> list[Matrix] | None:

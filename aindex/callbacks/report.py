@@ -146,7 +146,10 @@ def _nested(series: Mapping[str, Results]) -> dict[str, Any]:
     return {
         "retrieval": {
             label: {
-                str(row["attack"]): {name: float(row[name]) for name in MEASURES}
+                str(row["attack"]): {
+                    "n": int(row["images"]),
+                    **{name: float(row[name]) for name in MEASURES if math.isfinite(row[name])},
+                }
                 for row in retrieval_table(results.retrieval).to_dict("records")
             }
             for label, results in series.items()
@@ -154,6 +157,11 @@ def _nested(series: Mapping[str, Results]) -> dict[str, Any]:
         "measures": {
             # JSON has no infinity, which is the PSNR of unchanged images
             label: {one.key: float(one.value) for one in measures(results) if math.isfinite(one.value)}
+            for label, results in series.items()
+        },
+        # of the shares among them: 95 %
+        "intervals": {
+            label: {one.key: list(one.interval) for one in measures(results) if one.interval is not None}
             for label, results in series.items()
         },
     }

@@ -29,6 +29,7 @@ from aindex.evaluation.analyses import QUERY_COLUMNS
 from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS, retrieval_rows
 from aindex.evaluation.run_folder import (
     IMAGES_FILE,
+    INDEX_FILE,
     QUERIES_FILE,
     RETRIEVAL_FILE,
     SEARCH_FILE,
@@ -285,6 +286,10 @@ class EvaluateRetrieval(Callback):
             ids = [image.index_id for image in self.images]
             released = released[released["image_index"].isin(ids)].reset_index(drop=True)
         write_csv(self._analyses.images(measured, released), folder / IMAGES_FILE)
+        module = trainer.lightning_module
+        assert isinstance(module, ActivationModule)
+        extractor = module.load().name
+        write_csv(self._analyses.index(extractor, index_of(trainer).kneighbors), folder / INDEX_FILE)
         assert search_times is not None
         write_csv(search_times, folder / SEARCH_FILE)
         return failed

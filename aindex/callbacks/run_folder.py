@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +21,13 @@ from aindex.evaluation.run_folder import (
     CONFIG_FILE,
     COPY_DETECTION_FILE,
     IMAGES_FILE,
+    INDEX_FILE,
     QUERIES_FILE,
     REPORT_FILE,
     RETRIEVAL_FILE,
     SEARCH_FILE,
     passive_file,
+    provenance_text,
 )
 from aindex.terminal import note
 
@@ -36,7 +39,7 @@ LANCE_FOLDER = "index.lance"
 ORIGINALS_FOLDER = "originals"
 PROGRESS_FOLDER = "progress"
 TENSORBOARD_FOLDER = "tensorboard"
-_TABLES = (RETRIEVAL_FILE, COPY_DETECTION_FILE, IMAGES_FILE, QUERIES_FILE, SEARCH_FILE)
+_TABLES = (RETRIEVAL_FILE, COPY_DETECTION_FILE, IMAGES_FILE, QUERIES_FILE, SEARCH_FILE, INDEX_FILE)
 _OWN = (
     CONFIG_FILE,
     SUMMARY_FILE,
@@ -96,8 +99,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def claim(folder: Path, configuration: dict[str, Any], *, overwrite: bool) -> Literal["new", "continued"]:
+def claim(
+    folder: Path, configuration: dict[str, Any], *, overwrite: bool, command: str = ""
+) -> Literal["new", "continued"]:
     """Make the folder this run's, or find that an interrupted run of the same configuration can go on in it.
+
+    A new run's configuration begins with the command and the time.
 
     Raises:
         OutputError: it holds a finished run, or files of something else, or cannot be written.
@@ -113,14 +120,16 @@ def claim(folder: Path, configuration: dict[str, Any], *, overwrite: bool) -> Li
         if not is_run:
             with replace_when_done(stored) as temporary:
                 text = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
-                temporary.write_text(_HEADER + text, encoding="utf-8")
+                started = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+                head = _HEADER + provenance_text(command, started)
+                temporary.write_text(head + text, encoding="utf-8", errors="backslashreplace")
             return "new"
         if (folder / SUMMARY_FILE).exists():
             raise OutputError(f"output_dir {str(folder)!r} holds a finished run: {way_out}")
         changed = differences(yaml.safe_load(stored.read_text(encoding="utf-8")), configuration)
         if changed and not any(path.stat().st_size for path in (folder / PROGRESS_FOLDER).glob("*")):
             # a first try that came to nothing is no loss
-            return claim(folder, configuration, overwrite=True)
+            return claim(folder, configuration, overwrite=True, command=command)
     except (OSError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its config.yaml is damaged"
         raise OutputError(f"output_dir {str(folder)!r} cannot be used: {reason}; {way_out}") from error
@@ -167,15 +176,22 @@ class RunFolder(Callback):
     Args:
         configuration: the resolved options, of things YAML can hold.
         overwrite: replace a run that is there.
+        command: as it was given, noted in the configuration.
         tensorboard: log there, below the folder. A logger that the trainer has from the start makes its files
             before anybody could look whether the folder is free.
     """
 
     def __init__(
-        self, configuration: dict[str, Any], *, overwrite: bool = False, tensorboard: bool = False
+        self,
+        configuration: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        command: str = "",
+        tensorboard: bool = False,
     ) -> None:
         self.configuration = configuration
         self.overwrite = overwrite
+        self.command = command
         self.tensorboard = tensorboard
         self._lock: RunLock | None = None
 
@@ -209,7 +225,7 @@ class RunFolder(Callback):
             ) from error
         self._lock = RunLock(folder)
         self._lock.take_alone(token)
-        state = claim(folder, self.configuration, overwrite=self.overwrite)
+        state = claim(folder, self.configuration, overwrite=self.overwrite, command=self.command)
         remove_leftovers_of([folder / name for name in _OWN])
         for name in _OWN:
             remove_leftovers(folder / name)

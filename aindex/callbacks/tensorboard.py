@@ -10,14 +10,16 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
-from aindex.evaluation.analyses import QUALITY, code_distances, query_table, worst_images
+from aindex.evaluation.analyses import QUALITY, QUERY_MEASURES, code_distances, query_table, worst_images
 from aindex.evaluation.copy_detection import Pairs, pairs_of_rows, precision_recall_curve
 from aindex.evaluation.examples import Example, read_examples
 from aindex.evaluation.report import verdicts_of
 from aindex.evaluation.retrieval import MEASURES, attack_label, format_table, retrieval_table
-from aindex.evaluation.run_folder import ASSETS_FOLDER, Results
+from aindex.evaluation.run_folder import ASSETS_FOLDER, CONFIG_FILE, Results
 from aindex.evaluation.sections import curves_of
+from aindex.evaluation.settings import flat_settings
 from aindex.evaluation.summary import measures
 from aindex.evaluation.text_tables import markdown, measure_table
 
@@ -29,23 +31,35 @@ _CELL, _LABEL = 200, 16  # pixels
 def log_results(trainer: Trainer, folder: Path, series: Mapping[str, Results]) -> None:
     """Log what the report shows.
 
+    TensorBoard gets a run below the logger's for each series, `passive` and `active`, with the same tags, so that they
+    overlay, and the configuration as hyperparameters of each. Other loggers get the series in front of the tags.
+
     Args:
         trainer: its loggers and step.
-        folder: the run's, where the examples lie.
+        folder: the run's, where the configuration and the examples lie.
         series: results by `passive` and `active`.
     """
     step = trainer.global_step
     for logger in trainer.loggers:
-        logger.log_metrics(dict(scalars(series)), step=step)
-        if isinstance(logger, TensorBoardLogger):
-            writer = logger.experiment
-            _log_texts(writer, series, step)
-            _log_distributions(writer, series, step)
-            _log_curves(writer, series, step)
-            main = list(series.values())[-1]
-            for example in read_examples(folder / ASSETS_FOLDER):
-                sheet = example_sheet(example, verdicts_of(main.retrieval, example.image_index))
-                writer.add_image(f"examples/{example.name}", np.asarray(sheet), step, dataformats="HWC")
+        if not isinstance(logger, TensorBoardLogger):
+            named = {f"{label}/{tag}": x for label, results in series.items() for tag, x in scalars(results)}
+            logger.log_metrics(named, step=step)
+            continue
+        for label, results in series.items():
+            with SummaryWriter(str(Path(logger.log_dir) / label)) as writer:
+                for tag, value in scalars(results):
+                    writer.add_scalar(tag, value, step)
+                _log_texts(writer, results, step)
+                _log_distributions(writer, results, step)
+                _log_curves(writer, results, step)
+                _log_hyperparameters(writer, folder, label, results)
+        logger.experiment.add_text("all measures", markdown(measure_table(series)), step)
+        main = list(series.values())[-1]
+        for example in read_examples(folder / ASSETS_FOLDER):
+            sheet = example_sheet(example, verdicts_of(main.retrieval, example.image_index))
+            logger.experiment.add_image(
+                f"examples/{example.name}", np.asarray(sheet), step, dataformats="HWC"
+            )
 
 
 def log_configuration(trainer: Trainer, text: str) -> None:
@@ -56,71 +70,77 @@ def log_configuration(trainer: Trainer, text: str) -> None:
             logger.experiment.add_text("configuration", indented, trainer.global_step)
 
 
-def scalars(series: Mapping[str, Results]) -> Iterator[tuple[str, float]]:
-    """Every number of the tables per attack and of the summary, with its name."""
-    for label, results in series.items():
-        for row in retrieval_table(results.retrieval).to_dict("records"):
-            for name in MEASURES:
-                yield f"retrieval_{label}/{name}/{row['attack']}", float(row[name])
-        if results.queries is not None:
-            for row in query_table(results.queries).to_dict("records"):
-                for name in ("same_cell", "code_distance", "stored_distance", "exhaustive_r@1"):
-                    if not pd.isna(row[name]):
-                        yield f"queries_{label}/{name}/{row['attack']}", float(row[name])
-        for one in measures(results):
-            yield f"summary_{label}/{one.key}", float(one.value)
+def scalars(results: Results) -> Iterator[tuple[str, float]]:
+    """Every number of the tables per attack and of the summary, with its tag."""
+    for row in retrieval_table(results.retrieval).to_dict("records"):
+        for name in MEASURES:
+            if not pd.isna(row[name]):
+                yield f"retrieval/{name}/{row['attack']}", float(row[name])
+    if results.queries is not None:
+        for row in query_table(results.queries).to_dict("records"):
+            for name in QUERY_MEASURES:
+                if not pd.isna(row[name]):
+                    yield f"queries/{name}/{row['attack']}", float(row[name])
+    for one in measures(results):
+        yield f"summary/{one.key}", float(one.value)
 
 
-def _log_texts(writer: SummaryWriter, series: Mapping[str, Results], step: int) -> None:
-    for label, results in series.items():
-        table = format_table(retrieval_table(results.retrieval), style="markdown")
-        writer.add_text(f"retrieval/{label}", table, step)
-        if results.images is not None:
-            worst = worst_images(results.images)
-            lines = [
-                f"| {_escaped(row['name'])} | {row['psnr_db']:.2f} | {row['ssim']:.4f} | {row['linf']:.0f} |"
-                for row in worst.to_dict("records")
-            ]
-            header = ["| image | PSNR (dB) | SSIM | L∞ |", "|---|---:|---:|---:|"]
-            writer.add_text(f"most changed images/{label}", "\n".join([*header, *lines]), step)
-    writer.add_text("all measures", markdown(measure_table(series)), step)
+def _log_hyperparameters(writer: SummaryWriter, folder: Path, label: str, results: Results) -> None:
+    config = folder / CONFIG_FILE
+    settings = flat_settings(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    values = {name: x if isinstance(x, bool | int | float | str) else str(x) for name, x in settings.items()}
+    found = {tag: value for tag, value in scalars(results) if tag.startswith("summary/")}
+    summaries = hparams({"images": label, **values}, found)  # type: ignore[no-untyped-call]
+    for summary in summaries:
+        writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+
+
+def _log_texts(writer: SummaryWriter, results: Results, step: int) -> None:
+    writer.add_text("retrieval", format_table(retrieval_table(results.retrieval), style="markdown"), step)
+    if results.images is not None:
+        lines = [
+            f"| {_escaped(row['name'])} | {row['psnr_db']:.2f} | {row['ssim']:.4f} | {row['linf']:.0f} |"
+            for row in worst_images(results.images).to_dict("records")
+        ]
+        header = ["| image | PSNR (dB) | SSIM | L∞ |", "|---|---:|---:|---:|"]
+        writer.add_text("most changed images", "\n".join([*header, *lines]), step)
 
 
 def _escaped(name: str) -> str:
     return "".join("\\" + c if c in "\\`*_|<>[]" else c for c in name)
 
 
-def _log_distributions(writer: SummaryWriter, series: Mapping[str, Results], step: int) -> None:
-    for label, results in series.items():
-        known: dict[str, pd.Series[float]] = {
-            f"distance to the code/{part}": values
-            for part, values in code_distances(results.images, results.queries).items()
-        }
-        if results.images is not None:
-            known |= {f"released images/{name}": results.images[name] for name in QUALITY}
-        for name, values in known.items():
-            finite = values[np.isfinite(values)].to_numpy(dtype=np.float64)
-            if finite.size:
-                writer.add_histogram(f"{name}/{label}", finite, step)
+def _log_distributions(writer: SummaryWriter, results: Results, step: int) -> None:
+    known: dict[str, pd.Series[float]] = {
+        f"distance to the code/{part}": values
+        for part, values in code_distances(results.images, results.queries).items()
+    }
+    if results.images is not None:
+        known |= {f"released images/{name}": results.images[name] for name in QUALITY}
+    for name, values in known.items():
+        finite = values[np.isfinite(values)].to_numpy(dtype=np.float64)
+        if finite.size:
+            writer.add_histogram(name, finite, step)
 
 
-def _log_curves(writer: SummaryWriter, series: Mapping[str, Results], step: int) -> None:
-    for label, curves in curves_of(series).items():
-        rows = series[label].copy_detection
-        assert rows is not None
-        for score in curves:
-            true, false, others, missed, precision, recall = curve_points(pairs_of_rows(rows, score=score))
-            writer.add_pr_curve_raw(
-                f"copy detection/{score}/{label}",
-                true,
-                false,
-                others,
-                missed,
-                precision,
-                recall,
-                global_step=step,
-                num_thresholds=len(recall),
-            )
+def _log_curves(writer: SummaryWriter, results: Results, step: int) -> None:
+    rows = results.copy_detection
+    if rows is None:
+        return
+    for score in curves_of({"": results})[""]:
+        pairs = pairs_of_rows(rows, score=score, metric=results.metric)
+        true, false, others, missed, precision, recall = curve_points(pairs)
+        writer.add_pr_curve_raw(
+            f"copy detection/{score}",
+            true,
+            false,
+            others,
+            missed,
+            precision,
+            recall,
+            global_step=step,
+            num_thresholds=len(recall),
+        )
 
 
 def curve_points(pairs: Pairs) -> npt.NDArray[np.float64]:

@@ -29,7 +29,7 @@ from aindex.index.originals import add_originals, own_rows
 from aindex.index.quantiser import Target
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.row_choice import check_row_count
-from aindex.paths import user_path
+from aindex.paths import possible_path, user_path
 
 BATCH_SIZE = 8
 _PROBES = 64
@@ -131,7 +131,7 @@ def activate(
     )
     if add:
         check_row_count(rows, equipment.index.quantiser)
-    out = user_path(out)
+    out = possible_path(out)
     listing = without_output(list_source(images), out)
     if dry_run:
         return planned_table(out, listing, how, equipment.index, [prefix + name for name in listing.names])

@@ -20,15 +20,14 @@ from aindex.descriptors.registry import DEFAULT_EXTRACTOR, load_extractor
 from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError, DataError
 from aindex.index.backend import Ids
+from aindex.index.default_factory import default_factory
 from aindex.index.factory import Metric, check_plan
 from aindex.index.folder import WORK_NAME, YAML_NAME, check_place, read_state
 from aindex.index.on_disk import remove_on_disk
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.row_choice import check_row_count, choose_rows
 from aindex.index.rows import Batch
-from aindex.paths import user_path
-
-DEFAULT_FACTORY = "IVF4096,PQ8x8"
+from aindex.paths import possible_path
 
 Duplicates = Literal["error", "skip", "add"]
 
@@ -37,12 +36,16 @@ _COMMIT = "commit.json"
 
 @dataclass(frozen=True)
 class Indexed:
-    """An index with new pictures: their ids, how many rows they have, and the pictures that could not be read."""
+    """An index with new pictures: their ids, how many rows they have, and the pictures that could not be read.
+
+    `note` says which kind of index was chosen where none was named.
+    """
 
     index: ReferenceIndex
     ids: Ids
     rows: int
     skipped: SkippedImages
+    note: str = ""
 
 
 def build_index(
@@ -71,7 +74,7 @@ def build_index(
         train: training pictures or descriptors, never the references.
         references: pictures or descriptors that become rows; None for an index without rows.
         like: an index whose trained quantiser is taken instead of training one.
-        idx_factory: FAISS's factory string; default `IVF4096,PQ8x8`.
+        idx_factory: FAISS's factory string; default what `default_factory` finds suitable.
         quant: L2 or IP; default L2, or that of `like`.
         nprobe: coarse cells that a search visits; default 1, or that of `like`.
         extractor: one in use, a name or a path; default `aindex_small`, or the one of `like`.
@@ -85,22 +88,44 @@ def build_index(
     Raises:
         AindexError: a source, the extractor, the factory or the folder is not possible.
     """
-    output, settings = user_path(output), settings or describing()
+    output, settings = possible_path(output), settings or describing()
     _check_options(train, references, like, idx_factory, quant, names, rows)
     if references is not None:
         check_source(references, names)
     if not (work_folder(output) / _COMMIT).is_file():
         check_place(output, overwrite=overwrite)
     with _working(output) as work:
-        index, used = _empty_index(
-            work, train, like, idx_factory, quant, nprobe, extractor, resize_size, seed, settings
-        )
-        check_row_count(rows, index.quantiser)
-        ids, skipped, own = np.empty(0, np.int64), SkippedImages(), list[str]()
+        copied, used = _like(like, extractor, resize_size, settings)
+        if copied is not None:
+            check_row_count(rows, copied.quantiser)
+            copied.nprobe = copied.nprobe if nprobe is None else nprobe
+        elif train is not None:
+            _check_training(train, idx_factory, quant or "L2", nprobe, used)
+        training = None if train is None else describe(train, used, work / "train", settings).descriptors
+        described = None
         if references is not None:
             described = describe(references, used, work / "references", settings, names=names)
+        index, note = copied, ""
+        if index is None:
+            assert training is not None
+            if idx_factory is None:
+                pictures = None if described is None else len(described.names)
+                idx_factory = default_factory(pictures, len(training), used.dim, rows=rows)
+                note = _choice(idx_factory, pictures, len(training))
+            index = ReferenceIndex.train(
+                training,
+                idx_factory=idx_factory,
+                metric=quant or "L2",
+                nprobe=1 if nprobe is None else nprobe,
+                seed=seed,
+                extractor=used,
+            )
+        ids, skipped, own = np.empty(0, np.int64), SkippedImages(), list[str]()
+        ids, skipped, own = np.empty(0, np.int64), SkippedImages(), list[str]()
+        if described is not None:
             own, skipped = described.names, described.skipped
-            batch = chosen_rows(described, picture_paths(references), used, index, rows, seed, settings)
+            paths = None if references is None else picture_paths(references)
+            batch = chosen_rows(described, paths, used, index, rows, seed, settings)
             ids = index.add(batch.descriptors, batch.names, batch.counts)
         key = (
             *(train, like, index.idx_factory, index.metric, index.nprobe, rows, seed),
@@ -110,46 +135,43 @@ def build_index(
             # an earlier try of this command may have been killed right after it had saved
             saved = ReferenceIndex.open(output)
             if _committed(work, key, own, saved) is not None:
-                return Indexed(saved, ids, saved.ntotal, skipped)
+                return Indexed(saved, ids, saved.ntotal, skipped, note)
         _note_commit(work, key, own, 0, len(own))
         index.save(output, overwrite=overwrite)
-    return Indexed(index, ids, index.ntotal, skipped)
+    return Indexed(index, ids, index.ntotal, skipped, note)
 
 
-def _empty_index(
-    work: Path,
-    train: Source | None,
+def _choice(idx_factory: str, pictures: int | None, training: int) -> str:
+    """What was chosen, for people."""
+    of = "pictures that come later" if pictures is None else f"{pictures:,} pictures"
+    how = "an exact search" if idx_factory == "Flat" else f"{training:,} training descriptors"
+    more = "; activation needs an index with cells or codes" if idx_factory == "Flat" else ""
+    return f"chosen for {of}: idx_factory {idx_factory} ({how}{more}); name another with idx_factory"
+
+
+def _check_training(
+    train: Source, idx_factory: str | None, metric: Metric, nprobe: int | None, extractor: Extractor
+) -> None:
+    """Refuse what training would refuse, before a picture is decoded."""
+    pictures = check_source(train)
+    if idx_factory is not None:
+        rows = None if pictures is None else len(pictures)
+        check_plan(extractor.dim, idx_factory, metric, nprobe=nprobe, rows=rows)
+    elif nprobe is not None and nprobe < 1:
+        raise ConfigError(f"nprobe {nprobe}: expected 1 or more; the default is 1")
+
+
+def _like(
     like: Path | str | None,
-    idx_factory: str | None,
-    quant: Metric | None,
-    nprobe: int | None,
     extractor: Extractor | Path | str | None,
     resize_size: int | None,
-    seed: int,
     settings: ExtractionSettings,
-) -> tuple[ReferenceIndex, Extractor]:
-    if like is not None:
-        equipment = open_equipment(
-            like, extractor, resize_size=resize_size, settings=settings, read_only=False
-        )
-        empty = equipment.index.empty_copy()
-        if nprobe is not None:
-            empty.nprobe = nprobe
-        return empty, equipment.extractor
-    assert train is not None
-    used = _loaded(extractor, resize_size, settings)
-    factory, metric = idx_factory or DEFAULT_FACTORY, quant or "L2"
-    pictures = picture_paths(train)
-    check_plan(used.dim, factory, metric, nprobe=nprobe, rows=None if pictures is None else len(pictures))
-    index = ReferenceIndex.train(
-        describe(train, used, work / "train", settings).descriptors,
-        idx_factory=factory,
-        metric=metric,
-        nprobe=1 if nprobe is None else nprobe,
-        seed=seed,
-        extractor=used,
-    )
-    return index, used
+) -> tuple[ReferenceIndex | None, Extractor]:
+    """The empty copy of an index that is named, and the extractor."""
+    if like is None:
+        return None, _loaded(extractor, resize_size, settings)
+    found = open_equipment(like, extractor, resize_size=resize_size, settings=settings, read_only=False)
+    return found.index.empty_copy(), found.extractor
 
 
 def add_to_index(
@@ -182,7 +204,7 @@ def add_to_index(
     Raises:
         AindexError: no such index, another extractor, no pictures, or a name that is there already.
     """
-    folder, settings = user_path(index), settings or describing()
+    folder, settings = possible_path(index), settings or describing()
     read_state(folder)  # an error before anything is written
     check_row_count(rows)
     with _working(folder) as work:
@@ -229,7 +251,7 @@ def remove_from_index(index: Path | str, names: Sequence[str]) -> tuple[Referenc
         DataError: a name is not in the index.
         FaissIndexError: no such index, or a kind that cannot lose rows.
     """
-    folder, wanted = user_path(index), set(names)
+    folder, wanted = possible_path(index), set(names)
     opened = ReferenceIndex.open(folder)
     found = [(picture, name) for picture, name in enumerate(opened.names) if name in wanted]
     missing = wanted - {name for _, name in found}

@@ -22,7 +22,7 @@ class Threshold:
     """When a neighbour counts as a match.
 
     Attributes:
-        kind: what is compared: the distance (metric IP: the similarity), or the normalised score.
+        kind: what is compared: the distance (metric IP: the similarity), or the normalised score of the nearest.
         value: a distance up to it is a match; a similarity or a score from it on.
     """
 
@@ -36,9 +36,15 @@ class Threshold:
         *,
         larger_is_closer: bool,
     ) -> npt.NDArray[np.bool_]:
-        """Which neighbours are matches; of the shape of the arguments."""
+        """Which neighbours are matches; of the shape of the arguments, nq×k.
+
+        A normalised threshold is set on first neighbours, so no other one is a match by it: gaps further down are
+        of another kind, and each would be one more chance of a false match.
+        """
         if self.kind == "normalised":
-            return np.asarray(scores >= self.value)
+            accepted = np.asarray(scores >= self.value)
+            accepted[:, 1:] = False
+            return accepted
         return np.asarray(distances >= self.value if larger_is_closer else distances <= self.value)
 
 

@@ -13,7 +13,7 @@ from aindex.descriptors.inference import best_precision
 from aindex.descriptors.registry import load_extractor, may_be_named_by_others
 from aindex.errors import ConfigError, ExtractorError
 from aindex.index.reference_index import ReferenceIndex
-from aindex.paths import user_path
+from aindex.paths import possible_path
 
 SHIPPED = "shipped"
 """Name of the index that comes with aindex."""
@@ -40,7 +40,7 @@ def index_folder(name: Path | str) -> Path:
     """The folder of an index: a path, or `shipped` for the one that comes with aindex (`./shipped` for a folder)."""
     if str(name) == SHIPPED:
         return Path(aindex.index.__file__).parent / SHIPPED
-    return user_path(name)
+    return possible_path(name)
 
 
 def open_equipment(

@@ -25,6 +25,7 @@ from aindex.collection.release import (
 )
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extract import Extraction
+from aindex.descriptors.extractor import check_gradient
 from aindex.descriptors.inference import FastExtractor, fast_extractor
 from aindex.errors import ImageReadError
 from aindex.index.backend import Rows
@@ -52,6 +53,8 @@ class ReleaseRun:
         self._fast: FastExtractor = fast_extractor(
             equipment.extractor, device=equipment.settings.device, precision=equipment.settings.precision
         )
+        extractor = equipment.extractor
+        check_gradient(self._fast, extractor.name, extractor.input_size)
         self._make_goal = GoalMaker(
             equipment.index.quantiser,
             loss_f=self._preset.settings.loss_f,

@@ -3,7 +3,7 @@
 from aindex.commands.parsing import Needs, run_function
 from aindex.data.augmented import LINES_FILE, Edits, Format, augment
 from aindex.edits import Template
-from aindex.paths import user_path
+from aindex.paths import possible_path, user_path
 from aindex.terminal import note
 
 _NEEDS = {"template": Needs("edits", ("default", "full", "unseen")), "copies": Needs("edits", ("auto",))}
@@ -53,7 +53,7 @@ def augment_images(
     """
     result = augment(
         user_path(data_dir),
-        user_path(output_dir),
+        possible_path(output_dir),
         edits=edits,
         copies=copies,
         seed=seed,

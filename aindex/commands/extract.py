@@ -1,12 +1,10 @@
 """`aindex extract`: descriptors of a folder or list of images."""
 
-from pathlib import Path
-
 from aindex.collection.equipment import Arithmetic, describing
 from aindex.commands.parsing import run_function
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import extract_to_folder
-from aindex.paths import user_path
+from aindex.paths import possible_path, user_path
 from aindex.terminal import note
 
 
@@ -59,7 +57,7 @@ def extract_images(
     result = extract_to_folder(
         user_path(data_dir),
         load_extractor(extractor, resize_size=resize_size, sha256=sha256, device=settings.device or "cpu"),
-        Path(output_dir),
+        possible_path(output_dir),
         **settings._asdict(),
         overwrite=overwrite,
     )

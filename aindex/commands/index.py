@@ -92,7 +92,8 @@ def build(
         references: what becomes rows, in the same forms; left out, the index has none.
         like: an index folder whose trained quantiser is taken, instead of train; `shipped` is the one that comes with
             aindex.
-        idx_factory: FAISS's factory string (default: IVF4096,PQ8x8; with like: its own).
+        idx_factory: FAISS's factory string (default: Flat up to 1,000 pictures, beyond that IVF with a number of cells
+            that suits pictures and training; with like: its own).
         quant: metric: L2 (squared Euclidean distance) or IP (inner product) (default: L2; with like: its own).
         nprobe: coarse cells visited per search (default: 1; with like: its own).
         extractor: name or path, see `aindex extract --help` (default: aindex_small; with like: its own).
@@ -220,6 +221,8 @@ def info(index: str = "shipped", format: Literal["yaml", "json"] = "yaml") -> No
 
 def _report(folder: str, result: Indexed) -> None:
     index = result.index
+    if result.note:
+        note(result.note)
     several = "" if index.owners.is_one_to_one else f" of {index.pictures} pictures"
     added = f"{result.rows} rows added" if result.rows else "no rows added"
     print(f"{folder}: {added}, {index.ntotal} rows{several} in all ({index.idx_factory})")

@@ -1,5 +1,6 @@
 """`aindex fit` and `aindex evaluate`: the Lightning pipeline and its options."""
 
+import shlex
 from argparse import Action
 from collections import Counter
 from collections.abc import Sequence
@@ -99,6 +100,7 @@ class PipelineCLI(LightningCLI):
 
     def __init__(self, command: str, args: list[str]) -> None:
         self.command, self.given = command, args
+        self.command_line = shlex.join(["aindex", command, *args])
         super().__init__(
             ActivationModule,
             ImageData,
@@ -213,7 +215,12 @@ class PipelineCLI(LightningCLI):
         configuration = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=True, format="yaml"))
         tensorboard = settings["logger"] in (None, True)
         settings["logger"] = False if tensorboard else settings["logger"]
-        first = RunFolder(configuration, overwrite=self.config_init.overwrite, tensorboard=tensorboard)
+        first = RunFolder(
+            configuration,
+            overwrite=self.config_init.overwrite,
+            command=self.command_line,
+            tensorboard=tensorboard,
+        )
         own = [self.config_init[key] for key in self.parser.callback_keys]
         retrieval = next(one for one in own if isinstance(one, EvaluateRetrieval))
         report = next(one for one in own if isinstance(one, Report))

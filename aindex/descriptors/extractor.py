@@ -25,7 +25,7 @@ class Extractor(nn.Module):
             if None.
 
     Raises:
-        ExtractorError: the module does not map 1×3×R×R to finite floats 1×d.
+        ExtractorError: the module does not map B×3×R×R to finite floats B×d, for 1 and 2 pictures.
     """
 
     def __init__(
@@ -89,7 +89,8 @@ def _probe(module: nn.Module, name: str, input_size: int) -> int:
     side = torch.linspace(-1, 1, input_size, dtype=weight.dtype, device=weight.device)
     pixels = (side[:, None] * side).expand(1, 3, -1, -1).contiguous()
     try:
-        output = module(pixels)
+        # copies: a module may change what it is given
+        output = module(pixels.clone())
     # A foreign module can fail in any way.
     except Exception as error:
         reason = " ".join(str(error).split())[-300:]
@@ -107,4 +108,52 @@ def _probe(module: nn.Module, name: str, input_size: int) -> int:
         raise ExtractorError(f"extractor {name!r} returned {got} for one picture: expected floats 1×d")
     if not output.isfinite().all():
         raise ExtractorError(f"extractor {name!r} returns NaN or infinite values: its weights are damaged")
+    _probe_two(module, name, pixels, output.shape[1])
     return output.shape[1]
+
+
+def _probe_two(module: nn.Module, name: str, pixels: Tensor, dim: int) -> None:
+    remedy = "export it with a batch size that is free (no view or reshape to a fixed number of pictures)"
+    try:
+        output = module(torch.cat([pixels, pixels]))
+    except Exception as error:
+        reason = " ".join(str(error).split())[-200:]
+        raise ExtractorError(
+            f"extractor {name!r} takes one picture, not two at once: {remedy}: {reason}"
+        ) from error
+    if not isinstance(output, Tensor) or output.shape != (2, dim):
+        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise ExtractorError(
+            f"extractor {name!r} returned {got} for two pictures: expected 2×{dim}; {remedy}"
+        )
+
+
+def check_gradient(extractor: Callable[[Tensor], Tensor], name: str, input_size: int) -> None:
+    """See that descriptors can be differentiated, as activation does.
+
+    Args:
+        extractor: B×3×R×R → B×d.
+        name: for people.
+        input_size: R, pixels.
+
+    Raises:
+        ExtractorError: they cannot.
+    """
+    device = getattr(extractor, "device", "cpu")
+    pixels = torch.linspace(-1, 1, 3 * input_size**2, device=device).view(1, 3, input_size, input_size)
+    pixels.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            extractor(pixels * 1.0)[:, 0].sum().backward()  # type: ignore[no-untyped-call]
+    # a foreign module can fail in any way
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExtractorError(
+            f"extractor {name!r} cannot be differentiated, so no picture can be activated for it (does it change in "
+            f"place what it has computed, or leave torch?): {reason}"
+        ) from error
+    if pixels.grad is None:
+        raise ExtractorError(
+            f"extractor {name!r} gives its pixels no gradient, so no picture can be activated for it: expected one "
+            "without detach and no_grad"
+        )

@@ -17,6 +17,7 @@ _LOOKS = {"__bool__", "__float__", "__int__", "__index__", "__len__", "item", "t
 
 # parts of a traced script that are no tensor operations: sizes passed from one call to the next
 _SCALAR_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "aten::__getitem__": operator.getitem,
     "aten::size": lambda tensor, *axis: tensor.size(*axis),
     "aten::Int": int,
     "aten::Float": float,

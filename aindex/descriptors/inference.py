@@ -128,7 +128,7 @@ def _prepared(
     module = copy.deepcopy(module).to(device)
     if isinstance(module, torch.jit.ScriptModule):
         graph = unscripted(module)
-        if graph is None:
+        if graph is None or not _runs(graph, torch.zeros(2, 3, size, size, device=device)):
             return _without_profiling(module)
         module = graph
     else:
@@ -138,6 +138,16 @@ def _prepared(
         _convert_weights(module)
     module.requires_grad_(False)
     return module.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _runs(graph: nn.Module, pixels: Tensor) -> bool:
+    """Whether eager calls can do what the script did: some take other arguments."""
+    try:
+        graph(pixels)
+    except Exception:
+        return False
+    return True
 
 
 def _convert_weights(module: nn.Module) -> None:

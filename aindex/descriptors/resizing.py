@@ -6,7 +6,7 @@ rows of a picture are weighted and summed as they lie in memory.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,12 +38,17 @@ class _AxisWeights(NamedTuple):
             _AxisWeights(sources - low, self.weights[first:last], self.starts[begin:end] - first),
         )
 
+    def filled(self, count: int) -> "_AxisWeights":
+        """With outputs of no sources at the end, to as many."""
+        missing = count - len(self.starts)
+        return self._replace(starts=F.pad(self.starts, (0, missing), value=len(self.sources)))
+
     def mix(self, rows: Tensor) -> Tensor:
         """Weighted sums of whole rows, N×D → M×D."""
         return F.embedding_bag(self.sources, rows, self.starts, mode="sum", per_sample_weights=self.weights)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _axis_weights(length: int, size: int, planes: int = 1, device: str = "cpu") -> _AxisWeights:
     """As `interpolate(mode="bilinear", antialias=True)` has them, in its float32 arithmetic, for planes in a row."""
     scale = np.float32(length) / np.float32(size)
@@ -64,6 +69,117 @@ def _axis_weights(length: int, size: int, planes: int = 1, device: str = "cpu") 
             torch.from_numpy(np.tile(weights[used], planes)).to(device),
             torch.from_numpy((starts + plane * count).ravel()).to(device),
         )
+
+
+@lru_cache(maxsize=512)
+def _backwards(length: int, size: int, planes: int = 1) -> _AxisWeights:
+    """What the gradient of each source is made of: the same weights, one source after the other."""
+    with torch.inference_mode(False):  # kept
+        sources, weights, starts = _axis_weights(length, size, planes)
+        counts = torch.diff(starts, append=starts.new_tensor([len(sources)]))
+        outputs = torch.arange(len(starts), device="cpu").repeat_interleave(counts, output_size=len(sources))
+        order = torch.argsort(sources, stable=True)
+        begins = torch.searchsorted(sources[order], torch.arange(length * planes, device="cpu"))
+        return _AxisWeights(outputs[order], weights[order], begins)
+
+
+def _joined(
+    axes: Sequence[_AxisWeights], firsts: Sequence[int], steps: Sequence[int], device: torch.device
+) -> _AxisWeights:
+    """The sums of several images, one image after the other; source s of image i is row firsts[i] + steps[i]·s."""
+    counts = [len(axis.sources) for axis in axes]
+    sums = [len(axis.starts) for axis in axes]
+
+    def each(values: Sequence[int] | npt.NDArray[np.int64], repeats: list[int]) -> Tensor:
+        return torch.from_numpy(np.repeat(np.asarray(values, np.int64), repeats))
+
+    ends = np.cumsum([0, *counts[:-1]])
+    sources = torch.cat([axis.sources for axis in axes]) * each(steps, counts) + each(firsts, counts)
+    starts = torch.cat([axis.starts for axis in axes]) + each(ends, sums)
+    weights = torch.cat([axis.weights for axis in axes])
+    return _AxisWeights(sources.to(device), weights.to(device), starts.to(device))
+
+
+class FlatResize:
+    """As PlaneResize, of B images of several sizes that lie behind each other in a matrix, in a few kernels.
+
+    Each value is one sum, and so is each value of the gradient, which does not depend on the other images: on a GPU,
+    too, where PlaneResize sorts to get there.
+
+    Args:
+        shapes: C×H×W of each image, with one C.
+        begins: B; which element of the matrix is an image's first. W more elements follow the last image, for the
+            largest W.
+        owners: M; the image to which each row of the matrix belongs.
+        length: L, elements of a row.
+        size: side of the result.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        begins: Sequence[int],
+        owners: Tensor,
+        length: int,
+        size: int,
+    ) -> None:
+        planes, device = shapes[0][0], owners.device
+        self._size, self._planes, self._count = size, planes, len(shapes)
+        self._width = width = max(shape[2] for shape in shapes)
+        heights, widths = [shape[1] for shape in shapes], [shape[2] for shape in shapes]
+        ones, numbers = [1] * len(shapes), range(len(shapes))
+        # a row of pixels: as many elements as the widest has, of which what comes after its own is not used
+        self._down = _joined([_axis_weights(n, size, planes) for n in heights], begins, widths, device)
+        self._across = _joined(
+            [_axis_weights(n, size) for n in widths], [width * i for i in numbers], ones, device
+        )
+        down = [_backwards(n, size, planes) for n in heights]
+        across = [_backwards(n, size).filled(width) for n in widths]
+        self._down_back = _joined(down, [planes * size * i for i in numbers], ones, device)
+        self._across_back = _joined(across, [size * i for i in numbers], ones, device)
+        # where the gradient of each element lies among rows of pixels that are all as wide
+        table = torch.from_numpy(np.stack([begins, widths, planes * np.cumsum([0, *heights[:-1]])])).to(
+            device
+        )
+        begin, own, line = table[:, owners, None].unbind()  # M×1 each
+        place = torch.arange(len(owners) * length, device=device).view(-1, length) - begin
+        place += line * width + place // own * (width - own)
+        total = sum(heights) * planes * width
+        places = place.clamp_(max=total - 1).view(-1)  # what fills a row lies anywhere
+        self._places = places.int() if total < 2**31 else places
+
+    def __call__(self, flat: Tensor) -> Tensor:
+        """M×L → B×C×size×size, differentiable."""
+        resized: Tensor = _FlatResize.apply(flat, self)
+        return resized
+
+    def forwards(self, flat: Tensor) -> Tensor:
+        """M×L → B×C×size×size."""
+        count, planes, size, width = self._count, self._planes, self._size, self._width
+        lines = self._down.mix(flat.view(-1).unfold(0, width, 1)).view(count, planes, size, width)
+        columns = lines.permute(0, 3, 1, 2).reshape(count * width, planes * size)
+        return self._across.mix(columns).view(count, size, planes, size).permute(0, 2, 3, 1)
+
+    def backwards(self, gradient: Tensor) -> Tensor:
+        """The gradient of the images from that of the result."""
+        count, planes, size, width = self._count, self._planes, self._size, self._width
+        columns = gradient.permute(0, 3, 1, 2).reshape(count * size, planes * size)
+        lines = self._across_back.mix(columns).view(count, width, planes, size)
+        rows = self._down_back.mix(lines.permute(0, 2, 3, 1).reshape(count * planes * size, width))
+        return rows.view(-1).index_select(0, self._places)
+
+
+class _FlatResize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, resize: FlatResize) -> Tensor:
+        """M×L → B×C×size×size."""
+        ctx.resize, ctx.shape = resize, flat.shape
+        return resize.forwards(flat)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """B×C×size×size → M×L."""
+        return ctx.resize.backwards(gradient).view(ctx.shape), None
 
 
 class PlaneResize:

@@ -211,7 +211,12 @@ _DRAW: dict[Family, Callable[[View, random.Random, float, EditSettings], None]] 
 }  # fmt: skip
 
 
-_FACTORS = ("saturation", "contrast", "brightness")
+_TOGETHER = 8
+_SCALARS = ("brightness", "contrast", "saturation", "hue", "blur", "jpeg")
+_COLUMNS = {
+    "theta": slice(0, 6), "fill": slice(6, 7), "place": slice(7, 11), "colour": slice(11, 14), "opacity": slice(14, 15),
+    "is_oval": slice(15, 16), **{name: slice(16 + i, 17 + i) for i, name in enumerate(_SCALARS)},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -220,8 +225,7 @@ class Edits:
 
     Attributes:
         views: B.
-        numbers: B×13 float64, on the pictures' device: those that many pictures are treated with at once (θ, fill,
-            the patch's colour, factors), 0 where an edit has none.
+        numbers: B×22 float64, on the pictures' device: what the views say, 0 where an edit has none of it.
     """
 
     views: Sequence[View]
@@ -229,16 +233,12 @@ class Edits:
 
     def some(self, chosen: Sequence[int]) -> "Edits":
         """Those of some of the pictures."""
-        return Edits([self.views[i] for i in chosen], _picked(self.numbers, chosen))
+        rows = self.numbers.unbind()
+        return Edits([self.views[i] for i in chosen], torch.stack([rows[i] for i in chosen]))
 
-    def columns(self, first: int, last: int, like: Tensor) -> Tensor:
-        """Numbers `first` to `last` of each edit, B×…×1×1."""
-        return self.numbers[:, first:last].to(like.dtype)[:, :, None, None]
-
-    def factor(self, name: str, like: Tensor) -> Tensor:
-        """B×1×1×1."""
-        place = 10 + _FACTORS.index(name)
-        return self.columns(place, place + 1, like)
+    def get(self, name: str, like: Tensor) -> Tensor:
+        """Numbers of each edit, B×n×1×1: one, but for θ, and for a patch's place and colour."""
+        return self.numbers[:, _COLUMNS[name]].to(like.dtype)[:, :, None, None]
 
 
 def sent(drawn: Sequence[Sequence[View]], device: torch.device | str) -> list[Edits]:
@@ -251,8 +251,12 @@ def sent(drawn: Sequence[Sequence[View]], device: torch.device | str) -> list[Ed
 
 
 def _numbers(view: View) -> list[float]:
-    theta, colour = view.theta or (0.0,) * 6, view.patch[4] if view.patch else (0.0,) * 3
-    return [*theta, view.fill, *colour, *(getattr(view, name) or 0.0 for name in _FACTORS)]
+    patch = [0.0] * 9
+    if view.patch:
+        *place, colour, opacity, is_oval = view.patch
+        patch = [*place, *colour, opacity, is_oval]
+    scalars = [getattr(view, name) or 0.0 for name in _SCALARS]
+    return [*(view.theta or (0.0,) * 6), view.fill, *patch, *scalars]
 
 
 def edited(pictures: Tensor, edits: Edits, size: int) -> Tensor:
@@ -269,24 +273,24 @@ def edited(pictures: Tensor, edits: Edits, size: int) -> Tensor:
         B×3×R×R in [0, 1].
     """
     factor = pictures.shape[-1] // size
-    rows = _those(pictures, edits, "jpeg", lambda x, e: _each(x, e, "jpeg", compressed))
+    rows = _those(pictures, edits, "jpeg", compressed)
     rows = _those(rows, edits, "theta", warped)
     rows = F.avg_pool2d(rows, factor) if factor > 1 else rows
     rows = _those(rows, edits, "patch", patched)
-    rows = _those(rows, edits, "hue", lambda x, e: _each(x, e, "hue", tvf.adjust_hue))
-    rows = _those(rows, edits, "saturation", lambda x, e: _blend(_grey(x), x, e.factor("saturation", x)))
-    rows = _those(rows, edits, "contrast", lambda x, e: _blend(_mean(_grey(x)), x, e.factor("contrast", x)))
-    rows = _those(rows, edits, "brightness", lambda x, e: (x * e.factor("brightness", x)).clamp(0, 1))
-    return _those(rows, edits, "blur", lambda x, e: _each(x, e, "blur", blurred))
+    rows = _those(rows, edits, "hue", shifted)
+    rows = _those(rows, edits, "saturation", lambda x, e: _blend(_grey(x), x, e.get("saturation", x)))
+    rows = _those(rows, edits, "contrast", contrasted)
+    rows = _those(rows, edits, "brightness", lambda x, e: (x * e.get("brightness", x)).clamp(0, 1))
+    return _those(rows, edits, "blur", blurred)
 
 
 def warped(pictures: Tensor, edits: Edits) -> Tensor:
     """Each picture on its canvas, B×3×S×S, bilinear; beyond it the view's grey."""
     axis = _axis(pictures)
-    a, b, c, d, e, f = edits.columns(0, 6, pictures).unbind(1)  # B×1×1 each
+    a, b, c, d, e, f = edits.get("theta", pictures).unbind(1)  # B×1×1 each
     across, down = axis.view(1, 1, -1), axis.view(1, -1, 1)
     grid = torch.stack([a * across + b * down + c, d * across + e * down + f], dim=-1)  # B×S×S×2
-    fill = edits.columns(6, 7, pictures)
+    fill = edits.get("fill", pictures)
     if pictures.device.type != "cpu":
         return ordered.grid_sample(pictures - fill, grid) + fill
     return F.grid_sample(pictures - fill, grid, padding_mode="zeros", align_corners=False) + fill
@@ -294,63 +298,92 @@ def warped(pictures: Tensor, edits: Edits) -> Tensor:
 
 def patched(pictures: Tensor, edits: Edits) -> Tensor:
     """Each picture with a box or an oval of one colour on it."""
-    axis, covers = _axis(pictures), []
-    for view in edits.views:
-        assert view.patch is not None
-        x, y, width, height, _, opacity, is_oval = view.patch
-        across, down = ((axis - x) / width).abs().view(1, -1), ((axis - y) / height).abs().view(-1, 1)
-        inside = across.square() + down.square() <= 1 if is_oval else (across <= 1) & (down <= 1)
-        covers.append(inside * opacity)
-    cover = torch.stack(covers)[:, None]
-    return pictures * (1 - cover) + edits.columns(7, 10, pictures) * cover
+    axis = _axis(pictures)
+    x, y, width, height = edits.get("place", pictures).unbind(1)  # B×1×1 each
+    across, down = ((axis - x) / width).abs(), ((axis[:, None] - y) / height).abs()  # B×1×S, B×S×1
+    oval, box = across.square() + down.square() <= 1, (across <= 1) & (down <= 1)
+    is_oval, opacity = edits.get("is_oval", pictures) > 0, edits.get("opacity", pictures)
+    cover = torch.where(is_oval, oval[:, None], box[:, None]) * opacity
+    return pictures * (1 - cover) + edits.get("colour", pictures) * cover
 
 
-def blurred(picture: Tensor, deviation: float) -> Tensor:
-    """Gaussian blur of one picture, cut at three standard deviations."""
-    radius = min(math.ceil(3 * deviation), min(picture.shape[-2:]) - 1)
-    if picture.device.type != "cpu":
-        return ordered.gaussian_blur(picture, radius, deviation)
-    smooth: Tensor = tvf.gaussian_blur(picture, [2 * radius + 1] * 2, [deviation] * 2)
+def contrasted(pictures: Tensor, edits: Edits) -> Tensor:
+    """Each picture's colours nearer to its mean grey, or farther from it."""
+    return _blend(_apart(_grey(pictures), edits, _mean), pictures, edits.get("contrast", pictures))
+
+
+def shifted(pictures: Tensor, edits: Edits) -> Tensor:
+    """Each picture with its colours turned around the circle; brightest and darkest channel of a pixel stay."""
+    red, green, blue = pictures.unbind(1)
+    most, least = (many(many(red, green), blue) for many in (torch.maximum, torch.minimum))
+    chroma = most - least
+    divisor = chroma.masked_fill(chroma == 0, 1)
+    from_green, from_blue = 2 + (blue - red) / divisor, 4 + (red - green) / divisor
+    hue = torch.where(most == green, from_green, from_blue)
+    hue = torch.where(most == red, (green - blue) / divisor, hue)  # in sixths of the circle
+    hue = hue + 6 * edits.get("hue", pictures)[:, 0]
+    away = torch.stack([(hue + start) % 6 for start in (5, 3, 1)], dim=1)
+    return most[:, None] - chroma[:, None] * torch.minimum(away, 4 - away).clamp(0, 1)
+
+
+def blurred(pictures: Tensor, edits: Edits) -> Tensor:
+    """Each picture under its Gaussian blur, cut at three standard deviations."""
+    return _apart(pictures, edits, _smoothed)
+
+
+def _smoothed(pictures: Tensor, edits: Edits) -> Tensor:
+    widest = min(pictures.shape[-2:]) - 1
+    if pictures.device.type != "cpu":
+        deviations = edits.get("blur", pictures).flatten()
+        return ordered.gaussian_blur(pictures, (3 * deviations).ceil().clamp(max=widest), deviations)
+    deviation = edits.views[0].blur or 0.0  # of one
+    radius = min(math.ceil(3 * deviation), widest)
+    smooth: Tensor = tvf.gaussian_blur(pictures, [2 * radius + 1] * 2, [deviation] * 2)
     return smooth
 
 
-def compressed(picture: Tensor, quality: float) -> Tensor:
-    """A picture as JPEG would give it back; gradients pass as if nothing had happened.
+def compressed(pictures: Tensor, edits: Edits) -> Tensor:
+    """Each picture as JPEG would give it back; gradients pass as if nothing had happened.
 
     Source of the tables: ITU-T T.81, annex K; their scaling by quality is that of the IJG's library.
 
     Args:
-        picture: 3×H×W in [0, 1].
-        quality: 1 to 100, with any fraction.
+        pictures: B×3×H×W in [0, 1].
+        edits: with qualities of 1 to 100, with any fraction.
     """
     with torch.no_grad():
-        loss = _jpeg_decoded(picture, quality) - picture
-    return picture + loss
+        loss = _apart(pictures, edits, _jpeg_decoded) - pictures
+    return pictures + loss
 
 
-def _jpeg_decoded(picture: Tensor, quality: float) -> Tensor:
-    height, width = picture.shape[-2:]
-    to_ycc, to_rgb, luminance, chrominance, dct = _jpeg_constants(picture.device)
-    scale = (5000 / quality if quality < 50 else 200 - 2 * quality) / 100
-    padded = F.pad(picture[None], (0, -width % 16, 0, -height % 16), mode="replicate")[0]
-    planes = torch.tensordot(to_ycc, 255 * padded, 1)  # Y − 128 and the two chroma planes about zero
-    planes[0] -= 128
-    coarse = F.avg_pool2d(planes[1:], 2)
-    bright = _quantised(planes[:1], (luminance * scale).round().clamp(1, 255), dct)
+def _jpeg_decoded(pictures: Tensor, edits: Edits) -> Tensor:
+    height, width = pictures.shape[-2:]
+    to_ycc, to_rgb, luminance, chrominance, dct = _jpeg_constants(pictures.device)
+    quality = edits.get("jpeg", edits.numbers)
+    scale = (torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100).to(pictures.dtype)
+    padded = F.pad(pictures, (0, -width % 16, 0, -height % 16), mode="replicate")
+    planes = _mixed(to_ycc, 255 * padded)  # Y and the two chroma planes about zero
+    coarse = F.avg_pool2d(planes[:, 1:], 2)
+    bright = _quantised(planes[:, :1] - 128, (luminance * scale).round().clamp(1, 255), dct)
     colour = _quantised(coarse, (chrominance * scale).round().clamp(1, 255), dct)
-    colour = F.interpolate(colour[None], scale_factor=2, mode="bilinear")[0]
-    ycc = torch.cat([bright + 128, colour])
-    decoded: Tensor = torch.tensordot(to_rgb, ycc, 1)
-    return (decoded[:, :height, :width].round() / 255).clamp(0, 1)
+    colour = F.interpolate(colour, scale_factor=2, mode="bilinear")
+    decoded = _mixed(to_rgb, torch.cat([bright + 128, colour], dim=1))
+    return (decoded[..., :height, :width].round() / 255).clamp(0, 1)
 
 
-def _quantised(planes: Tensor, table: Tensor, dct: Tensor) -> Tensor:
-    """C×H×W in blocks of 8×8, their coefficients rounded to multiples of the table's."""
-    count, height, width = planes.shape
-    blocks = planes.reshape(count, height // 8, 8, width // 8, 8).transpose(2, 3)
+def _mixed(matrix: Tensor, planes: Tensor) -> Tensor:
+    """Each picture's channels, B×3×H×W, as the matrix 3×3 mixes them."""
+    return (matrix.expand(len(planes), 3, 3) @ planes.flatten(2)).view(planes.shape)
+
+
+def _quantised(planes: Tensor, tables: Tensor, dct: Tensor) -> Tensor:
+    """B×C×H×W in blocks of 8×8, their coefficients rounded to multiples of the tables', B×1×8×8."""
+    count, channels, height, width = planes.shape
+    blocks = planes.reshape(count, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
+    tables = tables[:, None, None]
     coefficients = dct @ blocks @ dct.T
-    rounded = (coefficients / table).round() * table
-    decoded: Tensor = (dct.T @ rounded @ dct).transpose(2, 3)
+    rounded = (coefficients / tables).round() * tables
+    decoded: Tensor = (dct.T @ rounded @ dct).transpose(3, 4)
     return decoded.reshape(planes.shape)
 
 
@@ -384,20 +417,26 @@ def _those(rows: Tensor, edits: Edits, name: str, edit: Callable[[Tensor, Edits]
     chosen = [i for i, view in enumerate(edits.views) if getattr(view, name) is not None]
     if not chosen:
         return rows
-    pieces = list(rows)
-    for i, changed in zip(chosen, edit(_picked(rows, chosen), edits.some(chosen)), strict=True):
-        pieces[i] = changed
+    # as views: the numbers of the rows as a tensor would have to be sent, and each rows[i] has a gradient of all rows
+    pieces = list(rows.unbind())
+    changed = edit(torch.stack([pieces[i] for i in chosen]), edits.some(chosen))
+    for i, row in zip(chosen, changed.unbind(), strict=True):
+        pieces[i] = row
     return torch.stack(pieces)
 
 
-def _picked(rows: Tensor, chosen: Sequence[int]) -> Tensor:
-    """Some of the rows; their numbers as a tensor would have to be sent to the device first."""
-    return torch.stack([rows[i] for i in chosen])
+def _apart(rows: Tensor, edits: Edits, edit: Callable[[Tensor, Edits], Tensor]) -> Tensor:
+    """What an edit by matrix products or means makes of rows, which round by how many there are: always as many.
 
-
-def _each(rows: Tensor, edits: Edits, name: str, edit: Callable[[Tensor, float], Tensor]) -> Tensor:
-    """One after the other, where the edit takes one picture and one number."""
-    return torch.stack([edit(row, getattr(view, name)) for row, view in zip(rows, edits.views, strict=True)])
+    On a CPU one, where more would not be faster; on a GPU eight, the last of them filled up.
+    """
+    count, size = len(rows), 1 if rows.device.type == "cpu" else _TOGETHER
+    pieces = rows.unbind()
+    changed = []
+    for first in range(0, count, size):
+        some = [min(i, count - 1) for i in range(first, first + size)]
+        changed.append(edit(torch.stack([pieces[i] for i in some]), edits.some(some)))
+    return torch.cat(changed)[:count]
 
 
 def _axis(like: Tensor) -> Tensor:
@@ -415,6 +454,6 @@ def _grey(rows: Tensor) -> Tensor:
     return 0.2989 * rows[:, :1] + 0.587 * rows[:, 1:2] + 0.114 * rows[:, 2:]
 
 
-def _mean(planes: Tensor) -> Tensor:
+def _mean(planes: Tensor, edits: Edits) -> Tensor:
     # one axis after the other: a sum over all pixels of one picture alone would be split among threads
     return planes.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)

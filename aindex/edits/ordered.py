@@ -37,24 +37,28 @@ def grid_sample(pictures: Tensor, grid: Tensor) -> Tensor:
     return sampled.permute(0, 3, 1, 2)
 
 
-def gaussian_blur(picture: Tensor, radius: int, deviation: float) -> Tensor:
-    """As torchvision's, mirrored at the borders.
+def gaussian_blur(pictures: Tensor, radii: Tensor, deviations: Tensor) -> Tensor:
+    """As torchvision's of each picture, mirrored at the borders.
 
     Args:
-        picture: C×H×W.
-        radius: half the window, less than H and W.
-        deviation: standard deviation in pixels.
+        pictures: B×C×H×W.
+        radii: B; half the windows, less than H and W.
+        deviations: B standard deviations in pixels.
     """
-    height, width = picture.shape[1:]
-    place = torch.arange(-radius, radius + 1, dtype=picture.dtype, device=picture.device)
-    weights = torch.softmax(-0.5 * (place / deviation).square(), dim=0)
     # as products: a convolution of cuDNN would round to ten bits (TF32)
-    return _weighting(height, weights) @ picture @ _weighting(width, weights).T
+    down, across = (_weighting(length, radii, deviations)[:, None] for length in pictures.shape[2:])
+    return down @ pictures @ across.mT
 
 
-def _weighting(length: int, weights: Tensor) -> Tensor:
-    """The matrix length×length that weighs neighbours, mirrored at both ends."""
-    radius = len(weights) // 2
-    itself = torch.eye(length, dtype=weights.dtype, device=weights.device)
-    before, after = itself[1 : radius + 1].flip(0), itself[length - 1 - radius : length - 1].flip(0)
-    return torch.cat([before, itself, after]).unfold(0, len(weights), 1) @ weights
+def _weighting(length: int, radii: Tensor, deviations: Tensor) -> Tensor:
+    """The matrices B×length×length that weigh neighbours; one beyond an end counts for its mirror image."""
+    place = torch.arange(length, dtype=deviations.dtype, device=deviations.device)
+    here, there = place[:, None], place
+
+    def weight(distance: Tensor) -> Tensor:
+        close = distance.abs() <= radii[:, None, None]
+        return torch.exp(-0.5 * (distance / deviations[:, None, None]).square()) * close
+
+    before, after = here + there, 2 * (length - 1) - here - there
+    weights = weight(here - there) + weight(before) * (there > 0) + weight(after) * (there < length - 1)
+    return weights / weights.sum(dim=2, keepdim=True)

@@ -1,10 +1,11 @@
 """Why copies are found or lost: coarse cells, distances to codes, image quality, the exhaustive ceiling.
 
-Rows are made here for three csv files; every summary is computed from such rows, so each number that is shown
+Rows are made here for csv files; every summary is computed from such rows, so each number that is shown
 can be traced to a column:
 
 - `images_df.csv` (`IMAGE_COLUMNS`): one row per released image;
 - `queries_df.csv` (`QUERY_COLUMNS`): one row per edited copy, in the order of `retr_df.csv`;
+- `index_df.csv` (`INDEX_COLUMNS`): one row about the index that was searched;
 - `search_df.csv` (`SEARCH_COLUMNS` of `aindex.evaluation.search`): one row per setting of the search.
 """
 
@@ -37,6 +38,20 @@ QUERY_COLUMNS = (
     "code_distance",
     "stored_distance",
     "exhaustive_rank",
+    "scanned_rows",
+)
+QUERY_MEASURES = ("same_cell", "code_distance", "stored_distance", "exhaustive_r@1", "scanned_rows")
+INDEX_COLUMNS = (
+    "extractor",
+    "idx_factory",
+    "metric",
+    "nprobe",
+    "cells",
+    "kneighbors",
+    "pictures",
+    "rows",
+    "rows_per_picture",
+    "bytes_per_picture",
 )
 QUALITY = ("psnr_db", "ssim", "linf")
 
@@ -99,6 +114,7 @@ def query_rows(
     code_distance: npt.ArrayLike | None = None,
     stored_distance: npt.ArrayLike | None = None,
     exhaustive_rank: npt.ArrayLike | None = None,
+    scanned_rows: npt.ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Rows of `queries_df.csv`; what an index has not (cells, codes) is left out and stays empty.
 
@@ -111,6 +127,7 @@ def query_rows(
         code_distance: nq squared distances of the copies' descriptors to their own codes.
         stored_distance: nq squared distances to what the index stores for the originals.
         exhaustive_rank: nq ranks of an exhaustive search, from 0 (see `exhaustive_ranks`).
+        scanned_rows: nq numbers of rows in the cells that the search visited.
     """
     ids = np.asarray(image_index, dtype=np.int64)
     same_cell = None
@@ -126,6 +143,7 @@ def query_rows(
             "code_distance": _optional(code_distance, len(ids), "code_distance"),
             "stored_distance": _optional(stored_distance, len(ids), "stored_distance"),
             "exhaustive_rank": _optional(exhaustive_rank, len(ids), "exhaustive_rank"),
+            "scanned_rows": _optional(scanned_rows, len(ids), "scanned_rows"),
         },
         columns=list(QUERY_COLUMNS),
     )
@@ -177,13 +195,13 @@ def query_table(queries: pd.DataFrame) -> pd.DataFrame:
     """Means per attack, with the averages over attacks of `retrieval_table`.
 
     Returns:
-        Columns `attack`, `images`, `same_cell` (share), `code_distance`, `stored_distance`, `exhaustive_r@1`.
+        Columns `attack`, `images`, `same_cell` (share), `code_distance`, `stored_distance`, `exhaustive_r@1`,
+        `scanned_rows`.
     """
     known = queries.assign(
         exhaustive_r1=np.where(queries["exhaustive_rank"].isna(), np.nan, queries["exhaustive_rank"] == 0)
     ).rename(columns={"exhaustive_r1": "exhaustive_r@1"})
-    measures = ["same_cell", "code_distance", "stored_distance", "exhaustive_r@1"]
-    return average_rows(known, attack_labels(known), measures)
+    return average_rows(known, attack_labels(known), QUERY_MEASURES)
 
 
 def code_distances(

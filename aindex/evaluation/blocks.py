@@ -1,13 +1,14 @@
 """What a report is made of: sections of tables and charts, cells that know where their number comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from aindex.evaluation.intervals import wilson
 from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT
-from aindex.evaluation.summary import number_text
+from aindex.evaluation.summary import Measure, number_text
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,12 @@ class Number:
     Attributes:
         text: as shown.
         key: `series|csv file|row|column`: what it was computed from; empty where there is nothing.
-        share: its value where it lies between 0 and 1 and is worth a bar behind it.
+        interval: of a share, where it lies with 95 % confidence, as text.
     """
 
     text: str
     key: str
-    share: float | None = None
+    interval: str = ""
 
 
 Cell = Number | str
@@ -52,10 +53,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of a report: its address with the data in it, and what it shows in words."""
+    """A picture of a report: its address with the data in it, what it shows, and what is seen there, in words."""
 
     uri: str
     caption: str
+    alt: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,18 @@ class Section:
     tables: list[Table] = field(default_factory=list)
 
 
-def number(value: float, decimals: int, key: str, *, bar: bool = False) -> Number:
-    """A cell for a number; `bar` draws its share of 1 behind it."""
-    return Number(number_text(value, decimals), key, float(value) if bar and value == value else None)
+def number(value: float, decimals: int, key: str, *, n: float | None = None) -> Number:
+    """A cell for a number; with `n` it is a share of so many, and its interval is shown."""
+    known = n is not None and value == value
+    return Number(number_text(value, decimals), key, wilson(value, n or 0).text if known else "")
+
+
+def measure_cell(measure: Measure | None, series: str) -> Number:
+    """A cell for a summary number of a series; `UNKNOWN` where there is none."""
+    if measure is None:
+        return UNKNOWN
+    interval = measure.interval
+    return Number(measure.text, f"{series}|measure|{measure.key}|value", interval.text if interval else "")
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,8 @@ class AttackColumn:
         column: what they are called in keys.
         source: the csv column, where it has another name.
         decimals: how many to show.
-        bar: whether to draw the values as bars.
+        n: for shares, of how many, by the attack's label.
+        heading: shown in place of the series.
     """
 
     group: str
@@ -95,12 +107,25 @@ class AttackColumn:
     column: str
     source: str = ""
     decimals: int = 3
-    bar: bool = False
+    n: "pd.Series[float] | None" = None
+    heading: str = ""
 
     def cell(self, attack: str) -> Number:
         """The value of an attack."""
         key = f"{self.series}|{self.file}|{attack}|{self.column}"
-        return number(float(self.values.get(attack, np.nan)), self.decimals, key, bar=self.bar)
+        n = None if self.n is None else float(self.n.get(attack, 0))
+        return number(float(self.values.get(attack, np.nan)), self.decimals, key, n=n)
+
+
+def count_columns(counts: Mapping[str, "pd.Series[float]"], file: str) -> list[AttackColumn]:
+    """How many copies each attack has: a column, or one per series where they differ."""
+    first = next(iter(counts.values()))
+    if all(one.equals(first) for one in counts.values()):
+        label = next(iter(counts))
+        return [AttackColumn("copies", label, first, file, "images", "attack", 0, heading="n")]
+    return [
+        AttackColumn("copies (n)", label, one, file, "images", "attack", 0) for label, one in counts.items()
+    ]
 
 
 def attack_table(columns: Sequence[AttackColumn]) -> Table:
@@ -117,4 +142,5 @@ def attack_table(columns: Sequence[AttackColumn]) -> Table:
         groups[-1:] = [(column.group, groups[-1][1] + 1)] if same else [*groups[-1:], (column.group, 1)]
         sources.setdefault(column.file, {})[column.source or column.column] = None
     source = "; ".join(f"{file}: {', '.join(names)}" for file, names in sources.items())
-    return Table(["attack", *(column.series for column in columns)], rows, source, groups=groups)
+    header = ["attack", *(column.heading or column.series for column in columns)]
+    return Table(header, rows, source, groups=groups)

@@ -1,5 +1,6 @@
 """Finished runs side by side: tables as Markdown, LaTeX and csv, one figure, one page."""
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,20 +10,35 @@ import pandas as pd
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import ConfigError, OutputError
+from aindex.evaluation.costs import cost_points, risks
 from aindex.evaluation.examples import Example, read_examples
-from aindex.evaluation.figures import comparison_figure, curve_families, figure_bytes, recall_curves_figure
-from aindex.evaluation.report import PASSIVE, Card, picture, render, write_html
-from aindex.evaluation.retrieval import retrieval_table
+from aindex.evaluation.figures import (
+    comparison_figure,
+    cost_figure,
+    curve_families,
+    figure_bytes,
+    recall_curves_figure,
+)
+from aindex.evaluation.intervals import wilson
+from aindex.evaluation.report import PASSIVE, Card, Fact, facts, picture, render, write_html
+from aindex.evaluation.retrieval import SHARES, retrieval_table
 from aindex.evaluation.run_folder import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run, write_csv
-from aindex.evaluation.sections import bars_of, curves_of
+from aindex.evaluation.sections import counts_of, curves_of, recalls_of
+from aindex.evaluation.settings import differing_settings, settings_section, warnings_of
 from aindex.evaluation.summary import measures
-from aindex.evaluation.text_tables import attack_tables, latex, markdown, measure_table
+from aindex.evaluation.text_tables import attack_tables, latex, markdown, markdown_text, measure_table
 
 MARKDOWN_FILE = "compare.md"
 LATEX_FILE = "compare.tex"
 NUMBERS_FILE = "compare.csv"
 CURVES = "curves"
 RECALL_CURVES = "recall_curves"
+COST = "cost"
+BEST_TEXT = (
+    "Bold: the best of a row, where its 95 % interval lies beyond those of all others: Wilson's (in brackets) for "
+    "shares, the standard error's for means; AP and µAP have none here.\n"
+)
+_NO_SHARE = (None, None, None)
 _OWN_FILES = (MARKDOWN_FILE, LATEX_FILE, NUMBERS_FILE, f"{CURVES}.png", REPORT_FILE)
 
 
@@ -31,9 +47,11 @@ def compare(
 ) -> Path:
     """Set finished runs side by side.
 
-    Writes `compare.md`, `compare.tex`, `compare.csv` (every number: series, table, row, column, value),
-    `curves.png` and `.pdf` (with `recall_curves` beside them where attacks ran with many parameters), and
-    `report.html`. Passive results that several runs share are shown once.
+    Writes `compare.md`, `compare.tex`, `compare.csv` (every number: series, table, row, column, value, of shares n and
+    the 95 % interval), `curves.png` and `.pdf` (with `recall_curves` beside them where attacks ran with many
+    parameters, and `cost`, R@1 against rows scanned per query, where runs say it), and `report.html`. Passive results
+    that several runs share are shown once. Settings that differ are listed; runs over other pictures or attacks are
+    warned of.
 
     Args:
         runs: folders of finished runs.
@@ -57,8 +75,12 @@ def compare(
         raise OutputError(f"{output}: {present[0]} lies there already; give another folder or set overwrite")
     read = _labelled([read_run(folder) for folder in runs])
     series = comparison_series(read)
-    tables = [*attack_tables(series), measure_table(series)]
-    _write(output / MARKDOWN_FILE, "\n".join(markdown(table) for table in tables))
+    settings, warned = differing_settings(read), warnings_of(read)
+    for line in warned:
+        warnings.warn(line, stacklevel=2)
+    tables = [*attack_tables(series), measure_table(series), *([settings] if settings else [])]
+    lines = [f"**Warning:** {markdown_text(line)}.\n" for line in warned]
+    _write(output / MARKDOWN_FILE, "\n".join([*lines, *(markdown(table) for table in tables), BEST_TEXT]))
     _write(output / LATEX_FILE, "\n".join(latex(table) for table in tables))
     write_csv(comparison_numbers(series), output / NUMBERS_FILE)
     for name, content in _figures(series).items():
@@ -68,6 +90,8 @@ def compare(
         title=" · ".join(read),
         kind=f"comparison of {len(read)} runs" if len(read) > 1 else "one run",
         series=series,
+        facts=[Fact("runs", str(len(read))), *_shared_facts(read)],
+        first=[section for section in (settings_section(read),) if section.tables or section.text],
         cards=_cards(read, examples),
         cards_text="The released image of each run and its change, amplified around grey.",
         configs=[(label, run.config) for label, run in read.items() if run.config],
@@ -75,16 +99,26 @@ def compare(
     return write_html(html, output / REPORT_FILE)
 
 
+def _shared_facts(runs: Mapping[str, Run]) -> list[Fact]:
+    """What the headers of all runs say alike."""
+    known = [facts(run) for run in runs.values()]
+    return [fact for fact in known[0] if all(fact in others for others in known[1:])]
+
+
 def _figures(series: Mapping[str, Results]) -> dict[str, bytes]:
     """The contents of the figure files; a figure per file, as saving one changes its layout."""
     kinds: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
     files = {
-        f"{CURVES}.{kind}": figure_bytes(comparison_figure(bars_of(series), curves_of(series)), kind)
+        f"{CURVES}.{kind}": figure_bytes(
+            comparison_figure(recalls_of(series), curves_of(series), counts_of(series)), kind
+        )
         for kind in kinds
     }
     if any(curve_families(results.retrieval) for results in series.values()):
         rows = {label: results.retrieval for label, results in series.items()}
         files |= {f"{RECALL_CURVES}.{kind}": figure_bytes(recall_curves_figure(rows), kind) for kind in kinds}
+    if points := cost_points(series):
+        files |= {f"{COST}.{kind}": figure_bytes(cost_figure(points), kind) for kind in kinds}
     return files
 
 
@@ -127,15 +161,23 @@ def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
 
 
 def comparison_numbers(series: Mapping[str, Results]) -> pd.DataFrame:
-    """Every number of a comparison: columns `series`, `table`, `row`, `column`, `value`."""
-    numbers = []
+    """Every number of a comparison: `series`, `table`, `row`, `column`, `value`; of shares `n`, `low` and `high`."""
+    numbers: list[tuple[object, ...]] = []
     for label, results in series.items():
         for row in retrieval_table(results.retrieval).to_dict("records"):
             for column in ("images", "r@1", "r@10", "r@100", "ap"):
-                numbers.append((label, "retrieval", row["attack"], column, float(row[column])))
+                if not pd.isna(row[column]):
+                    value, n = float(row[column]), row["images"]
+                    more = (n, *wilson(value, n)) if column in SHARES else _NO_SHARE
+                    numbers.append((label, "retrieval", row["attack"], column, value, *more))
         for measure in measures(results):
-            numbers.append((label, "measures", measure.key, "value", measure.value))
-    return pd.DataFrame(numbers, columns=["series", "table", "row", "column", "value"])
+            more = (measure.n, *measure.interval) if measure.interval is not None else _NO_SHARE
+            numbers.append((label, "measures", measure.key, "value", measure.value, *more))
+    for label, risk in risks(series).items():
+        for share, n in (("false_positives", risk["strangers"]), ("found", risk["copies"])):
+            if not pd.isna(risk[share]):
+                numbers.append((label, "at_limit", share, "value", risk[share], n, *wilson(risk[share], n)))
+    return pd.DataFrame(numbers, columns=["series", "table", "row", "column", "value", "n", "low", "high"])
 
 
 def _cards(runs: Mapping[str, Run], count: int) -> list[Card]:

@@ -135,6 +135,48 @@ def pooled_pairs(
     return Pairs(closeness[valid], true[valid], int((true_ids >= 0).sum()))
 
 
+def nearest_closeness(rows: pd.DataFrame, metric: IndexMetric | None = None) -> npt.NDArray[np.float64]:
+    """How close the best candidate of each query is, larger is closer; −inf without any: nq.
+
+    Args:
+        rows: see `pairs_of_rows`.
+        metric: the index's; by default seen from the order of the distances.
+    """
+    distances = matrix_of(rows["retrieved_distances"]).astype(np.float64)
+    found = matrix_of(rows["retrieved_indices"])[:, 0]
+    closest = distances[:, 0] if (metric or metric_of(distances)) == "IP" else -distances[:, 0]
+    return np.where(found >= 0, closest, -np.inf)
+
+
+def closeness_limit(
+    rows: pd.DataFrame, *, rate: float = 0.01, metric: IndexMetric | None = None
+) -> float | None:
+    """Beyond this closeness at most `rate` of the queries that match nothing have a candidate; None without such."""
+    strangers = nearest_closeness(rows, metric)[rows["image_index"].to_numpy() < 0]
+    if not len(strangers):
+        return None
+    return float(np.sort(strangers)[::-1][int(rate * len(strangers) + 1e-9)])
+
+
+def at_limit(rows: pd.DataFrame, limit: float, *, metric: IndexMetric | None = None) -> dict[str, float]:
+    """What a fixed threshold does: a candidate counts that is closer than `limit` (see `closeness_limit`).
+
+    Returns:
+        `false_positives`, the share of the `strangers` queries that match nothing, and `found`, the share of the
+        `copies` whose own picture comes first; nan of none.
+    """
+    taken = nearest_closeness(rows, metric) > limit
+    true_ids = rows["image_index"].to_numpy()
+    right = taken & (matrix_of(rows["retrieved_indices"])[:, 0] == true_ids)
+    strangers = true_ids < 0
+    return {
+        "false_positives": float(taken[strangers].mean()) if strangers.any() else float("nan"),
+        "strangers": int(strangers.sum()),
+        "found": float(right[~strangers].mean()) if not strangers.all() else float("nan"),
+        "copies": int((~strangers).sum()),
+    }
+
+
 def copy_detection_rows(
     *,
     batch: int,

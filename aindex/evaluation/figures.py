@@ -4,13 +4,14 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from aindex.evaluation.copy_detection import PrecisionRecallCurve, Score
+from aindex.evaluation.intervals import Interval, wilson
 from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT
 
 if TYPE_CHECKING:
@@ -18,11 +19,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PASSIVE = "passive"
+MOST_DOTS = 60
+"""Up to so many values each is drawn; of more only quantiles."""
 _INK = "#1f2937"
 _PALE = "#d1d5db"
-_GREYS = ("#9ca3af", "#6b7280", "#c3c8d0", "#4b5563")
+_GREYS = ("#6b7280", "#8a8178", "#4b5563", "#7d8a99")
 # told apart by the colour-blind as well (after Okabe and Ito)
 _COLOURS = ("#0b62a8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4fbf", "#5b5b1f")
+# what takes their places on a dark page, where they would not stand out
+_DARK = {
+    _INK: "#e5e7eb",
+    _PALE: "#3b4657",
+    **dict(zip(_GREYS, ("#a3acb9", "#b8aea3", "#cbd2db", "#9fb0c2"), strict=True)),
+    **dict(
+        zip(
+            _COLOURS,
+            ("#60a5fa", "#fb923c", "#34d399", "#f0a6cf", "#fbbf24", "#7dd3fc", "#c4b5fd", "#d9d97a"),
+            strict=True,
+        )
+    ),
+}
 # narrow enough that the letters stay readable at the width of a phone
 _WIDTH = 4.5
 _MOST_POINTS = 800
@@ -73,58 +89,105 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, **style)
 
 
-def bars_figure(
+def dots_figure(
     series: Mapping[str, "pd.Series[Any]"],
     *,
     xlabel: str,
+    n: Mapping[str, "pd.Series[Any]"] | None = None,
     ceiling: "pd.Series[Any] | None" = None,
     ceiling_label: str = "exhaustive search",
 ) -> "Figure":
-    """A group of horizontal bars per attack, a bar per series: for R@1, or the share in the same cell.
+    """A line per attack with a dot per series: for R@1, or the share in the same cell.
 
     Args:
         series: per label the values between 0 and 1, indexed by the attack's label.
         xlabel: what the values are.
-        ceiling: values drawn as a tick across each group.
+        n: per label how many copies each value is the share of, for 95 % intervals.
+        ceiling: values drawn as a tick across each line.
         ceiling_label: their name.
     """
     figure = _figure(_WIDTH, 0.9)
     axes = figure.add_subplot()
-    draw_bars(axes, series, xlabel=xlabel, ceiling=ceiling, ceiling_label=ceiling_label)
-    rows = len(axes.get_yticks())
-    figure.set_figheight(1.0 + rows * max(0.28, 0.1 + 0.11 * len(series)))
+    draw_dots(axes, series, xlabel=xlabel, n=n, ceiling=ceiling, ceiling_label=ceiling_label)
+    figure.set_figheight(1.0 + len(axes.get_yticks()) * _line_height(len(series)))
     _legend(figure, axes)
     return figure
 
 
-def draw_bars(
+def _line_height(series: int) -> float:
+    return max(0.3, 0.14 + 0.09 * series)  # inches
+
+
+def draw_dots(
     axes: "Axes",
     series: Mapping[str, "pd.Series[Any]"],
     *,
     xlabel: str,
+    n: Mapping[str, "pd.Series[Any]"] | None = None,
     ceiling: "pd.Series[Any] | None" = None,
     ceiling_label: str = "exhaustive search",
 ) -> None:
-    """Draw what `bars_figure` shows into axes."""
+    """Draw what `dots_figure` shows into axes."""
     attacks = list(dict.fromkeys(attack for values in series.values() for attack in values.index))
     averages = [attack for attack in attacks if attack in (AVERAGE, AVERAGE_WITHOUT_SCREENSHOT)]
     attacks = [attack for attack in attacks if attack not in averages] + averages
     places = np.arange(len(attacks), dtype=float)
     places[len(attacks) - len(averages) :] += 0.35
-    bar = 0.76 / max(len(series), 1)
+    step = 0.66 / max(len(series), 2)
     for number, (label, colour) in enumerate(colours(list(series)).items()):
         values = series[label].reindex(attacks).to_numpy(dtype=float)
-        offset = (number - (len(series) - 1) / 2) * bar
-        axes.barh(places + offset, np.nan_to_num(values), height=bar, color=colour, label=_plain(label))
+        offset = (number - (len(series) - 1) / 2) * step
+        if n is not None:
+            counts = n[label].reindex(attacks).to_numpy(dtype=float)
+            bounds = np.array([wilson(v, c) for v, c in zip(values, np.nan_to_num(counts), strict=True)])
+            axes.hlines(places + offset, bounds[:, 0], bounds[:, 1], color=colour, linewidth=1.2, alpha=0.6)
+        axes.plot(values, places + offset, "o", color=colour, markersize=4.5, label=_plain(label))
     if ceiling is not None and ceiling.notna().any():
         known = ceiling.reindex(attacks).to_numpy(dtype=float)
         axes.vlines(known, places - 0.42, places + 0.42, color=_INK, linewidth=1.4, label=ceiling_label)
     axes.set_yticks(places, ["\n".join(wrap(_plain(attack).replace("_", " "), 18)) for attack in attacks])
     axes.set_ylim(places[-1] + 0.6, -0.6)
-    # a hair beyond 1, or half of a tick at 1 would be cut off
-    axes.set_xlim(0, 1.004)
+    # beyond 0 and 1, or half of a dot there would be cut off
+    axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel(xlabel, fontsize=9, color=_INK)
-    _style(axes, grid="x")
+    _style(axes, grid="both")
+
+
+class CostPoint(NamedTuple):
+    """What a series finds, and what it looks at for that."""
+
+    scanned_rows: float
+    recall: float
+    interval: Interval
+    rows_per_picture: float
+
+
+def cost_figure(points: Mapping[str, CostPoint]) -> "Figure":
+    """R@1 against rows scanned per query, a dot with its 95 % interval per series; numbers are rows per picture."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    figure = _figure(_WIDTH, 3.4)
+    axes = figure.add_subplot()
+    palette = colours(list(points))
+    for label, point in points.items():
+        colour, x = palette[label], max(point.scanned_rows, 1)
+        axes.vlines(x, *point.interval, color=colour, linewidth=1.2, alpha=0.6)
+        axes.plot(x, point.recall, "o", color=colour, markersize=6, label=_plain(label))
+        if np.isfinite(point.rows_per_picture):
+            text = f"{point.rows_per_picture:.3g}"
+            axes.annotate(text, (x, point.recall), (6, 4), textcoords="offset points", fontsize=8, color=_INK)
+    scanned = [max(point.scanned_rows, 1) for point in points.values()]
+    axes.set_xscale("log")
+    axes.set_xlim(min(scanned) / 2, max(scanned) * 2)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rows, _: f"{rows:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("rows scanned per query", fontsize=9, color=_INK)
+    axes.set_ylabel("R@1, average over attacks", fontsize=9, color=_INK)
+    _style(axes, grid="both")
+    _legend(figure, axes)
+    return figure
 
 
 def curve_families(retrieval: pd.DataFrame) -> list[str]:
@@ -207,42 +270,51 @@ def _points_to_draw(curve: PrecisionRecallCurve) -> npt.NDArray[np.int64]:
     return grows[np.unique(np.linspace(0, grows.size - 1, _MOST_POINTS).round().astype(np.int64))]
 
 
-def histogram_figure(values: Mapping[str, npt.ArrayLike], *, xlabel: str) -> "Figure":
-    """The distribution of one quantity, a filled outline per series, as shares of each series.
+def distribution_figure(
+    values: Mapping[str, npt.ArrayLike], *, xlabel: str, series: Mapping[str, str] | None = None
+) -> "Figure":
+    """The distribution of one quantity, a line each: every value as a dot, or five quantiles of many.
+
+    Of many the thin line goes from 5 to 95 %, the thick one from 25 to 75 %, the dot is the median.
 
     Args:
         values: per label; what is not finite is left out.
         xlabel: the quantity and its unit.
+        series: which series each label belongs to, for its colour; default the label itself.
     """
-    figure = _figure(_WIDTH, 2.1)
+    figure = _figure(_WIDTH, 0.9 + 0.42 * max(len(values), 1))
     axes = figure.add_subplot()
-    finite = {label: _finite(series) for label, series in values.items()}
-    together = np.concatenate([np.empty(0), *finite.values()])
-    bins = _bins(together)
-    for (label, series), colour in zip(finite.items(), colours(list(finite)).values(), strict=True):
-        if series.size:
-            share = np.full(series.size, 1 / series.size)
-            style: dict[str, Any] = {"weights": share, "histtype": "stepfilled", "edgecolor": colour}
-            axes.hist(
-                series, bins.tolist(), facecolor=(colour, 0.25), linewidth=1.4, label=_plain(label), **style
-            )
+    of = series or {label: label for label in values}
+    palette = colours(list(dict.fromkeys(of[label] for label in values)))
+    finite = {label: _finite(some) for label, some in values.items()}
+    for place, (label, some) in enumerate(finite.items()):
+        if 0 < some.size <= MOST_DOTS:
+            x, y = _stacked(some, np.concatenate([np.empty(0), *finite.values()]))
+            axes.plot(x, place - y, "o", color=palette[of[label]], markersize=3.2, alpha=0.8)
+        elif some.size:
+            low, first, middle, last, high = np.quantile(some, [0.05, 0.25, 0.5, 0.75, 0.95])
+            axes.hlines(place, low, high, color=palette[of[label]], linewidth=1.2)
+            axes.hlines(place, first, last, color=palette[of[label]], linewidth=5)
+            axes.plot(middle, place, "o", color=_INK, markersize=4)
+    axes.set_yticks(range(len(finite)), ["\n".join(wrap(_plain(label), 18)) for label in finite])
+    axes.set_ylim(len(finite) - 0.4, -0.6)
     axes.set_xlabel(xlabel, fontsize=9, color=_INK)
-    axes.set_ylabel("share", fontsize=9, color=_INK)
-    _style(axes, grid="y")
-    if len(finite) > 1:
-        _legend(figure, axes)
+    _style(axes, grid="x")
     return figure
 
 
-def _bins(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Edges of about forty bins; around whole numbers where all values are whole, so that no bin is empty."""
-    if not values.size:
-        return np.array([0.0, 1.0])
-    if np.array_equal(values, values.round()):
-        low, high = values.min(), values.max()
-        step = max(1.0, np.ceil((high - low + 1) / 40))
-        return np.arange(low, high + step + 0.5, step) - 0.5
-    return np.histogram_bin_edges(values, bins=40)
+def _stacked(
+    values: npt.NDArray[np.float64], everything: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Places of dots so that no two of about the same value lie on each other: values, and heights 0 to 0.42."""
+    low, high = everything.min(), everything.max()
+    columns = np.floor((values - low) / ((high - low) or 1.0) * 60).astype(int)
+    order = np.argsort(values, kind="stable")
+    height = np.zeros(len(values))
+    for column in np.unique(columns):
+        there = order[columns[order] == column]
+        height[there] = np.arange(len(there))
+    return values, height * min(0.11, 0.42 / max(height.max(), 1.0))
 
 
 def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -251,14 +323,16 @@ def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def comparison_figure(
-    recall: Mapping[str, "pd.Series[Any]"], curves: Mapping[str, Mapping[Score, PrecisionRecallCurve]]
+    recall: Mapping[str, "pd.Series[Any]"],
+    curves: Mapping[str, Mapping[Score, PrecisionRecallCurve]],
+    n: Mapping[str, "pd.Series[Any]"] | None = None,
 ) -> "Figure":
     """R@1 per attack beside the precision-recall curves (those only where there are any), for a paper."""
     attacks = max((len(values) for values in recall.values()), default=1)
-    height = max(4.2, 1.1 + attacks * max(0.28, 0.1 + 0.11 * len(recall)))
+    height = max(4.2, 1.1 + attacks * _line_height(len(recall)))
     figure = _figure(11.0 if curves else 5.5, height)
     panels = [figure.add_subplot(1, 2 if curves else 1, 1)]
-    draw_bars(panels[0], recall, xlabel="R@1")
+    draw_dots(panels[0], recall, xlabel="R@1", n=n)
     if curves:
         panels.append(figure.add_subplot(1, 2, 2))
         draw_precision_recall(panels[1], curves)
@@ -272,14 +346,27 @@ def comparison_figure(
 
 
 def figure_bytes(figure: "Figure", kind: Literal["svg", "png", "pdf"] = "svg") -> bytes:
-    """A figure as a file's content, the same for the same figure."""
+    """A figure as a file's content, the same for the same figure; SVG has no ground and follows a page's dark mode."""
     import matplotlib
 
     buffer = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
     with matplotlib.rc_context({"svg.hashsalt": "aindex"}):
-        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
-    return buffer.getvalue()
+        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata, transparent=kind == "svg")
+    return _with_dark_mode(buffer.getvalue()) if kind == "svg" else buffer.getvalue()
+
+
+def _with_dark_mode(svg: bytes) -> bytes:
+    """Colours as variables, which have other values where dark pages are preferred."""
+    text = svg.decode()
+    for number, colour in enumerate(_DARK):
+        text = text.replace(f": {colour}", f": var(--c{number})")
+    light, dark = (
+        "".join(f"--c{number}:{colour};" for number, colour in enumerate(some))
+        for some in (_DARK, _DARK.values())
+    )
+    style = f":root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}</style>"
+    return text.replace("</style>", style, 1).encode()
 
 
 def svg_data_uri(figure: "Figure") -> str:

@@ -9,11 +9,19 @@ import pandas as pd
 from PIL import Image
 
 from aindex.data.atomic import replace_when_done
-from aindex.evaluation.blocks import Number, Section
+from aindex.evaluation.blocks import Number, Section, measure_cell
+from aindex.evaluation.costs import cost_section
 from aindex.evaluation.examples import Example, ExampleCopy, read_examples
+from aindex.evaluation.index_section import index_section
 from aindex.evaluation.retrieval import attack_label, attack_labels
 from aindex.evaluation.run_folder import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run
-from aindex.evaluation.sections import ALL_SECTIONS, Series, numbers_section
+from aindex.evaluation.sections import (
+    Series,
+    copy_detection_section,
+    numbers_section,
+    quality_section,
+    retrieval_section,
+)
 from aindex.evaluation.summary import measures
 
 ACTIVE = "active"
@@ -22,12 +30,13 @@ _TILES = (
     ("r@1", "R@1, average over attacks"),
     ("exhaustive_r@1", "R@1 of an exhaustive search"),
     ("uap_plain", "µAP of copy detection"),
-    ("same_cell", "edited copies in their original's cell"),
+    ("same_cell", "copies in their original's cell"),
     ("psnr_db", "PSNR of released images, dB"),
     ("ssim", "SSIM"),
     ("linf", "L∞, grey levels"),
     ("activation_seconds", "activation, seconds per image"),
 )
+_SECTIONS = (retrieval_section, cost_section, copy_detection_section, quality_section, index_section)
 _CARDS_TEXT = (
     "Each image before and after activation, the change amplified around grey, the map of where a change is least "
     "visible (bright), and edited copies of the released image with the place of the original among the answers."
@@ -42,6 +51,14 @@ class Tile:
     label: str
     number: Number
     passive: Number | None
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of the page's header."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -104,6 +121,7 @@ def write_report(run_folder: Path | str, *, examples: int = 12) -> Path:
         title=run.label,
         kind="report of a run",
         series=series,
+        facts=facts(run),
         tiles=tiles(series),
         cards=cards,
         cards_text=_CARDS_TEXT + (_PASSIVE_TEXT if PASSIVE in series and len(series) > 1 else ""),
@@ -121,6 +139,22 @@ def run_series(run: Run) -> dict[str, Results]:
     return {PASSIVE: run.passive, ACTIVE: run.results}
 
 
+def facts(run: Run) -> list[Fact]:
+    """What was evaluated, in what index, by which command and when, as far as the run says it."""
+    results = run.results
+    found = [Fact("pictures", f"{results.retrieval['image_index'].nunique():,}")]
+    if results.copy_detection is not None:
+        strangers = int((results.copy_detection["image_index"] < 0).sum())
+        found.append(Fact("queries that match nothing", f"{strangers:,}"))
+    if results.index is not None:
+        index = results.index.iloc[0]
+        parts = [f"{index['idx_factory']}", f"{index['metric']}", f"{index['pictures']:,.0f} pictures"]
+        parts += [f"{index['rows']:,.0f} rows"] if index["rows"] != index["pictures"] else []
+        parts += [] if pd.isna(index["cells"]) else [f"nprobe {index['nprobe']:.0f}"]
+        found += [Fact("index", ", ".join(parts)), Fact("extractor", str(index["extractor"]))]
+    return found + [Fact(name, text) for name, text in run.provenance.items()]
+
+
 def tiles(series: Series) -> list[Tile]:
     """The numbers at the top: those of the last series, beside the passive ones."""
     known = {label: {m.key: m for m in measures(results)} for label, results in series.items()}
@@ -129,8 +163,8 @@ def tiles(series: Series) -> list[Tile]:
     return [
         Tile(
             text,
-            Number(known[label][key].text, f"{label}|measure|{key}|value"),
-            Number(passive[key].text, f"{PASSIVE}|measure|{key}|value") if key in passive else None,
+            measure_cell(known[label][key], label),
+            measure_cell(passive[key], PASSIVE) if key in passive else None,
         )
         for key, text in _TILES
         if key in known[label]
@@ -204,18 +238,21 @@ def render(
     title: str,
     kind: str,
     series: Series,
+    facts: Sequence[Fact] = (),
     tiles: Sequence[Tile] = (),
     cards: Sequence[Card] = (),
     cards_text: str = "",
     configs: Sequence[tuple[str, str]] = (),
+    first: Sequence[Section] = (),
 ) -> str:
-    """The page as text; everything that comes from a run is escaped."""
-    sections = [make(series) for make in ALL_SECTIONS]
+    """The page as text, with `first` above its own sections; everything that comes from a run is escaped."""
+    sections = [make(series) for make in _SECTIONS]
     return render_page(
         title=title,
         kind=kind,
+        facts=facts,
         tiles=tiles,
-        sections=[section for section in sections if section.tables or section.charts],
+        sections=[*first, *(section for section in sections if section.tables or section.charts)],
         numbers=numbers_section(series),
         cards=cards,
         cards_text=cards_text,
@@ -229,6 +266,7 @@ def render_page(
     kind: str,
     sections: Sequence[Section],
     numbers: Section,
+    facts: Sequence[Fact] = (),
     tiles: Sequence[Tile] = (),
     cards: Sequence[Card] = (),
     cards_text: str = "",
@@ -246,6 +284,7 @@ def render_page(
         title=title,
         kind=kind,
         style=style,
+        facts=facts,
         tiles=tiles,
         sections=sections,
         numbers=numbers,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from aindex.errors import DataError
+from aindex.evaluation.intervals import wilson
 
 RETRIEVAL_COLUMNS = (
     "batch",
@@ -27,6 +28,8 @@ RETRIEVAL_COLUMNS = (
 MEASURES = ("r@1", "r@10", "r@100", "ap")
 LIST_COLUMNS = ("retrieved_distances", "retrieved_indices")
 SCREENSHOTS = ("overlay_onto_screenshot", "screenshot_mobile")
+SHARES = {"r@1": 1, "r@10": 10, "r@100": 100}
+"""Of the measures those that are shares of the copies, with the number of answers that they look at."""
 AVERAGE = "average"
 AVERAGE_WITHOUT_SCREENSHOT = "average without screenshot"
 
@@ -131,7 +134,7 @@ def retrieval_rows(
         attack_param: its parameter (None where it has none), or one per query.
         distances: nq×k, nearest first.
         indices: nq×k retrieved ids.
-        kneighbors: k; also the rank of an absent answer.
+        kneighbors: k; also the rank of an absent answer. R@10 and R@100 of fewer answers stay empty.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -151,9 +154,11 @@ def retrieval_rows(
             "retrieved_distances": json_lists(kept),
             "retrieved_indices": json_lists(found),
             "rank": ranks,
-            "r@1": recall_at(ranks, 1, kneighbors),
-            "r@10": recall_at(ranks, 10, kneighbors),
-            "r@100": recall_at(ranks, 100, kneighbors),
+            # of five answers nobody knows what ten would hold
+            **{
+                name: recall_at(ranks, k, kneighbors) if k <= kneighbors else np.full(count, np.nan)
+                for name, k in SHARES.items()
+            },
             "ap": average_precision(ranks, kneighbors),
         },
         columns=list(RETRIEVAL_COLUMNS),
@@ -186,8 +191,9 @@ def attack_labels(rows: pd.DataFrame) -> "pd.Series[str]":
 def average_rows(rows: pd.DataFrame, labels: "pd.Series[str]", measures: Sequence[str]) -> pd.DataFrame:
     """Mean of some columns per attack, with the averages over attacks at the end.
 
-    Each attack weighs the same in an average. Where the screenshot overlay is one of several attacks a second
-    average leaves it out, because the method's authors report theirs without it.
+    Each attack weighs the same in an average, and `none`, the unedited picture, is one of them, as in the paper.
+    Where the screenshot overlay is one of several attacks a second average leaves it out, because the method's
+    authors report theirs without it.
 
     Args:
         rows: one per query.
@@ -225,6 +231,22 @@ def retrieval_table(retrieval: pd.DataFrame) -> pd.DataFrame:
     return average_rows(retrieval, attack_labels(retrieval), MEASURES)
 
 
+def known_measures(table: pd.DataFrame) -> list[str]:
+    """The measures of a table of `retrieval_table` that are known: of five answers there is no R@10."""
+    return [name for name in MEASURES if table[name].notna().any()]
+
+
+def share_texts(value: float, n: int, measure: str) -> list[str]:
+    """A measure's value, and its 95 % interval where it is a share."""
+    if value != value:
+        return ["–", ""] if measure in SHARES else ["–"]
+    return [f"{value:.3f}", wilson(value, n).text] if measure in SHARES else [f"{value:.3f}"]
+
+
+def _headings(measure: str) -> list[str]:
+    return [measure.upper(), "95 %"] if measure in SHARES else [measure.upper()]
+
+
 def format_table(
     table: pd.DataFrame,
     *,
@@ -235,6 +257,8 @@ def format_table(
 ) -> str:
     """The table of `retrieval_table` as aligned text or Markdown, with what is known of the images below it.
 
+    Beside each share stands its 95 % interval (`wilson`) for the n copies that it is of.
+
     Args:
         table: of `retrieval_table`.
         psnr_db: mean PSNR of the released images, dB.
@@ -242,9 +266,14 @@ def format_table(
         seconds_per_image: time of activation per image, seconds.
         style: `text` for a terminal, `markdown` for a file.
     """
-    header = ["attack", "images", "R@1", "R@10", "R@100", "AP"]
+    known = known_measures(table)
+    header = ["attack", "n", *(part for name in known for part in _headings(name))]
     rows = [
-        [str(row["attack"]), str(row["images"]), *(f"{row[measure]:.3f}" for measure in MEASURES)]
+        [
+            str(row["attack"]),
+            str(row["images"]),
+            *(part for name in known for part in share_texts(row[name], row["images"], name)),
+        ]
         for row in table.to_dict("records")
     ]
     widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]

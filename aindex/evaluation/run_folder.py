@@ -1,14 +1,17 @@
 """The files of a finished run: their names, how they are written, and reading them back."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import DataError
-from aindex.evaluation.analyses import IMAGE_COLUMNS, QUERY_COLUMNS
-from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS
+from aindex.evaluation.analyses import IMAGE_COLUMNS, INDEX_COLUMNS, QUERY_COLUMNS
+from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS, IndexMetric
 from aindex.evaluation.retrieval import LIST_COLUMNS, RETRIEVAL_COLUMNS, read_results
 from aindex.evaluation.search import SEARCH_COLUMNS
 
@@ -18,6 +21,7 @@ COPY_DETECTION_FILE = "icd_df.csv"
 IMAGES_FILE = "images_df.csv"
 QUERIES_FILE = "queries_df.csv"
 SEARCH_FILE = "search_df.csv"
+INDEX_FILE = "index_df.csv"
 ASSETS_FOLDER = "report_assets"
 REPORT_FILE = "report.html"
 
@@ -36,6 +40,13 @@ class Results:
     images: pd.DataFrame | None = None
     queries: pd.DataFrame | None = None
     search: pd.DataFrame | None = None
+    index: pd.DataFrame | None = None
+
+    @property
+    def metric(self) -> IndexMetric | None:
+        """The index's, None where the run does not say it."""
+        known = None if self.index is None else self.index["metric"].iloc[0]
+        return "IP" if known == "IP" else "L2" if known == "L2" else None
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Run:
         config: the resolved configuration as text, empty if there is none.
         results: what its released images gave.
         passive: what the unchanged images gave in the same run, if that was asked for.
+        provenance: what the configuration's head says: `command`, `started`.
     """
 
     folder: Path
@@ -55,6 +67,13 @@ class Run:
     config: str
     results: Results
     passive: Results | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def provenance_text(command: str, started: str) -> str:
+    """Comment lines for the head of a configuration, that `read_run` reads back."""
+    known = {"command": " ".join(command.split()), "started": started}
+    return "".join(f"# {name}: {value}\n" for name, value in known.items() if value)
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -73,7 +92,11 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     IMAGES_FILE: IMAGE_COLUMNS,
     QUERIES_FILE: QUERY_COLUMNS,
     SEARCH_FILE: SEARCH_COLUMNS,
+    INDEX_FILE: INDEX_COLUMNS,
 }
+_PROVENANCE = re.compile(r"^# (command|started): (.*)$", re.MULTILINE)
+# what earlier runs have not noted
+_OPTIONAL = ("scanned_rows",)
 
 
 def _read(folder: Path, name: str, *, passive: bool = False) -> pd.DataFrame | None:
@@ -87,7 +110,14 @@ def _read(folder: Path, name: str, *, passive: bool = False) -> pd.DataFrame | N
         # "NA" is a legal file name, not a missing value
         columns = [column for column in _COLUMNS[name] if column != "name"]
         missing = {column: ["", "nan", "NaN"] for column in columns}
-        return pd.read_csv(path, keep_default_na=False, na_values=missing, usecols=list(_COLUMNS[name]))
+        table = pd.read_csv(
+            path, keep_default_na=False, na_values=missing, usecols=lambda column: column in _COLUMNS[name]
+        )
+        table = table.assign(**{column: np.nan for column in _OPTIONAL if column not in table})
+        table = table[list(_COLUMNS[name])]
+        if name == INDEX_FILE and len(table) != 1:
+            raise ValueError(f"{len(table)} rows")
+        return table
     except (ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: {reason}; expected a csv file of a finished run, evaluate again") from error
@@ -105,6 +135,7 @@ def read_run(folder: Path | str) -> Run:
         raise DataError(
             f"{folder}: no {RETRIEVAL_FILE}; expected the folder of a finished run, give another one"
         )
+    index = _read(folder, INDEX_FILE)
     passive = None
     passive_retrieval = _read(folder, RETRIEVAL_FILE, passive=True)
     if passive_retrieval is not None:
@@ -112,6 +143,7 @@ def read_run(folder: Path | str) -> Run:
             passive_retrieval,
             copy_detection=_read(folder, COPY_DETECTION_FILE, passive=True),
             queries=_read(folder, QUERIES_FILE, passive=True),
+            index=index,
         )
     results = Results(
         retrieval,
@@ -119,7 +151,15 @@ def read_run(folder: Path | str) -> Run:
         images=_read(folder, IMAGES_FILE),
         queries=_read(folder, QUERIES_FILE),
         search=_read(folder, SEARCH_FILE),
+        index=index,
     )
     config = folder / CONFIG_FILE
     text = config.read_text(encoding="utf-8", errors="replace") if config.exists() else ""
-    return Run(folder=folder, label=folder.resolve().name, config=text, results=results, passive=passive)
+    return Run(
+        folder=folder,
+        label=folder.resolve().name,
+        config=text,
+        results=results,
+        passive=passive,
+        provenance=dict(_PROVENANCE.findall(text)),
+    )

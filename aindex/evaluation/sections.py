@@ -1,27 +1,25 @@
 """The parts of a report as tables and charts, over any number of named results."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from aindex.evaluation import figures
 from aindex.evaluation.analyses import (
-    code_distance_summary,
-    code_distances,
     image_summary,
     query_table,
     worst_images,
 )
 from aindex.evaluation.blocks import (
-    UNKNOWN,
     AttackColumn,
     Cell,
     Chart,
-    Number,
     Section,
     Table,
     attack_table,
+    count_columns,
+    measure_cell,
     number,
 )
 from aindex.evaluation.copy_detection import (
@@ -31,29 +29,53 @@ from aindex.evaluation.copy_detection import (
     pairs_of_rows,
     precision_recall_curve,
 )
-from aindex.evaluation.retrieval import attack_labels, retrieval_table
+from aindex.evaluation.findings import distribution_chart, finding
+from aindex.evaluation.retrieval import (
+    SHARES,
+    attack_labels,
+    known_measures,
+    retrieval_table,
+)
 from aindex.evaluation.run_folder import QUERIES_FILE, RETRIEVAL_FILE, Results
 from aindex.evaluation.summary import measures
 
 Series = Mapping[str, Results]
-_MOST_SERIES_OF_ONE_TABLE = 2
+MOST_SERIES_OF_ONE_TABLE = 2
 
 
 def retrieval_section(series: Series) -> Section:
     """R@1 per attack as a chart and with the other measures as tables."""
     text = (
-        "Share of edited copies whose original is the first answer of the index (R@1), among the first ten or "
-        "hundred, and the mean of 1/(rank+1) (AP). "
+        "Share of copies whose original is the first answer of the index (R@1), among the first ten or hundred, and "
+        "the mean of 1/(rank+1) (AP). The average is over the attacks, the unedited picture (none) among them. Small "
+        "numbers are 95 % intervals (Wilson) for n copies. "
     )
     tables = {label: retrieval_table(r.retrieval).set_index("attack") for label, r in series.items()}
+    measures_known = {name for table in tables.values() for name in known_measures(table)}
     columns = [
-        AttackColumn(name, label, table[measure], RETRIEVAL_FILE, measure, bar=measure == "r@1")
+        AttackColumn(
+            name,
+            label,
+            table[measure],
+            RETRIEVAL_FILE,
+            measure,
+            n=table["images"] if measure in SHARES else None,
+        )
         for measure, name in (("r@1", "R@1"), ("r@10", "R@10"), ("r@100", "R@100"), ("ap", "AP"))
+        if measure in measures_known
         for label, table in tables.items()
     ]
     exhaustive = [
-        AttackColumn("R@1, exhaustive", label, values, QUERIES_FILE, "exhaustive_r@1", "exhaustive_rank")
-        for label, table in _query_tables(series).items()
+        AttackColumn(
+            "R@1, exhaustive",
+            label,
+            values,
+            QUERIES_FILE,
+            "exhaustive_r@1",
+            "exhaustive_rank",
+            n=table["images"],
+        )
+        for label, table in query_tables(series).items()
         if (values := table["exhaustive_r@1"]).notna().any()
     ]
     if exhaustive:
@@ -65,23 +87,28 @@ def retrieval_section(series: Series) -> Section:
         )
     section = Section("Retrieval", text)
     # whose ceiling a tick shows is clear for one run only
-    ceiling = exhaustive[-1].values if exhaustive and len(series) <= _MOST_SERIES_OF_ONE_TABLE else None
-    chart = figures.bars_figure(bars_of(series), xlabel="R@1", ceiling=ceiling)
-    section.charts.append(Chart(figures.svg_data_uri(chart), "R@1 per attack"))
+    ceiling = exhaustive[-1].values if exhaustive and len(series) <= MOST_SERIES_OF_ONE_TABLE else None
+    recalls = recalls_of(series)
+    chart = figures.dots_figure(recalls, xlabel="R@1", n=counts_of(series), ceiling=ceiling)
+    caption = "R@1 per attack, with 95 % intervals"
+    section.charts.append(Chart(figures.svg_data_uri(chart), caption, finding("R@1", recalls)))
     if any(figures.curve_families(results.retrieval) for results in series.values()):
         curves = figures.recall_curves_figure({label: results.retrieval for label, results in series.items()})
         section.charts.append(Chart(figures.svg_data_uri(curves), "R@1 against the attack's parameter"))
+    counts = count_columns({label: table["images"] for label, table in tables.items()}, RETRIEVAL_FILE)
     ordered = [*columns[: len(tables)], *exhaustive, *columns[len(tables) :]]
-    section.tables.extend(_attack_tables(ordered))
+    section.tables.extend(attack_tables(ordered, counts))
     return section
 
 
-def _attack_tables(columns: Sequence[AttackColumn]) -> list[Table]:
+def attack_tables(columns: Sequence[AttackColumn], counts: Sequence[AttackColumn] = ()) -> list[Table]:
     """One table, or one per group of columns where more than two series would make it too wide."""
     groups = list(dict.fromkeys(column.group for column in columns))
-    if len(columns) <= _MOST_SERIES_OF_ONE_TABLE * len(groups):
-        return [attack_table(columns)]
-    return [attack_table([column for column in columns if column.group == group]) for group in groups]
+    if len(columns) <= MOST_SERIES_OF_ONE_TABLE * len(groups):
+        return [attack_table([*counts, *columns])]
+    return [
+        attack_table([*counts, *(column for column in columns if column.group == group)]) for group in groups
+    ]
 
 
 def without_curves(values: "pd.Series[Any]", retrieval: pd.DataFrame) -> "pd.Series[Any]":
@@ -90,12 +117,17 @@ def without_curves(values: "pd.Series[Any]", retrieval: pd.DataFrame) -> "pd.Ser
     return values.drop(labels=attack_labels(retrieval[drawn]).unique(), errors="ignore")
 
 
-def bars_of(series: Series) -> dict[str, "pd.Series[Any]"]:
-    """R@1 per attack of each series, for bars."""
+def recalls_of(series: Series) -> dict[str, "pd.Series[Any]"]:
+    """R@1 per attack of each series, for a chart."""
     return {
         label: without_curves(retrieval_table(r.retrieval).set_index("attack")["r@1"], r.retrieval)
         for label, r in series.items()
     }
+
+
+def counts_of(series: Series) -> dict[str, "pd.Series[Any]"]:
+    """How many copies each of these values is the share of."""
+    return {label: retrieval_table(r.retrieval).set_index("attack")["images"] for label, r in series.items()}
 
 
 def curves_of(series: Series) -> dict[str, dict[Score, PrecisionRecallCurve]]:
@@ -106,10 +138,11 @@ def curves_of(series: Series) -> dict[str, dict[Score, PrecisionRecallCurve]]:
     curves: dict[str, dict[Score, PrecisionRecallCurve]] = {}
     for label, results in series.items():
         if results.copy_detection is not None:
-            scores: list[Score] = copy_detection_table(results.copy_detection)["score"].tolist()
+            found, metric = results.copy_detection, results.metric
+            scores: list[Score] = copy_detection_table(found, metric=metric)["score"].tolist()
             curves[label] = {
-                score: precision_recall_curve(*pairs_of_rows(results.copy_detection, score=score))
-                for score in scores[: 1 if len(series) > _MOST_SERIES_OF_ONE_TABLE else None]
+                score: precision_recall_curve(*pairs_of_rows(found, score=score, metric=metric))
+                for score in scores[: 1 if len(series) > MOST_SERIES_OF_ONE_TABLE else None]
             }
     return curves
 
@@ -128,9 +161,12 @@ def copy_detection_section(series: Series) -> Section:
     for label, results in series.items():
         if (found := results.copy_detection) is None:
             continue
-        for row in copy_detection_table(found).to_dict("records"):
+        for row in copy_detection_table(found, metric=results.metric).to_dict("records"):
             key = f"{label}|icd_df.csv|{row['score']}|"
-            values = [number(row[name], 3, key + name) for name in ("uap", "recall_at_p90")]
+            values = [
+                number(row["uap"], 3, f"{key}uap"),
+                number(row["recall_at_p90"], 3, f"{key}recall_at_p90", n=row["true_pairs"]),
+            ]
             counts = [number(row[name], 0, key + name) for name in ("queries", "true_pairs")]
             rows.append([f"{label}, {row['score']}", *values, *counts])
     header = ["score", "µAP", "recall at 90 % precision", "queries", "true pairs"]
@@ -138,8 +174,14 @@ def copy_detection_section(series: Series) -> Section:
     section.tables.append(Table(header, rows, source))
     chart = figures.precision_recall_figure(curves)
     caption = "Precision against recall; the dot is the recall at 90 % precision"
-    section.charts.append(Chart(figures.svg_data_uri(chart), caption))
+    said = ", ".join(f"{row[0]} {_text(row[1])} and {_text(row[2])}" for row in rows)
+    alt = f"Precision against recall; µAP and recall at 90 % precision: {said}."
+    section.charts.append(Chart(figures.svg_data_uri(chart), caption, alt))
     return section
+
+
+def _text(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else cell.text
 
 
 def quality_section(series: Series) -> Section:
@@ -170,8 +212,7 @@ def quality_section(series: Series) -> Section:
     for column, (name, _) in names.items():
         values = {label: i[column] for label, i in changed.items() if i[column].notna().any()}
         if values:
-            figure = figures.histogram_figure(values, xlabel=name)
-            section.charts.append(Chart(figures.svg_data_uri(figure), f"Distribution of {name}"))
+            section.charts.append(distribution_chart(values, name))
     return section
 
 
@@ -191,7 +232,8 @@ def _worst_table(label: str, images: pd.DataFrame, *, title: str) -> Table:
     return Table(header, rows, "images_df.csv: name, psnr_db, ssim, linf", title)
 
 
-def _query_tables(series: Series) -> dict[str, pd.DataFrame]:
+def query_tables(series: Series) -> dict[str, pd.DataFrame]:
+    """`query_table` of every result that has such rows, by the attack's label."""
     return {
         label: query_table(results.queries).set_index("attack")
         for label, results in series.items()
@@ -199,99 +241,13 @@ def _query_tables(series: Series) -> dict[str, pd.DataFrame]:
     }
 
 
-def index_section(series: Series) -> Section:
-    """Coarse cells, distances to codes, search time."""
-    section = Section(
-        "Inside the index",
-        "A copy can be found when it stays in its original's coarse cell; its code is the better, the nearer it "
-        "lies to the descriptor. Distances are squared.",
-    )
-    tables = _query_tables(series)
-    columns = [
-        AttackColumn(
-            group, label, table[name], QUERIES_FILE, name, decimals=decimals, bar=name == "same_cell"
-        )
-        for name, group, decimals in (
-            ("same_cell", "share in the same cell", 3),
-            ("code_distance", "distance to its own code", 4),
-            ("stored_distance", "distance to what is stored", 4),
-        )
-        for label, table in tables.items()
-        if table[name].notna().any()
-    ]
-    cells = {c.series: without_curves(c.values, series[c.series].retrieval) for c in columns if c.bar}
-    if cells:
-        chart = figures.bars_figure(cells, xlabel="share of copies in their original's cell")
-        section.charts.append(Chart(figures.svg_data_uri(chart), "Copies in their original's coarse cell"))
-    if columns:
-        section.tables.extend(_attack_tables(columns))
-    _add_code_distances(section, series)
-    _add_search_times(section, series)
-    return section
-
-
-def _add_code_distances(section: Section, series: Series) -> None:
-    rows: list[list[Cell]] = []
-    charts: dict[str, dict[str, pd.Series[float]]] = {}
-    known = {label: code_distances(r.images, r.queries) for label, r in series.items()}
-    for label, distances in known.items():
-        summary = code_distance_summary(series[label].images, series[label].queries)
-        for row in summary.to_dict("records"):
-            part = str(row["descriptors"])
-            several = sum(part in other for other in known.values()) > 1
-            name = f"{part}, {label}" if several else part
-            key = f"{label}|code_distance|{part}|"
-            rows.append([name, number(row["mean"], 4, key + "mean"), number(row["std"], 4, key + "std")])
-            # all in one chart for one run; for several, a chart for each kind of image
-            chart = part if len(series) > _MOST_SERIES_OF_ONE_TABLE else "all"
-            charts.setdefault(chart, {})[label if chart == part else name] = distances[part]
-    if rows:
-        source = (
-            "images_df.csv: code_distance_original, code_distance_released; queries_df.csv: code_distance"
-        )
-        header = ["images", "mean", "spread (σ)"]
-        section.tables.append(Table(header, rows, source, "Squared distance of descriptors to their code"))
-    for part, values in charts.items():
-        figure = figures.histogram_figure(values, xlabel="squared distance to the code")
-        caption = f"Distribution of the distance to the code, {part} images"
-        section.charts.append(Chart(figures.svg_data_uri(figure), caption))
-
-
-def _add_search_times(section: Section, series: Series) -> None:
-    rows: list[list[Cell]] = []
-    for label, results in series.items():
-        if results.search is None:
-            continue
-        several = sum(other.search is not None for other in series.values()) > 1
-        for position, row in enumerate(results.search.to_dict("records")):
-            probes = "–" if pd.isna(row["nprobe"]) else f"{row['nprobe']:g}"
-            time = number(row["ms_per_query"], 3, f"{label}|search_df.csv|{position}|ms_per_query")
-            count = number(row["queries"], 0, f"{label}|search_df.csv|{position}|queries")
-            k = number(row["k"], 0, f"{label}|search_df.csv|{position}|k")
-            rows.append([f"{label}, {probes}" if several else probes, k, time, count])
-    if rows:
-        header = ["nprobe", "k", "ms per query", "queries"]
-        source = "search_df.csv: nprobe, k, ms_per_query, queries"
-        section.tables.append(Table(header, rows, source, "Search time"))
-
-
 def numbers_section(series: Series) -> Section:
     """Every summary number of every series with its source."""
     known = {label: {m.key: m for m in measures(results)} for label, results in series.items()}
     rows: list[list[Cell]] = []
     for key in dict.fromkeys(key for found in known.values() for key in found):
-        cells: list[Cell] = []
-        for label, found in known.items():
-            cells.append(Number(found[key].text, f"{label}|measure|{key}|value") if key in found else UNKNOWN)
+        cells: list[Cell] = [measure_cell(found.get(key), label) for label, found in known.items()]
         any_of = next(found[key] for found in known.values() if key in found)
         rows.append([any_of.label, *cells, any_of.source])
     table = Table(["measure", *known, "csv columns"], rows, "")
     return Section("All numbers", "Each with the csv columns it is computed from.", tables=[table])
-
-
-ALL_SECTIONS: Sequence[Callable[[Series], Section]] = (
-    retrieval_section,
-    copy_detection_section,
-    quality_section,
-    index_section,
-)

@@ -25,7 +25,7 @@ class Step:
     normalise: bool = False
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """N×d_in → N×d_out."""
+        """…×d_in → …×d_out."""
         rows = rows if self.shift is None else rows - self.shift
         rows = rows / rows.norm(dim=-1, keepdim=True) if self.normalise else rows
         rows = rows if self.matrix is None else rows @ self.matrix.T
@@ -63,19 +63,19 @@ class Choices:
         """How well each point of each choice fits: the largest is what the index chooses.
 
         Args:
-            rows: N×d descriptors of one picture, differentiable.
-            right: M×r, the points that count as right; only additive codes need them, r = 1.
+            rows: …×N×d descriptors, N of each picture, differentiable.
+            right: …×M×r, the points that count as right; only additive codes need them, r = 1.
 
         Returns:
-            N×M×K; differences are those of the inner product, or of minus the squared distance.
+            …×N×M×K; differences are those of the inner product, or of minus the squared distance.
         """
         for step in self.steps:
             rows = step(rows)
-        rows = rows[:, self.columns]  # N×M×s
+        rows = rows[..., self.columns]  # …×N×M×s
         if self.additive:
-            own = self.points[torch.arange(len(right), device=right.device), right[:, 0]]  # M×s
-            rows = rows - (own.sum(dim=0) - own)
-        products = torch.einsum("nms,mks->nmk", rows, self.points)
+            own = self.points[torch.arange(len(self.points), device=right.device), right[..., 0]]  # …×M×s
+            rows = rows - (own.sum(dim=-2, keepdim=True) - own).unsqueeze(-3)
+        products = torch.einsum("...nms,mks->...nmk", rows, self.points)
         return products if self.by_product else 2 * products - self.points.square().sum(dim=-1)
 
     def to(self, device: torch.device | str) -> "Choices":

@@ -18,7 +18,7 @@ from aindex.index.owners import Owners, check_counts
 from aindex.index.reference_index import ReferenceIndex, row_writers
 from aindex.index.removal import copy_without
 from aindex.index.rows import Batch, aligned_blocks, as_rows, check_names
-from aindex.index.structure import take_apart
+from aindex.index.structure import clone_of, take_apart
 
 Batches = Iterable[Batch]
 
@@ -192,8 +192,7 @@ def _write_parts(
     trained: ReferenceIndex, batches: Batches, first: int, work: Path, part_rows: int
 ) -> Iterator[Path]:
     """Encode the rows, under their final ids from `first` on, and write a file whenever there are ``part_rows``."""
-    faiss = import_faiss()
-    part, number = faiss.clone_index(trained.faiss_index), 0
+    part, number = clone_of(trained.faiss_index), 0
     for descriptors, _, _ in batches:
         for begin, end in aligned_blocks(first, len(descriptors), part):
             rows = as_rows(descriptors[begin:end], trained.dim, f"the descriptors to add, from row {begin}")
@@ -202,7 +201,7 @@ def _write_parts(
             first += len(rows)
             if part.ntotal >= part_rows:
                 yield _write_part(part, work / f"{number}.faiss")
-                part, number = faiss.clone_index(trained.faiss_index), number + 1
+                part, number = clone_of(trained.faiss_index), number + 1
     if part.ntotal:
         yield _write_part(part, work / f"{number}.faiss")
 

@@ -20,6 +20,8 @@ from aindex.index.choices import Choices, choices_of, right_choices
 from aindex.index.rows import as_rows
 from aindex.index.structure import IndexParts, backward, forward, is_lossless_chain, take_apart
 
+_ID_BYTES = 8
+
 Target = Literal["pq_recons", "ivf_cluster", "ivf_cluster_half", "ori_ft"]
 
 Descriptors = TypeVar("Descriptors", torch.Tensor, npt.NDArray[np.float32])
@@ -93,6 +95,31 @@ class Quantiser:
             return None
         with one_thread(), repeatable_kernels():
             return self._cells(forward(self._parts.transforms, rows))
+
+    def visited(self, descriptors: torch.Tensor | npt.NDArray[np.float32], nprobe: int) -> Ids | None:
+        """The coarse cells that a search visits: B×nprobe int64, nearest first; None for an index without cells."""
+        rows = as_rows(descriptors, self.dim)
+        ivf = self._parts.ivf
+        if ivf is None:
+            return None
+        with one_thread(), repeatable_kernels():
+            transformed = forward(self._parts.transforms, rows)
+            cells = [ivf.quantizer.search(transformed[i : i + 1], nprobe)[1][0] for i in range(len(rows))]
+        return np.array(cells, np.int64).reshape(len(rows), nprobe)
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether a search walks through a graph, so that nobody can tell how many rows it looks at."""
+        return self._parts.graph is not None
+
+    @property
+    def row_bytes(self) -> int | None:
+        """What a row takes: its code, and its id where there are cells; None for graphs and indexes that re-rank."""
+        parts = self._parts
+        size = getattr(parts.core, "code_size", None)
+        if size is None or parts.graph is not None or parts.refine is not None:
+            return None
+        return int(size) + (_ID_BYTES if parts.ivf is not None else 0)
 
     @property
     def loses_norms(self) -> bool:

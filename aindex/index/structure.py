@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 
 from aindex.errors import FaissIndexError
-from aindex.index.backend import FaissIndex, Rows, faiss_errors, import_faiss
+from aindex.index.backend import (
+    FaissIndex,
+    Rows,
+    faiss_errors,
+    import_faiss,
+    index_from_bytes,
+    index_to_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,14 @@ def take_apart(index: FaissIndex) -> IndexParts:
     return IndexParts(index, tuple(transforms), refine, graph, inner, current, ivf)
 
 
+def clone_of(index: FaissIndex) -> FaissIndex:
+    """An index of its own with all that is in another, also where FAISS has no clone of a part (L2norm)."""
+    try:
+        return import_faiss().clone_index(index)
+    except RuntimeError:
+        return index_from_bytes(index_to_bytes(index))
+
+
 def empty_clone(index: FaissIndex) -> FaissIndex:
     """The same trained index without rows; the rows are not copied on the way where FAISS allows it."""
     faiss = import_faiss()
@@ -102,7 +117,7 @@ def empty_clone(index: FaissIndex) -> FaissIndex:
         faiss.ArrayInvertedLists,
         faiss.OnDiskInvertedLists,
     ):
-        clone = faiss.clone_index(index)
+        clone = clone_of(index)
         clone.reset()
         return clone
     lists, owned, rows = ivf.invlists, ivf.own_invlists, index.ntotal
@@ -110,7 +125,7 @@ def empty_clone(index: FaissIndex) -> FaissIndex:
     ivf.own_invlists = False
     ivf.replace_invlists(nothing, False)
     try:
-        clone = faiss.clone_index(index)
+        clone = clone_of(index)
     finally:
         ivf.replace_invlists(lists, owned)
     clone.reset()

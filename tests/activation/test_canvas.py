@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from aindex.activation.canvas import Canvas, mean_square
+from aindex.activation.canvas import Canvas
+from aindex.activation.flat import Flat
 from aindex.activation.perceptual import jnd_map
 from aindex.activation.settings import ActivationSettings
 from aindex.errors import ConfigError
@@ -27,32 +28,31 @@ def test_the_change_equals_numpy(use_tanh: bool, scale_channels: bool, use_atten
     if scale_channels:
         expected = expected * (0.072 / np.array([0.299, 0.587, 0.114]))[:, None, None]
     expected = 2.5 * jnd * expected
-    canvas = Canvas(image, 4, settings)
-    for measured in (
-        canvas.change(torch.from_numpy(delta)),
-        canvas.full_change(torch.from_numpy(delta)),
-    ):
+    canvas = Canvas([image], 4, settings)
+    deltas = [torch.from_numpy(delta)]
+    for measured in (canvas.change(deltas).view(delta.shape), *canvas.full_changes(deltas)):
         np.testing.assert_allclose(measured, expected, atol=1e-5)
 
 
 def test_mean_square_and_its_gradient_by_hand() -> None:
     change = torch.tensor([[[1.0, -3.0]], [[2.0, 0.0]]], requires_grad=True)
-    square = mean_square(change)
-    square.backward()
-    assert square.item() == pytest.approx(14 / 4)
+    layout = Flat([change.shape], torch.device("cpu"))
+    square = layout.mean_squares(layout.join([change]))
+    square.sum().backward()
+    assert square.tolist() == pytest.approx([14 / 4])
     torch.testing.assert_close(change.grad, change.detach() / 2)
 
 
 def test_the_image_to_edit_and_the_input_show_the_same_change() -> None:
     image = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
     for delta_size in ("image", "input", 3):
-        canvas = Canvas(image, 16, ActivationSettings(delta_size=delta_size, views=1, scaling=1.0))
-        delta = torch.randn(canvas.shape, generator=torch.Generator().manual_seed(1))
-        picture = canvas.picture(canvas.change(delta))
+        canvas = Canvas([image], 16, ActivationSettings(delta_size=delta_size, views=1, scaling=1.0))
+        change = canvas.change([torch.randn(canvas.shapes[0], generator=torch.Generator().manual_seed(1))])
+        picture = canvas.picture(change)
         side = {"image": 32, "input": 16, 3: 48}[delta_size]
-        assert picture.shape == (3, side, side)
-        moved = canvas.input(canvas.change(delta)) - canvas.input(torch.zeros_like(canvas.change(delta)))
-        shown = torch.nn.functional.avg_pool2d(picture - canvas.picture(0 * canvas.change(delta)), side // 16)
+        assert picture.shape == (1, 3, side, side)
+        moved = canvas.input(change) - canvas.input(torch.zeros_like(change))
+        shown = torch.nn.functional.avg_pool2d(picture - canvas.picture(0 * change), side // 16)
         std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
         # two resizes in a row are not quite one
         assert (moved * std - shown).abs().mean() < (
@@ -102,19 +102,19 @@ def test_faithful_greys_black_and_white(delta_size: Any) -> None:
     settings = ActivationSettings(delta_size=delta_size, faithful=True)
     for image in (grey, colours):
         image[:, :10], image[:, 10:15] = 0, 1
-        canvas = Canvas(image, 16, settings)
-        delta = torch.randn(canvas.shape, generator=torch.Generator().manual_seed(2))
-        released = canvas.released(delta).permute(2, 0, 1)
+        canvas = Canvas([image], 16, settings)
+        deltas = [torch.randn(canvas.shapes[0], generator=torch.Generator().manual_seed(2))]
+        released = canvas.released(deltas)[0].permute(2, 0, 1)
         assert (released[:, :10] == 0).all()
         assert (released[:, 10:15] == 255).all()
         assert (released[:, 15:].float() - 255 * image[:, 15:]).abs().max() > 1
         if image is grey:
             assert (released.int() - released[:1].int()).abs().max() <= 1  # equal but for rounding
-            change = canvas.full_change(delta) * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+            change = canvas.full_changes(deltas)[0] * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
             torch.testing.assert_close(change, change[:1].expand_as(change))
 
 
 def test_the_published_method_is_not_faithful() -> None:
     image = torch.zeros(3, 20, 20)
-    canvas = Canvas(image, 16, ActivationSettings())
-    assert canvas.released(torch.full((3, 20, 20), 3.0)).max() > 0
+    canvas = Canvas([image], 16, ActivationSettings())
+    assert canvas.released([torch.full((3, 20, 20), 3.0)])[0].max() > 0

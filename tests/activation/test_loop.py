@@ -11,6 +11,7 @@ import timm.optim
 import torch
 from torch import Tensor
 
+from aindex.activation import canvas
 from aindex.activation.canvas import Canvas
 from aindex.activation.goals import TargetGoal
 from aindex.activation.loop import activate_images
@@ -155,6 +156,37 @@ def test_pixels_do_not_depend_on_company_order_or_fill(
     for chosen in (range(7), [6, 3, 0, 5, 2, 4, 1], [2], [5, 1, 2]):
         for image, pixels in activate(chosen, targets, tiny_extractor, settings=settings).items():
             assert torch.equal(pixels, first[image]), f"image {image} in {list(chosen)}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"min_psnr": 42.0}, {"views": 1, "faithful": True}, {"delta_size": 2, "min_psnr": 42.0, "views": 1}],
+    ids=str,
+)
+def test_images_treated_at_once_as_on_a_gpu_give_what_each_gives(
+    changes: dict[str, Any], tiny_extractor: Extractor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ActivationSettings(iterations=3, edits=EditSettings(families={"crop": 1}), **changes)
+    chosen = [0, 1, 5, 3, 6, 2]
+    pictures = [PICTURES[i] for i in chosen]
+    pictures[1] = pictures[1].mean(0, keepdim=True).expand(3, -1, -1)
+
+    def run() -> tuple[list[Tensor], Tensor, list[Tensor]]:
+        found = activate_images(
+            pictures, TargetGoal(targets[chosen, None]), tiny_extractor, settings, seeds=[SEEDS[i] for i in chosen],
+            optimizer=partial(torch.optim.SGD, lr=100.0), with_measures=True,
+        )  # fmt: skip
+        assert found.curves is not None
+        assert found.failures == [None] * len(chosen)
+        return found.changes(), torch.stack(list(vars(found.curves).values())), found.released()  # type: ignore[return-value]
+
+    changes_apart, curves_apart, released_apart = run()
+    monkeypatch.setattr(canvas, "together", lambda images: [[0, 2, 3], [5, 1, 4]])
+    changes_together, curves_together, released_together = run()
+    torch.testing.assert_close(changes_together, changes_apart, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(curves_together, curves_apart, rtol=1e-3, atol=1e-3)
+    for one, other in zip(released_together, released_apart, strict=True):
+        assert (one.int() - other.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("settings", [ActivationSettings(iterations=4), VIEWS], ids=["published", "views"])
@@ -322,12 +354,12 @@ def test_views_of_an_image_are_those_of_its_seed(
 
 
 def test_a_large_image_is_optimised_at_the_size_of_delta() -> None:
-    canvas = Canvas(smooth_picture(1, 400, 600), 32, ActivationSettings(delta_size=2))
-    assert canvas.shape == (3, 64, 64)
-    delta = canvas.start(0)
-    assert canvas.change(delta).shape == (3, 64, 64)
-    assert canvas.input(canvas.change(delta)).shape == (3, 32, 32)
-    assert canvas.full_change(delta).shape == (3, 400, 600)
+    large = Canvas([smooth_picture(1, 400, 600)], 32, ActivationSettings(delta_size=2))
+    assert large.shapes == [(3, 64, 64)]
+    deltas = large.start([0])
+    assert deltas[0].shape == (3, 64, 64)
+    assert large.input(large.change(deltas)).shape == (1, 3, 32, 32)
+    assert large.full_changes(deltas)[0].shape == (3, 400, 600)
 
 
 def test_counts_must_agree(tiny_extractor: Extractor, targets: Tensor) -> None:

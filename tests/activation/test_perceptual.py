@@ -7,7 +7,8 @@ import torch
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from aindex.activation.perceptual import jnd_map, linf_grey_levels, pad_by_reflection, psnr_db, ssim
+from aindex.activation.outcome import measured, measured_at_once
+from aindex.activation.perceptual import jnd_map, jnd_maps, linf_grey_levels, pad_by_reflection, psnr_db, ssim
 from aindex.data.images import read_image, to_tensor
 
 
@@ -30,6 +31,18 @@ def reference_jnd(image: np.ndarray) -> np.ndarray:
 def assert_equals_reference(image: torch.Tensor) -> None:
     expected = reference_jnd(image.permute(1, 2, 0).numpy())
     np.testing.assert_allclose(jnd_map(image)[0], expected, atol=1e-5, rtol=0)
+
+
+def test_jnd_of_several_images_is_that_of_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(40, 48), (7, 90), (3, 3), (2, 5), (1, 9), (9, 1), (1, 1), (30, 20)]
+    images = [torch.rand(3, *size, generator=generator) for size in sizes]
+    images[-1] = torch.full((3, 30, 20), 127 / 255)  # where rounding must not take sides
+    begins = np.cumsum([5, *(image.numel() for image in images[:-1])]).tolist()
+    pixels = torch.cat([torch.zeros(5), *(image.flatten() for image in images)])
+    found = jnd_maps(pixels, [image.shape for image in images], begins)
+    for one, image in zip(found, images, strict=True):
+        torch.testing.assert_close(one, jnd_map(image), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(40, 48), (7, 90), (3, 3), (2, 5), (1, 9), (9, 1), (1, 1)])
@@ -105,3 +118,15 @@ def test_a_large_image_is_mapped_band_by_band(grey, monkeypatch):
     monkeypatch.setattr("aindex.activation.perceptual._BAND_PIXELS", 40 * 7)
     monkeypatch.setattr("aindex.activation.perceptual._WINDOWS", 11)
     torch.testing.assert_close(jnd_map(image), whole, atol=1e-7, rtol=0)
+
+
+def test_measures_of_several_images_at_once_are_those_of_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    released = [
+        torch.randint(0, 256, (9, 5 + i, 3), dtype=torch.uint8, generator=generator) for i in range(4)
+    ]
+    originals = [torch.rand(one.shape, generator=generator) for one in released]
+    originals[2] = released[2].clone()
+    expected = measured([one.permute(2, 0, 1) for one in originals], released)
+    assert expected[0, 2] == torch.inf
+    torch.testing.assert_close(measured_at_once(originals, released), expected)

@@ -4,6 +4,7 @@ import contextlib
 import filecmp
 import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from aindex.cli import main
 from aindex.data.parts import PartFiles
@@ -20,6 +22,7 @@ from aindex.descriptors.registry import load_extractor
 from aindex.edits import Attack, apply_attack, draw_random_edits
 from aindex.errors import OutputError
 from aindex.evaluation.analyses import QUERY_COLUMNS
+from aindex.evaluation.intervals import wilson
 from aindex.evaluation.retrieval import read_results
 from aindex.index.reference_index import ReferenceIndex
 from aindex.seeding import derive_seed
@@ -141,7 +144,8 @@ def _expected(folder, kind):
     tables = {name: pd.read_csv(folder / f"{name}{KINDS[kind]}.csv") for name in TABLES}
     queries = tables["queries_df"]
     edited = queries[queries["attack"] != "none"]
-    numbers = {name: _per_attack(tables["retr_df"], name).mean() for name in ("r@1", "r@10", "r@100", "ap")}
+    of_index = pd.read_csv(folder / "index_df.csv").iloc[0]
+    numbers = {name: _per_attack(tables["retr_df"], name).mean() for name in ("r@1", "r@10", "ap")}
     numbers["r@1_without_screenshot"] = (
         _per_attack(tables["retr_df"], "r@1").drop("overlay_onto_screenshot").mean()
     )
@@ -150,7 +154,10 @@ def _expected(folder, kind):
         numbers |= {f"uap_{score}": uap, f"recall_at_p90_{score}": recall}
     numbers["exhaustive_r@1"] = _per_attack(queries.assign(hit=queries["exhaustive_rank"] == 0), "hit").mean()
     numbers |= {
-        "same_cell": edited["same_cell"].mean(),
+        "same_cell": _per_attack(queries, "same_cell").mean(),
+        "scanned_rows": _per_attack(queries, "scanned_rows").mean(),
+        "rows_per_picture": of_index["rows_per_picture"],
+        "bytes_per_picture": of_index["bytes_per_picture"],
         "code_distance_edited": edited["code_distance"].mean(),
     }
     if kind == "active":
@@ -176,42 +183,69 @@ def test_every_number_is_recomputed_from_the_csv_files(run, kind):
 def test_printed_table_holds_these_numbers(run):
     folder, out = run
     passive, active = (_expected(folder, kind) for kind in KINDS)
-    lines = {line[:50].strip(): line[50:].split() for line in out.splitlines()}
+    width = len("copies in their original's cell, average over attacks")
+    lines = {line[:width].strip(): line[width:] for line in out.splitlines()}
     for label, key, form in (
         ("µAP, plain score", "uap_plain", ".3f"),
         ("recall at 90 % precision, normalised score", "recall_at_p90_normalised", ".3f"),
         ("R@1 of an exhaustive search, average over attacks", "exhaustive_r@1", ".3f"),
-        ("share of edited copies in their original's cell", "same_cell", ".3f"),
+        ("copies in their original's cell, average over attacks", "same_cell", ".3f"),
+        ("rows scanned per query, average over attacks", "scanned_rows", ".1f"),
         ("squared distance to the code, edited images", "code_distance_edited", ".4f"),
     ):
-        assert lines[label] == [format(passive[key], form), format(active[key], form)]
-    assert lines["PSNR (dB), mean"] == ["–", format(active["psnr_db"], ".2f")]
+        shown = re.sub(r"\(.*?\)", "", lines[label]).split()
+        assert shown == [format(passive[key], form), format(active[key], form)]
+    interval = wilson(active["same_cell"], IMAGES * 15).text
+    assert lines["copies in their original's cell, average over attacks"].endswith(f"({interval})")
+    assert lines["PSNR (dB), mean"].split() == ["–", format(active["psnr_db"], ".2f")]
     rows = [pd.read_csv(folder / f"retr_df{suffix}.csv") for suffix in KINDS.values()]
     before, after = (_per_attack(table, "r@1")["rotation", 25] for table in rows)
     line = next(line for line in out.splitlines() if line.startswith("rotation 25 "))
     assert f" {before:.3f} → {after:.3f} " in line
 
 
+def _logged(folder, name="."):
+    log = EventAccumulator(str(folder / "tensorboard" / name), size_guidance={"scalars": 0, "images": 0})
+    return log.Reload()
+
+
 def test_tensorboard_shows_the_same(run):
     folder, _ = run
-    log = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
-    log.Reload()
-    tags = log.Tags()
+    tags = {}
     for kind in KINDS:
+        log = _logged(folder, kind)
+        tags[kind] = log.Tags()
         for key, value in _expected(folder, kind).items():
-            (point,) = log.Scalars(f"summary_{kind}/{key}")
+            (point,) = log.Scalars(f"summary/{key}")
             assert point.value == pytest.approx(value, rel=1e-6), key
         queries = pd.read_csv(folder / f"queries_df{KINDS[kind]}.csv")
-        (point,) = log.Scalars(f"queries_{kind}/same_cell/contrast 2")
+        (point,) = log.Scalars("queries/same_cell/contrast 2")
         assert point.value == pytest.approx(_per_attack(queries, "same_cell")["contrast", 2])
-        assert f"copy detection/plain/{kind}" in tags["tensors"]
-    assert {"configuration/text_summary", "most changed images/active/text_summary"} <= set(tags["tensors"])
-    assert {"released images/psnr_db/active", "distance to the code/released/active"} <= set(
-        tags["histograms"]
-    )
-    assert [tag for tag in tags["images"] if tag.startswith("examples/")] == [
+        assert "copy detection/plain" in tags[kind]["tensors"]
+        plugin = log.SummaryMetadata("_hparams_/session_start_info").plugin_data
+        (start,) = (HParamsPluginData.FromString(plugin.content).session_start_info,)
+        assert start.hparams["images"].string_value == kind
+        assert start.hparams["index.nprobe"].number_value == 1
+    # the same tags, so that the two overlay
+    assert set(tags["passive"]["scalars"]) <= set(tags["active"]["scalars"])
+    assert "most changed images/text_summary" in tags["active"]["tensors"]
+    assert {"released images/psnr_db", "distance to the code/released"} <= set(tags["active"]["histograms"])
+    main = _logged(folder).Tags()
+    assert "configuration/text_summary" in main["tensors"]
+    assert [tag for tag in main["images"] if tag.startswith("examples/")] == [
         f"examples/O{number:06d}.png" for number in (0, 3, 6)
     ]
+
+
+def test_the_run_says_what_its_index_is_and_costs(run):
+    folder, _ = run
+    (row,) = pd.read_csv(folder / "index_df.csv").to_dict("records")
+    assert (row["idx_factory"], row["metric"], row["nprobe"], row["cells"]) == ("IVF4,PQ4x4", "L2", 1, 4)
+    assert (row["pictures"], row["rows"], row["rows_per_picture"]) == (REFERENCES + IMAGES,) * 2 + (1,)
+    assert row["bytes_per_picture"] == 2 + 8
+    head = (folder / "config.yaml").read_text()
+    assert "# command: aindex fit --output_dir=" in head
+    assert re.search(r"# started: \d{4}-\d\d-\d\d \d\d:\d\d UTC", head)
 
 
 def test_report_shows_examples_with_verdicts(run):
@@ -261,6 +295,8 @@ def test_copies_are_measured_against_the_index(pipeline, run, tools):
         )
         query, original = describe(copy), originals[position : position + 1]
         assert row.same_cell == (index.quantiser.cells(query) == index.quantiser.cells(original))[0]
+        cell = index.quantiser.cells(query)[0]
+        assert row.scanned_rows == index.quantiser.ivf.invlists.list_size(int(cell))
         assert row.code_distance == pytest.approx(index.quantiser.code_distance(query)[0], abs=1e-5)
         stored = index.quantiser.stored(original)
         assert row.stored_distance == pytest.approx(np.square(query - stored).sum(), abs=1e-5)

@@ -95,6 +95,26 @@ def test_like_takes_the_quantiser_and_its_extractor(
         build_index(tmp_path / "other", like=tiny_index, idx_factory="IVF8,Flat", settings=quiet)
 
 
+def test_an_index_that_suits_is_chosen_and_said(
+    tmp_path: Path, make_pictures: MakePictures, tiny_script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pictures("train", 40, seed=1)
+    make_pictures("references", 5, seed=2)
+    source = ["--train", str(tmp_path / "train"), "--extractor", str(tiny_script), "--resize_size", "32"]
+    references = ["--references", str(tmp_path / "references")]
+    for name, options, factory, said in (
+        ("exact", references, "Flat", "chosen for 5 pictures: idx_factory Flat (an exact search"),
+        ("rows", [*references, "--rows", "2"], "IVF2,Flat", "chosen for 5 pictures: idx_factory IVF2,Flat"),
+        ("empty", [], "IVF2,Flat", "chosen for pictures that come later: idx_factory IVF2,Flat"),
+        ("named", [*references, "--idx_factory", "PQ4x4"], "PQ4x4", ""),
+    ):
+        main(["index", "build", "--output", str(tmp_path / name), *source, *options, *QUIET])
+        lines = capsys.readouterr().err
+        assert said in lines
+        assert ("chosen" in lines) == bool(said)
+        assert ReferenceIndex.open(tmp_path / name).idx_factory == factory
+
+
 def test_wrong_options_are_clear(
     tmp_path: Path, tiny_index: Path, tiny_script: Path, quiet: ExtractionSettings
 ) -> None:
@@ -151,3 +171,44 @@ def test_an_index_may_name_a_file_that_holds_numbers_only(
     )  # fmt: skip
     found = search(tmp_path / "index", pictures, k=1, settings=quiet)
     assert found.best["row"].tolist() == list(range(5))
+
+
+@pytest.mark.parametrize("idx_factory", ["L2norm,IVF4,PQ4x4", "L2norm,Flat", "L2norm,PCA8,IVF4,Flat"])
+def test_like_an_index_that_normalises(
+    tmp_path: Path,
+    make_pictures: MakePictures,
+    tiny_script: Path,
+    idx_factory: str,
+    quiet: ExtractionSettings,
+) -> None:
+    make_pictures("train", 40, seed=1)
+    make_pictures("references", 5, seed=2)
+    common = {"extractor": str(tiny_script), "references": tmp_path / "references", "settings": quiet}
+    first = build_index(
+        tmp_path / "first", train=tmp_path / "train", idx_factory=idx_factory, resize_size=32, **common
+    ).index
+    second = build_index(tmp_path / "second", like=tmp_path / "first", **common).index
+    queries = np.random.default_rng(0).standard_normal((4, first.dim)).astype(np.float32)
+    for found, expected in zip(second.search(queries, 3), first.search(queries, 3), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_names_that_no_folder_can_have(
+    tmp_path: Path, tiny_index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = str(tmp_path / ("a" * 300))
+    for command in (
+        ["index", "build", "--like", str(tiny_index), "--output", long],
+        ["index", "info", "--index", long],
+        ["index", "add", "--index", long, "--references", str(tmp_path)],
+        ["index", "remove", "--index", long, "x"],
+        ["extract", "--data_dir", str(tmp_path / "train"), "--output_dir", long],
+        ["augment", "--data_dir", str(tmp_path / "train"), "--output_dir", long],
+        ["search", str(tmp_path), "--index", long],
+        ["activate", "--images", str(tmp_path / "train"), "--index", str(tiny_index), "--out", long],
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(command)
+        assert exit_.value.code == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert "cannot be a path (File name too long)" in lines[-1], command

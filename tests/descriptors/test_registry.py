@@ -7,10 +7,13 @@ import torch
 from torch import nn
 
 from aindex.descriptors import registry
+from aindex.descriptors.extractor import check_gradient
 from aindex.descriptors.fetch import hash_file
+from aindex.descriptors.inference import fast_extractor
 from aindex.descriptors.preprocess import normalise
 from aindex.descriptors.registry import extractor_names, load_extractor
 from aindex.errors import ExtractorError
+from tests.conftest import save_script
 
 
 def test_torchscript_file(tiny_script, tiny_module, tmp_path):
@@ -147,3 +150,60 @@ def test_aindex_export(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(cut)
     with pytest.raises(ExtractorError, match=r"cut\.safetensors"):
         load_extractor(tmp_path / "cut.safetensors")
+
+
+class _Fixed(nn.Module):
+    """Reshapes to one picture, as traces of one picture do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 5, stride=4)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.conv(pixels).mean([2, 3]).view(1, 16)
+
+
+class _Merged(nn.Module):
+    """Gives one row, however many pictures."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.mean([0, 2, 3])[None]
+
+
+class _View(_Fixed):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.conv(pixels).view(pixels.shape[0], 16, -1).mean(-1)
+
+
+class _InPlace(_View):
+    """Divides in place what its norm is made of, so that there is no way back."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        pixels.mul_(2.0)
+        found = self.conv(pixels).mean([2, 3])
+        length = found.norm(p=2, dim=1, keepdim=True)
+        return found.div_(length)
+
+
+@pytest.mark.parametrize("module", [_Fixed, _Merged])
+def test_a_script_for_one_picture_is_refused(tmp_path, module):
+    path = save_script(module(), tmp_path / "one.pt")
+    with pytest.raises(ExtractorError, match=r"two.*export it with a batch size that is free"):
+        load_extractor(str(path), resize_size=32)
+
+
+def test_scripts_that_view_are_taken_and_differentiated(tmp_path):
+    extractor = load_extractor(str(save_script(_View(), tmp_path / "view.pt")), resize_size=32)
+    for call in (extractor, fast_extractor(extractor, precision="fp32")):
+        check_gradient(call, "view", 32)
+
+
+def test_a_script_without_a_way_back_describes_but_does_not_activate(tmp_path):
+    extractor = load_extractor(str(save_script(_InPlace(), tmp_path / "in_place.pt")), resize_size=32)
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert extractor(pixels.clone()).shape == (2, 16)
+    with pytest.raises(ExtractorError, match=r"cannot be differentiated.*in place"):
+        check_gradient(extractor, "in_place", 32)
+    with pytest.raises(ExtractorError, match="no gradient"):
+        check_gradient(lambda x: x.detach().mean([2, 3]) + x.new_zeros(1, requires_grad=True), "detached", 32)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -124,7 +125,9 @@ def fake_gpu() -> Iterator[Watch]:
     A tensor on the wrong device raises, as it would there. What the code keeps for a device is forgotten before and
     after, since fake constants are of no use to anybody else.
     """
-    caches = (preprocess._sent, resizing._axis_weights, differentiable._jpeg_constants)
+    caches = (
+        preprocess._sent, resizing._axis_weights, resizing._backwards, differentiable._jpeg_constants,
+    )  # fmt: skip
     for cache in caches:
         cache.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
@@ -161,17 +164,20 @@ def walk_back(loss: Tensor, *_: object, **__: object) -> None:
             leaf = node.variable
             leaf.grad = incoming[0] if leaf.grad is None else leaf.grad + incoming[0]
             continue
-        outgoing = node(*incoming)
-        for gradient, (parent, place) in zip(
-            outgoing if isinstance(outgoing, tuple) else (outgoing,), node.next_functions, strict=True
-        ):
+        outgoing = (node.apply if isinstance(node, BackwardCFunction) else node)(*incoming)
+        outgoing = outgoing if isinstance(outgoing, tuple) else (outgoing,)
+        # a function of aindex's own has arguments, after its tensors, that have no gradient
+        outgoing = outgoing[: len(node.next_functions)]
+        for gradient, (parent, place) in zip(outgoing, node.next_functions, strict=True):
             if parent is None:
                 continue
             form = parent._input_metadata
             sums = gradients.setdefault(parent, [None] * len(form))
             before = sums[place]
+            if gradient is not None and tuple(gradient.shape) != tuple(form[place].shape):
+                gradient = gradient.sum_to_size(form[place].shape)
             if gradient is not None:
-                gradient = gradient.sum_to_size(form[place].shape).to(form[place].dtype)
+                gradient = gradient.to(form[place].dtype)
             sums[place] = gradient if before is None or gradient is None else before + gradient
             waiting[parent] -= 1
             if not waiting[parent]:

@@ -1,6 +1,7 @@
 """Finished runs made up from a seed: what a real one would leave in its folder."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -57,6 +58,7 @@ def _evaluation(folder, rng, ids, *, attacks, skill, passive):
         code_distance=rng.random(count),
         stored_distance=rng.random(count),
         exhaustive_rank=rng.integers(0, 3, count),
+        scanned_rows=rng.integers(10, 40, count),
     )
     run_folder.write_csv(rows, folder / name(run_folder.QUERIES_FILE))
     true = np.array([*ids, *[-1] * 8])
@@ -66,6 +68,23 @@ def _evaluation(folder, rng, ids, *, attacks, skill, passive):
         batch=0, image_index=true, edits=edits, distances=distances, indices=found
     )
     run_folder.write_csv(rows, folder / name(run_folder.COPY_DETECTION_FILE))
+
+
+def _index(folder, nprobe):
+    row = {
+        "extractor": "aindex_small",
+        "idx_factory": "IVF4,PQ4x4",
+        "metric": "L2",
+        "nprobe": nprobe,
+        "cells": 4,
+        "kneighbors": KNEIGHBORS,
+        "pictures": FIRST_ID + len(NAMES),
+        "rows": FIRST_ID + 3 * len(NAMES),
+        "rows_per_picture": 3.0,
+        "bytes_per_picture": 13.5,
+    }
+    table = pd.DataFrame([row], columns=list(analyses.INDEX_COLUMNS))
+    run_folder.write_csv(table, folder / run_folder.INDEX_FILE)
 
 
 def _examples(folder, rng, attacks):
@@ -89,7 +108,7 @@ def _examples(folder, rng, attacks):
 def make_run(tmp_path_factory):
     """A function that leaves a finished run in a new folder of the given name."""
 
-    def make(label="run", *, seed=0, passive=True, attacks=ATTACKS, skill=0.6):
+    def make(label="run", *, seed=0, passive=True, attacks=ATTACKS, skill=0.6, nprobe=1):
         folder = tmp_path_factory.mktemp("runs") / label
         folder.mkdir()
         rng = np.random.default_rng(seed)
@@ -113,7 +132,11 @@ def make_run(tmp_path_factory):
         run_folder.write_csv(images, folder / run_folder.IMAGES_FILE)
         search = time_search(lambda *_: None, np.zeros((5, 2)), repeats=1)
         run_folder.write_csv(search, folder / run_folder.SEARCH_FILE)
-        (folder / run_folder.CONFIG_FILE).write_text("model:\n  target: </pre><b>pq_recons\n")
+        _index(folder, nprobe)
+        (folder / run_folder.CONFIG_FILE).write_text(
+            "# command: aindex fit --output_dir 'a <b>'\n# started: 2026-01-02 03:04 UTC\n"
+            f"model:\n  target: </pre><b>pq_recons\nindex:\n  nprobe: {nprobe}\noutput_dir: {label}\n"
+        )
         _examples(folder, rng, attacks)
         return folder
 

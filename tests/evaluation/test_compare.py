@@ -5,9 +5,10 @@ import pytest
 
 from aindex.errors import ConfigError, DataError, OutputError
 from aindex.evaluation.compare import compare, comparison_series
-from aindex.evaluation.retrieval import retrieval_table
-from aindex.evaluation.run_folder import read_run
-from aindex.evaluation.text_tables import TextTable, latex, markdown
+from aindex.evaluation.intervals import Interval, wilson
+from aindex.evaluation.retrieval import retrieval_rows, retrieval_table
+from aindex.evaluation.run_folder import Results, read_run
+from aindex.evaluation.text_tables import TextTable, _Row, attack_tables, latex, markdown
 
 
 def _cells(line):
@@ -16,49 +17,112 @@ def _cells(line):
 
 @pytest.fixture(scope="module")
 def compared(make_run, tmp_path_factory):
-    runs = [make_run("one", skill=0.9), make_run("two", seed=1, skill=0.4)]
+    runs = [make_run("one", skill=0.9), make_run("two", seed=1, skill=0.4, nprobe=4)]
     return runs, compare(runs, tmp_path_factory.mktemp("out") / "compared").parent
 
 
 def test_all_files_are_there(compared):
     _, output = compared
     assert sorted(path.name for path in output.iterdir()) == [
-        "compare.csv", "compare.md", "compare.tex", "curves.pdf", "curves.png", "report.html",
+        "compare.csv", "compare.md", "compare.tex", "cost.pdf", "cost.png", "curves.pdf", "curves.png", "report.html",
     ]  # fmt: skip
 
 
 def test_numbers_are_those_of_the_runs(compared):
     runs, output = compared
-    numbers = pd.read_csv(output / "compare.csv").set_index(["series", "table", "row", "column"])["value"]
-    lines = (output / "compare.md").read_text().splitlines()
+    numbers = pd.read_csv(output / "compare.csv").set_index(["series", "table", "row", "column"])
+    lines = (output / "compare.md").read_text().split("### R@1 per attack")[1].splitlines()
     # the passive results of both runs are the same and shown once
     assert _cells(lines[2]) == ["attack", "passive", "one", "two"]
     shown = {cells[0]: cells[1:] for cells in map(_cells, lines[4:11])}
     for position, folder in enumerate(runs):
         table = retrieval_table(pd.read_csv(folder / "retr_df.csv"))
         for row in table.to_dict("records"):
-            assert numbers[runs[position].name, "retrieval", row["attack"], "r@1"] == pytest.approx(
-                row["r@1"]
-            )
-            assert shown[row["attack"].replace("_", " ")][position + 1] == f"{row['r@1']:.3f}"
+            key = runs[position].name, "retrieval", row["attack"], "r@1"
+            assert numbers["value"][key] == pytest.approx(row["r@1"])
+            interval = wilson(row["r@1"], row["images"])
+            assert (numbers["low"][key], numbers["high"][key]) == pytest.approx(tuple(interval))
+            assert numbers["n"][key] == row["images"]
+            expected = f"{row['r@1']:.3f} ({interval.text})"
+            assert shown[row["attack"].replace("_", " ")][position + 1] == expected
 
 
-def test_the_best_of_each_row_is_bold(compared):
+def _series(rows, recall):
+    """A run of that many copies of which a share is found."""
+    ranks = [0 if place < recall * rows else 9 for place in range(rows)]
+    found = retrieval_rows(
+        batch=0,
+        image_index=[5] * rows,
+        attack="jpeg",
+        attack_param=50,
+        distances=[[0.1] * 10] * rows,
+        indices=[[5 if place == rank else 0 for place in range(10)] for rank in ranks],
+        kneighbors=10,
+    )
+    return Results(found)
+
+
+def test_only_what_is_beyond_the_interval_is_a_win():
+    for rows, wins in ((20, False), (2000, True)):
+        series = {"a": _series(rows, 0.5), "b": _series(rows, 0.6), "c": _series(rows, 0.5)}
+        table = next(t for t in attack_tables(series) if t.title == "R@1 per attack")
+        assert table.best == (frozenset({(0, 2), (1, 2)}) if wins else frozenset())
+
+
+def test_settings_that_differ_are_shown(compared):
     _, output = compared
-    for line in (output / "compare.md").read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| contrast 0.5"):
-            values = [float(cell.strip("*")) for cell in cells[1:]]
-            bold = [cell.startswith("**") for cell in cells[1:]]
-            assert bold == [value == max(values) and min(values) < max(values) for value in values]
+    text = (output / "compare.md").read_text()
+    table = text.split("### Settings that differ")[1]
+    assert "| index.nprobe | 1 | 4 |" in table
+    assert "output\\_dir" not in table
+    assert "target" not in table
+    assert "Settings that differ" in (output / "report.html").read_text()
+    assert "Warning" not in text
 
 
-def test_lower_is_better_for_some_measures(compared):
-    _, output = compared
-    line = next(x for x in (output / "compare.md").read_text().splitlines() if x.startswith("| L∞"))
-    cells = [cell.strip() for cell in line.strip("|").split("|")][2:]
-    values = [float(cell.strip("*")) for cell in cells]
-    assert [cell.startswith("**") for cell in cells] == [value == min(values) for value in values]
+def test_other_pictures_are_warned_of(make_run, tmp_path):
+    one, two = make_run("one"), make_run("two")
+    images = pd.read_csv(two / "images_df.csv", keep_default_na=False)
+    images["name"] = ["other.jpg", *images["name"][1:]]
+    images.to_csv(two / "images_df.csv", index=False)
+    with pytest.warns(
+        UserWarning, match=r"two was evaluated on other pictures than one \(6 and 6, 5 in common\)"
+    ):
+        report = compare([one, two], tmp_path / "out")
+    assert "Warning: two was evaluated on other pictures" in report.read_text()
+    assert "**Warning:** two was" in (report.parent / "compare.md").read_text()
+
+
+def test_costs_are_compared(compared):
+    runs, output = compared
+    numbers = pd.read_csv(output / "compare.csv").set_index(["series", "table", "row"])["value"]
+    for folder in runs:
+        queries = pd.read_csv(folder / "queries_df.csv")
+        scanned = queries.groupby(["attack", "attack_param"], dropna=False)["scanned_rows"].mean().mean()
+        assert numbers[folder.name, "measures", "scanned_rows"] == pytest.approx(scanned)
+        assert numbers[folder.name, "measures", "bytes_per_picture"] == 13.5
+        assert 0 <= numbers[folder.name, "at_limit", "false_positives"] <= 1
+    assert numbers["passive", "at_limit", "false_positives"] == 0
+    html = (output / "report.html").read_text()
+    assert "R@1 against rows scanned per query: passive 0." in html
+
+
+def _measure(values, higher, bounds):
+    return _Row(
+        "x", values, 3, higher, [None] * len(values), [None if b is None else Interval(*b) for b in bounds]
+    )
+
+
+def test_the_best_lies_beyond_all_intervals():
+    apart, meeting = [(1, 2), (3, 4), (5, 6)], [(1, 2), (3, 5.5), (5, 6)]
+    assert _measure([1.5, 3.5, 5.5], True, apart).best() == [2]
+    assert _measure([1.5, 3.5, 5.5], False, apart).best() == [0]
+    assert _measure([1.5, 4.2, 5.5], True, meeting).best() == []
+    assert _measure([1.5, 4.2, 5.5], False, meeting).best() == [0]
+    assert _measure([1.5, None, 5.5], True, [(1, 2), None, (5, 6)]).best() == [2]
+    assert _measure([1.5, 3.5], True, [(1, 2), None]).best() == []  # nothing is known of the other
+    assert _measure([3.0, 3.0, 9.0], False, [(3, 3), (3, 3), (9, 9)]).best() == [0, 1]
+    assert _measure([3.0, 3.0], False, [(3, 3), (3, 3)]).best() == []
 
 
 def test_markdown_and_latex_escape_names():
@@ -97,7 +161,8 @@ def test_runs_with_different_tables_and_attacks(make_run, tmp_path):
     two = make_run("two", attacks=[("none", None), ("jpeg", 50)], passive=False)
     for name in ("icd_df.csv", "images_df.csv", "queries_df.csv", "search_df.csv"):
         (two / name).unlink()
-    text = (compare([one, two], tmp_path / "out").parent / "compare.md").read_text()
+    with pytest.warns(UserWarning, match=r"other attacks than one \(2 and 2, 1 in common\)"):
+        text = (compare([one, two], tmp_path / "out").parent / "compare.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| jpeg 50"))
     assert _cells(row)[1] == "–"
 

@@ -10,7 +10,7 @@ def test_any_number_of_runs(make_run, tmp_path, capsys):
     output = tmp_path / "compared"
     main(["compare", *runs, "--output_dir", str(output), "--examples=1"])
     assert "comparison of 3 run(s)" in capsys.readouterr().out
-    for name in ("compare.md", "compare.tex", "compare.csv", "curves.png", "curves.pdf", "report.html"):
+    for name in ("compare.md", "compare.tex", "compare.csv", "curves.png", "cost.pdf", "report.html"):
         assert (output / name).stat().st_size > 0
     assert "| attack | passive | one | two | three |" in (output / "compare.md").read_text()
     with pytest.raises(SystemExit):

@@ -9,6 +9,8 @@ from sklearn.metrics import average_precision_score
 from aindex.errors import DataError
 from aindex.evaluation.copy_detection import (
     COPY_DETECTION_COLUMNS,
+    at_limit,
+    closeness_limit,
     copy_detection_rows,
     copy_detection_table,
     metric_of,
@@ -18,6 +20,7 @@ from aindex.evaluation.copy_detection import (
     recall_at_precision,
 )
 from aindex.evaluation.retrieval import read_results
+from aindex.evaluation.run_folder import Results
 
 # Worked out by hand: sorted truths 1 0 1 0 1, so the precisions at the true pairs are 1, 2/3, 3/5.
 SCORES = [0.9, 0.1, 0.5, 0.3, 0.7]
@@ -124,6 +127,34 @@ def test_similarities_rank_the_other_way():
     assert np.array_equal(plain.scores, pooled_pairs(DISTANCES, INDICES, IDS).scores)
     assert metric_of(-DISTANCES) == "IP"
     assert metric_of(DISTANCES) == metric_of(DISTANCES[:, :1]) == "L2"
+
+
+def test_one_candidate_does_not_show_the_metric():
+    rows = copy_detection_rows(
+        batch=0, image_index=[0, -1], edits=[[], []], distances=[[0.9], [0.1]], indices=[[0], [4]]
+    )
+    assert copy_detection_table(rows, metric="IP")["uap"].tolist() == [1]
+    results = Results(rows, copy_detection=rows, index=pd.DataFrame({"metric": ["IP"]}))
+    assert results.metric == "IP"
+    assert Results(rows).metric is None
+
+
+def test_a_threshold_by_hand():
+    distances = np.array([[0.1], [0.2], [0.3], [0.4], [0.15]], np.float32)
+    rows = copy_detection_rows(
+        batch=0,
+        image_index=[0, 1, -1, -1, 2],
+        edits=[[]] * 5,
+        distances=distances,
+        indices=[[0], [9], [3], [4], [2]],
+    )
+    assert closeness_limit(rows, metric="L2") == pytest.approx(-0.3)
+    assert closeness_limit(rows, metric="L2", rate=0.5) == pytest.approx(-0.4)
+    shares = at_limit(rows, -0.3, metric="L2")
+    # of the two that lie beyond the nearest stranger one is the wrong picture
+    assert shares == {"false_positives": 0, "strangers": 2, "found": pytest.approx(2 / 3), "copies": 3}
+    assert at_limit(rows, -0.35, metric="L2")["false_positives"] == 0.5
+    assert closeness_limit(rows[:2], metric="L2") is None
 
 
 def test_normalised_needs_two_candidates():

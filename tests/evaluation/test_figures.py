@@ -8,12 +8,13 @@ import pytest
 
 from aindex.evaluation import figures
 from aindex.evaluation.copy_detection import precision_recall_curve
+from aindex.evaluation.intervals import wilson
 
 pytestmark = pytest.mark.filterwarnings("error")
 NASTY = "a $x_1 <b> & {y}$ " + "long " * 20
 
 
-def _bars(attacks=3):
+def _dots(attacks=3):
     return pd.Series(np.linspace(0, 1, attacks), index=[f"attack {i}" for i in range(attacks)])
 
 
@@ -24,14 +25,16 @@ def _is_svg(figure):
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])
-def test_bars_of_any_number_of_series(count):
-    series = {f"{NASTY}{i}": _bars() for i in range(count)}
-    _is_svg(figures.bars_figure(series, xlabel="R@1", ceiling=_bars()))
-    _is_svg(figures.comparison_figure(series, {}))
+def test_dots_of_any_number_of_series(count):
+    series = {f"{NASTY}{i}": _dots() for i in range(count)}
+    _is_svg(figures.dots_figure(series, xlabel="R@1", ceiling=_dots()))
+    n = {label: values * 0 + 40 for label, values in series.items()}
+    _is_svg(figures.dots_figure(series, xlabel="R@1", n=n))
+    _is_svg(figures.comparison_figure(series, {}, n))
 
 
 def test_series_with_different_attacks():
-    _is_svg(figures.bars_figure({"a": _bars(2), "b": _bars(5), "c": _bars(1) * np.nan}, xlabel="R@1"))
+    _is_svg(figures.dots_figure({"a": _dots(2), "b": _dots(5), "c": _dots(1) * np.nan}, xlabel="R@1"))
 
 
 @pytest.mark.parametrize("count", [1, 6])
@@ -40,7 +43,7 @@ def test_precision_recall(count):
     empty = precision_recall_curve([], [], 1)
     curves = {f"{NASTY}{i}": {"plain": curve, "normalised": empty} for i in range(count)}
     _is_svg(figures.precision_recall_figure(curves))
-    _is_svg(figures.comparison_figure({"a": _bars()}, curves))
+    _is_svg(figures.comparison_figure({"a": _dots()}, curves))
 
 
 def test_few_true_pairs_are_not_lost_among_many_false_ones():
@@ -54,13 +57,42 @@ def test_few_true_pairs_are_not_lost_among_many_false_ones():
     "values",
     [[], [np.nan, np.inf], [3.0], [2.0, 2.0], [11, 12, 18], list(range(500)), [0.1, 0.1000001]],
 )
-def test_histograms_of_any_values(values):
-    _is_svg(figures.histogram_figure({"a": values, NASTY: [1.5]}, xlabel="x"))
-    _is_svg(figures.histogram_figure({"a": values}, xlabel="x"))
+def test_distributions_of_any_values(values):
+    _is_svg(figures.distribution_figure({"a": values, NASTY: [1.5]}, xlabel="x"))
+    _is_svg(figures.distribution_figure({"a": values}, xlabel="x"))
 
 
-def test_whole_numbers_have_bins_of_their_own():
-    assert figures._bins(np.array([11.0, 13.0])).tolist() == [10.5, 11.5, 12.5, 13.5]
+def test_few_values_are_dots_each_and_many_are_quantiles():
+    def dots(count):
+        figure = figures.distribution_figure({"a": np.linspace(0, 1, count)}, xlabel="x")
+        return [len(line.get_xdata()) for line in figure.axes[0].get_lines()]
+
+    assert dots(21) == [21]
+    assert dots(figures.MOST_DOTS + 1) == [1]
+
+
+def test_equal_values_do_not_lie_on_each_other():
+    values, heights = figures._stacked(np.array([1.0, 2.0, 1.0, 1.0]), np.array([1.0, 2.0, 1.0, 1.0]))
+    assert values.tolist() == [1, 2, 1, 1]
+    assert sorted(heights.tolist()) == pytest.approx([0, 0, 0.11, 0.22])
+
+
+def test_a_label_has_its_series_colour():
+    figure = figures.distribution_figure(
+        {"original": [1.0], "released": [2.0]},
+        xlabel="x",
+        series={"original": "passive", "released": "active"},
+    )
+    colours = [line.get_color() for line in figure.axes[0].get_lines()]
+    assert colours == list(figures.colours(["passive", "active"]).values())
+
+
+def test_costs():
+    point = figures.CostPoint(120.0, 0.7, wilson(0.7, 50), 1.0)
+    _is_svg(
+        figures.cost_figure({"passive": point, NASTY: point._replace(scanned_rows=480, rows_per_picture=3)})
+    )
+    _is_svg(figures.cost_figure({"a": point._replace(scanned_rows=0.0, rows_per_picture=float("nan"))}))
 
 
 def test_recall_against_parameters():
@@ -84,7 +116,7 @@ def test_passive_series_are_grey():
 def test_the_same_figure_gives_the_same_file():
     for kind in ("svg", "png", "pdf"):
         first, second = (
-            figures.figure_bytes(figures.bars_figure({"a": _bars()}, xlabel="x"), kind) for _ in range(2)
+            figures.figure_bytes(figures.dots_figure({"a": _dots()}, xlabel="x"), kind) for _ in range(2)
         )
         assert first == second
 
@@ -92,7 +124,7 @@ def test_the_same_figure_gives_the_same_file():
 def test_nothing_global_is_touched():
     code = (
         "import sys; from aindex.evaluation import report, figures; assert 'matplotlib' not in sys.modules;"
-        "import pandas as pd; figures.figure_bytes(figures.bars_figure({'a': pd.Series({'x': .5})}, xlabel='x'));"
+        "import pandas as pd; figures.figure_bytes(figures.dots_figure({'a': pd.Series({'x': .5})}, xlabel='x'));"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

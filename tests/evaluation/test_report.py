@@ -1,9 +1,12 @@
 """The report of a run, and that each of its numbers comes from the csv files."""
 
+import base64
 import itertools
 import json
 import math
 import os
+import re
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +15,8 @@ import pytest
 
 from aindex.data.tables import name_table
 from aindex.errors import DataError
-from aindex.evaluation import run_folder
+from aindex.evaluation import figures, run_folder
+from aindex.evaluation.intervals import wilson
 from aindex.evaluation.report import run_series, write_report
 from aindex.evaluation.run_folder import read_run
 
@@ -102,6 +106,23 @@ def _copy_detection(folder, label, score):
     }
 
 
+def _at_limit(folder, label, share):
+    """Beyond the nearest stranger's closeness in the passive series: of 8 strangers none is 1 %."""
+    nearest = {}
+    for name, suffix in PASSIVE.items():
+        rows = pd.read_csv(folder / f"icd_df{suffix}.csv")
+        nearest[name] = [
+            (true, json.loads(ids)[0], json.loads(distances)[0])
+            for true, ids, distances in zip(
+                rows["image_index"], rows["retrieved_indices"], rows["retrieved_distances"], strict=True
+            )
+        ]
+    limit = min(distance for true, _, distance in nearest["passive"] if true < 0)
+    if share == "false_positives":
+        return np.mean([distance < limit for true, _, distance in nearest[label] if true < 0])
+    return np.mean([found == true and d < limit for true, found, d in nearest[label] if true >= 0])
+
+
 def _image_number(folder, row, column):
     images = pd.read_csv(folder / "images_df.csv", keep_default_na=False)
     if row.startswith("worst "):
@@ -126,7 +147,7 @@ def _measure(folder, label, key):
     """A summary number from its csv file."""
     retrieval = pd.read_csv(folder / f"retr_df{PASSIVE[label]}.csv")
     images = pd.read_csv(folder / "images_df.csv")
-    if key in ("r@1", "r@10", "r@100", "ap"):
+    if key in ("r@1", "ap"):
         return _per_attack(retrieval, key, "average")
     if key == "r@1_without_screenshot":
         return _per_attack(retrieval, "r@1", "average without screenshot")
@@ -135,9 +156,10 @@ def _measure(folder, label, key):
         return _copy_detection(folder, label, score)[name]
     if key == "exhaustive_r@1":
         return _per_attack(_queries(folder, label), key, "average")
-    if key == "same_cell":
-        queries = _queries(folder, label)
-        return queries["same_cell"][queries["attack"] != "none"].mean()
+    if key in ("same_cell", "scanned_rows"):
+        return _per_attack(_queries(folder, label), key, "average")
+    if key in ("rows_per_picture", "bytes_per_picture"):
+        return pd.read_csv(folder / "index_df.csv")[key].item()
     if key == "activation_seconds":
         return images[key].mean()
     if key.startswith("code_distance_"):
@@ -156,6 +178,13 @@ def _expected(folder, key):
     if file == "code_distance":
         values = _code_distance(folder, label, row)
         return values.mean() if column == "mean" else np.std(values)
+    if column == "at_limit":
+        return _at_limit(folder, label, row)
+    if column == "images":
+        frame = pd.read_csv(folder / f"{file.removesuffix('.csv')}{PASSIVE[label]}.csv")
+        counts = frame.assign(label=frame.apply(_label, axis=1)).groupby("label").size()
+        dropped = ["overlay_onto_screenshot"] if row == "average without screenshot" else []
+        return counts.drop(dropped).sum() if row.startswith("average") else counts[row]
     if file == "icd_df.csv":
         return _copy_detection(folder, label, row)[column]
     if file == "images_df.csv":
@@ -185,6 +214,78 @@ def test_every_number_is_recomputed_from_the_csv_files(page):
     assert seen >= {("active", "images_df.csv"), ("active", "search_df.csv")}
     # no number without a trace
     assert set(parsed.keyless) == {"–"}
+
+
+def test_every_share_has_its_interval(page):
+    folder, _ = page
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    cells = re.findall(
+        r'<td class="number" data-key="([^"]*)">([^<]*)(?:<span class="interval">([^<]*)</span>)?</td>', html
+    )
+    shares = {key: (float(text), interval) for key, text, interval in cells if interval}
+    recalls = [key for key, _, _ in cells if key.endswith(("r@1", "|same_cell", "recall_at_p90"))]
+    assert recalls
+    assert set(recalls) <= set(shares)
+    share, interval = shares["active|retr_df.csv|average|r@1"]
+    assert interval == wilson(_per_attack(pd.read_csv(folder / "retr_df.csv"), "r@1", "average"), 30).text
+    low, high = map(float, interval.split("–"))
+    assert low < share < high
+
+
+def test_the_head_says_what_was_done(page):
+    _, parsed = page
+    for text in ("aindex fit --output_dir 'a <b>'", "2026-01-02 03:04 UTC", "aindex_small", "nprobe 1"):
+        assert text in parsed.text
+    assert "46 pictures, 58 rows" in parsed.text
+
+
+def test_charts_say_what_they_show(page):
+    folder, _ = page
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    alts = [unescape(alt) for alt in re.findall(r'<img src="data:image/svg[^"]*" alt="([^"]*)"', html)]
+    recall = _per_attack(pd.read_csv(folder / "retr_df.csv"), "r@1", "average")
+    assert any(
+        alt.startswith("R@1, average over attacks: passive") and f"active {recall:.3f}" in alt for alt in alts
+    )
+    assert any(alt.startswith("PSNR (dB), median") for alt in alts)
+    assert all(re.search(r"\d\.\d", alt) for alt in alts)
+
+
+def _luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def contrast(one, other):
+    """WCAG's contrast ratio of two colours."""
+    low, high = sorted(map(_luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_stands_out_in_both_modes(page):
+    folder, _ = page
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    modes = re.findall(r":root \{([^}]*--ink[^}]*)\}", html)
+    assert len(modes) == 2
+    for mode in modes:
+        colours = dict(re.findall(r"--(\w+): (#\w{6})", mode))
+        for text in ("ink", "soft", "accent", "found", "near", "lost"):
+            for ground in ("paper", "ground"):
+                assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+
+
+def test_charts_have_a_dark_mode_in_which_marks_stand_out(page):
+    folder, _ = page
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    charts = re.findall(r"data:image/svg\+xml;base64,([^\"]*)", html)
+    for chart in map(base64.b64decode, charts):
+        assert b"prefers-color-scheme: dark" in chart
+        assert not re.search(rb"(fill|stroke): #(?!fff)", chart)
+    for light, dark in figures._DARK.items():
+        marks = 1.2 if light == figures._PALE else 4.5 if light == figures._INK else 2.2
+        assert contrast(light, "#ffffff") >= marks, light
+        assert contrast(dark, "#1b2431") >= (marks if marks < 2 else 4.5), dark
 
 
 def test_found_and_not_found_come_from_the_retrieval_rows(page):
@@ -231,6 +332,7 @@ def test_retrieval_rows_alone_make_a_report(make_run):
             path.unlink()
     parsed = _Page(write_report(folder, examples=0).read_text(encoding="utf-8"))
     assert {key.split("|")[1] for key, _ in parsed.numbers} == {"retr_df.csv", "measure"}
+    assert "started" not in parsed.text
     assert "Copy detection" not in parsed.text
     assert "Examples" not in parsed.text
 

@@ -118,9 +118,27 @@ def test_table_has_a_row_per_attack_and_both_averages():
         "average without screenshot",
     ]
     assert table["r@1"].tolist() == pytest.approx([0.25, 1, 0, 0, 1.25 / 4, 1.25 / 3])
-    assert table["r@100"].tolist() == pytest.approx([0.75, 1, 0, 0, 1.75 / 4, 1.75 / 3])
     assert table.loc["none", "ap"] == pytest.approx((1 + 0.5 + 1 / 3) / 4)
     assert table["images"].tolist() == [4, 4, 4, 4, 16, 12]
+
+
+def test_five_answers_tell_nothing_of_ten():
+    def rows(kneighbors):
+        return retrieval_rows(
+            batch=0,
+            image_index=[3],
+            attack="none",
+            attack_param=None,
+            distances=[[0.5] * kneighbors],
+            indices=[[*[0] * (kneighbors - 1), 3]],
+            kneighbors=kneighbors,
+        )
+
+    assert rows(5)[["r@1", "r@10", "r@100"]].isna().to_numpy().tolist() == [[False, True, True]]
+    assert rows(10)[["r@10", "r@100"]].fillna(-1).to_numpy().tolist() == [[1, -1]]
+    text = format_table(retrieval_table(rows(10)))
+    assert "R@10" in text
+    assert "R@100" not in text
 
 
 def test_no_second_average_without_a_screenshot():
@@ -144,8 +162,8 @@ def test_table_as_text_and_markdown():
     table = retrieval_table(_rows("none", None))
     text = format_table(table, psnr_db=42.617, linf=14.7, seconds_per_image=0.0451)
     lines = text.splitlines()
-    assert lines[0].split() == ["attack", "images", "R@1", "R@10", "R@100", "AP"]
-    assert lines[2].split() == ["none", "4", "0.250", "0.750", "0.750", "0.458"]
+    assert lines[0].split() == ["attack", "n", "R@1", "95", "%", "AP"]
+    assert lines[2].split() == ["none", "4", "0.250", "0.046–0.699", "0.458"]
     assert lines[-1] == "PSNR 42.62 dB · L∞ 14.7 grey levels · activation 0.0451 s per image"
     assert len({len(line) for line in lines[:5]}) == 1
     markdown = format_table(table, style="markdown").splitlines()

@@ -1,0 +1,87 @@
+"""In what the runs of a comparison differ, and whether their numbers may be set against each other at all."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from aindex.evaluation.blocks import Section, Table
+from aindex.evaluation.retrieval import attack_labels
+from aindex.evaluation.run_folder import Run
+from aindex.evaluation.text_tables import TextTable
+
+# where a run works and what it writes beside its numbers
+_NO_SETTINGS = ("output_dir", "overwrite", "config", "report", "trainer.default_root_dir", "trainer.logger")
+
+
+def flat_settings(config: str) -> dict[str, Any]:
+    """The options of a run's `config.yaml`, dotted names; nothing where it cannot be read."""
+    try:
+        tree = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return {}
+    found: dict[str, Any] = {}
+
+    def walk(part: Any, prefix: str) -> None:
+        for key, value in part.items():
+            if isinstance(value, dict) and value:
+                walk(value, f"{prefix}{key}.")
+            else:
+                found[f"{prefix}{key}"] = value
+
+    if isinstance(tree, dict):
+        walk(tree, "")
+    return {
+        key: value
+        for key, value in found.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in _NO_SETTINGS)
+    }
+
+
+def differing_settings(runs: Mapping[str, Run]) -> TextTable | None:
+    """A row per option in which runs differ, a column per run; None where there is none."""
+    known = {label: flat_settings(run.config) for label, run in runs.items()}
+    keys = dict.fromkeys(key for settings in known.values() for key in settings)
+    rows = []
+    for key in keys:
+        texts = [str(settings[key]) if key in settings else "–" for settings in known.values()]
+        if len(set(texts)) > 1:
+            rows.append([key, *texts])
+    return TextTable("Settings that differ", ["setting", *known], rows) if rows else None
+
+
+def warnings_of(runs: Mapping[str, Run]) -> list[str]:
+    """Why numbers of these runs cannot be set against each other: other pictures, other attacks; a line each."""
+    found = []
+    pictures, attacks = {}, {}
+    named = all(run.results.images is not None for run in runs.values())
+    for label, run in runs.items():
+        pictures[label] = _pictures(run, named)
+        attacks[label] = frozenset(attack_labels(run.results.retrieval))
+    for what, sets in (("pictures", pictures), ("attacks", attacks)):
+        first, *others = sets
+        for label in others:
+            if sets[label] != sets[first]:
+                shared = len(sets[label] & sets[first])
+                found.append(
+                    f"{label} was evaluated on other {what} than {first} ({len(sets[label])} and {len(sets[first])}, "
+                    f"{shared} in common): their numbers say nothing about each other"
+                )
+    return found
+
+
+def _pictures(run: Run, named: bool) -> frozenset[str]:
+    """The names of the evaluated pictures, or their ids where not all runs have noted names."""
+    images = run.results.images
+    names = (
+        {} if images is None or not named else dict(zip(images["image_index"], images["name"], strict=True))
+    )
+    return frozenset(str(names.get(i, i)) for i in run.results.retrieval["image_index"].unique())
+
+
+def settings_section(runs: Mapping[str, Run]) -> Section:
+    """The differing settings and the warnings for a page; empty where there are none."""
+    table = differing_settings(runs)
+    tables = [Table(table.header, table.rows, "config.yaml")] if table else []
+    text = " ".join(f"Warning: {line}." for line in warnings_of(runs))
+    return Section("Settings that differ", text, tables=tables)
