@@ -147,7 +147,7 @@ def test_interrupted_run_goes_on_where_it_was(tiny_pipeline, finished_fit, capsy
         release_writer, "write_png", lambda *args: (written.append(args[0].name), write(*args))
     )
     folder = tiny_pipeline.run("fit")
-    assert "continuing" in capsys.readouterr().out
+    assert "continuing" in capsys.readouterr().err
     assert not {"O000000.png", "O000001.png", "O000002.png"} & set(written)
     assert same_pixels(finished_fit, folder)
     assert same_rows(finished_fit, folder)
@@ -397,4 +397,4 @@ def test_configuration_is_printed_and_understood_again(tiny_pipeline, capsys):
     assert printed["model"]["scaling"] == 2.5
     assert printed["model"]["optimizer"] == {"class_path": "torch.optim.Adam", "init_args": ANY}
     assert printed["model"]["optimizer"]["init_args"]["lr"] == 1.0
-    assert printed["index"]["nprobe"] == 1
+    assert printed["index"]["kneighbors"] == 10

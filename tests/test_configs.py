@@ -12,6 +12,7 @@ import yaml
 import aindex
 from aindex.cli import main
 from aindex.commands.config_files import resolve_config_arguments
+from aindex.index.reference_index import ReferenceIndex
 from aindex.shipped import resolve_config, shipped_configs
 
 TINY_DIM = 16
@@ -65,6 +66,47 @@ def test_configuration_runs_at_tiny_scale(tiny_pipeline, name, monkeypatch):
         for key, value in values.items() if isinstance(values, dict) else ():
             if key not in ("data_dir", "extractor", "path", "iterations") and "fts" not in key:
                 assert_holds(stored[group][key], factory if key == "idx_factory" else value)
+
+
+def test_the_control_changes_nothing_else():
+    assert yaml.safe_load(Path(resolve_config("passive.yaml")).read_text()) == {"model": {"active": False}}
+
+
+def test_configurations_add_up(capsys):
+    files = ["--config=configs/ivf_flat.yaml", "--config=configs/passive.yaml"]
+    with pytest.raises(SystemExit):
+        main(["fit", *files, "--data.data_dir=x", "--index.path=null", "--print_config"])
+    told = capsys.readouterr()
+    printed = yaml.safe_load(told.out)
+    assert printed["model"]["active"] is False
+    assert printed["model"]["extractor"] == "sscd_disc_mixup"
+    assert printed["model"]["target"] == "ivf_cluster"
+    assert printed["index"]["idx_factory"] == "IVF1024,Flat"
+    assert "replaces" not in told.err
+
+
+def test_what_a_later_configuration_replaces_is_said(capsys, tmp_path):
+    (tmp_path / "mine.yaml").write_text("model:\n  extractor: mine.pt\nindex:\n  idx_factory: IVF64,Flat\n")
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={tmp_path / 'mine.yaml'}", "--config=ivf_pq.yaml", "--print_config"])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "replaces" in line]
+    assert "model.extractor mine.pt of" in line
+    assert "index.idx_factory IVF64,Flat of" in line
+
+
+@pytest.mark.parametrize("given", [None, 2])
+def test_a_run_takes_what_its_index_has_and_says_so(tiny_pipeline, finished_fit, given):
+    index = ReferenceIndex.open(finished_fit / "index")
+    index.nprobe = 3
+    index.save(tiny_pipeline.folder / "three")
+    options = [
+        one for one in tiny_pipeline.args() if not one.startswith(("--index.fts", "--index.idx_factory"))
+    ]
+    options += [f"--index.path={tiny_pipeline.folder / 'three'}"]
+    main(["evaluate", *options, *([] if given is None else [f"--index.nprobe={given}"])])
+    stored = yaml.safe_load((tiny_pipeline.folder / "run" / "config.yaml").read_text())["index"]
+    assert (stored["idx_factory"], stored["quant"], stored["nprobe"]) == ("IVF4,PQ4x4", "L2", given or 3)
+    assert ReferenceIndex.open(tiny_pipeline.folder / "run" / "index").nprobe == (given or 3)
 
 
 def test_shipped_name_gives_way_to_a_file_of_that_name(tmp_path, monkeypatch):

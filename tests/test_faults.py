@@ -11,10 +11,19 @@ from aindex.collection.building import build_index
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import AindexError
 from tests.conftest import CACHED, write_pictures
-from tests.faults import configuration, descriptors, engines, extractors, indexes, outputs, pictures
+from tests.faults import (
+    configuration,
+    descriptors,
+    engines,
+    extractors,
+    indexes,
+    outputs,
+    pictures,
+    terminals,
+)
 from tests.faults.table import FAULTS, QUIET, Fault, Room
 
-GROUPS = (pictures, descriptors, indexes, engines, extractors, configuration, outputs)
+GROUPS = (pictures, descriptors, indexes, engines, extractors, configuration, outputs, terminals)
 DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"
 INTRODUCTION = """# What can go wrong, and what aindex answers
 

@@ -1,5 +1,6 @@
 """Builds or opens the index, puts the originals into it, and tells the module and the data where they are."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from aindex import distributed
 from aindex.activation.module import ActivationModule
-from aindex.callbacks.index_building import DEFAULT_FACTORY, Engine, IndexBuilder, IndexSettings
+from aindex.callbacks.index_building import DEFAULT_FACTORY, Engine, IndexBuilder, IndexSettings, settled
 from aindex.data.datamodule import ImageData
 from aindex.data.images import SkippedImages
 from aindex.data.released import SourceImage, released_names
@@ -36,10 +37,10 @@ class BuildIndex(Callback):
     Args:
         path: folder of an existing index to start from; `shipped` is the one that comes with aindex. Instead of
             idx_factory, quant, fts_training_path and fts_reference_path.
-        idx_factory: FAISS's factory string.
+        idx_factory: FAISS's factory string (default: IVF4096,PQ8x8; with path: its own).
         idx_dir: folder where trained indexes and extracted descriptors are kept for the next run.
-        quant: metric: L2 (squared Euclidean distance) or IP (inner product).
-        nprobe: coarse cells visited per search.
+        quant: metric: L2 (squared Euclidean distance) or IP (inner product) (default: L2; with path: its own).
+        nprobe: coarse cells visited per search (default: 1; with path: its own).
         kneighbors: neighbours retrieved per search.
         fts_training_path: training descriptors (.pth, .pt, .npy, .safetensors, or a folder that `aindex extract` made),
             or images to extract them from (folder or list). Never those of the references.
@@ -63,10 +64,10 @@ class BuildIndex(Callback):
     def __init__(
         self,
         path: str | None = None,
-        idx_factory: str = DEFAULT_FACTORY,
+        idx_factory: str | None = None,
         idx_dir: str = "runs/indexes",
-        quant: Metric = "L2",
-        nprobe: int = 1,
+        quant: Metric | None = None,
+        nprobe: int | None = None,
         kneighbors: int = 100,
         fts_training_path: str | None = None,
         fts_reference_path: str | None = None,
@@ -86,10 +87,10 @@ class BuildIndex(Callback):
         self._twin = ""
         self.settings = IndexSettings(
             path=path,
-            idx_factory=idx_factory,
+            idx_factory=idx_factory or DEFAULT_FACTORY,
             idx_dir=user_path(idx_dir),
-            quant=quant,
-            nprobe=nprobe,
+            quant=quant or "L2",
+            nprobe=1 if nprobe is None else nprobe,
             fts_training_path=fts_training_path,
             fts_reference_path=fts_reference_path,
             rows=rows,
@@ -99,6 +100,7 @@ class BuildIndex(Callback):
             engine=engine,
             seed=seed,
         )
+        self._given = (path, idx_factory, quant, nprobe, fts_training_path, fts_reference_path)
         self.skipped = SkippedImages()
         self._index: AnyIndex | None = None
         self._builder: IndexBuilder | None = None
@@ -173,6 +175,8 @@ class BuildIndex(Callback):
         """Build on rank 0, open on all; hand images, ids and descriptors on."""
         assert isinstance(pl_module, ActivationModule)
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+        own = distributed.on_rank_zero(lambda: settled(*self._given))
+        self.settings = replace(self.settings, **own)
         self._builder = IndexBuilder(
             self.settings,
             Path(trainer.default_root_dir),

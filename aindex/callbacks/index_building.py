@@ -4,15 +4,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-import aindex.index
 from aindex import distributed
 from aindex.activation.module import ActivationModule
 from aindex.callbacks.run_folder import INDEX_FOLDER, LANCE_FOLDER, ORIGINALS_FOLDER, SKIPPED_FILE
+from aindex.collection.equipment import index_folder
+from aindex.collection.sources import check_source
 from aindex.data.atomic import replace_when_done
 from aindex.data.datamodule import ImageData
 from aindex.data.images import SkippedImages
@@ -23,9 +24,9 @@ from aindex.descriptors.stored import descriptors_for, extract_to_folder, read_e
 from aindex.errors import ConfigError
 from aindex.index.cache import train_cached
 from aindex.index.devices import Device
-from aindex.index.factory import Metric
+from aindex.index.factory import Metric, check_plan
 from aindex.index.filling import AnyIndex, Filling, NumberedNames, PackedIndex, Placement, fill
-from aindex.index.folder import YAML_NAME
+from aindex.index.folder import YAML_NAME, read_state
 from aindex.index.lance_dataset import import_lance
 from aindex.index.lance_export import export_to_lance, is_dataset, trained_part
 from aindex.index.lance_search import LanceReferenceIndex
@@ -39,7 +40,6 @@ from aindex.index.rows import Batch
 from aindex.index.sharded import ShardedIndex
 from aindex.paths import user_path
 
-SHIPPED = "shipped"
 DEFAULT_FACTORY = "IVF4096,PQ8x8"
 _TRAINED_FOLDER = "trained"
 _IDS_FILE, _ROWS_FILE = "index_ids.npy", "rows.npz"
@@ -64,6 +64,53 @@ class IndexSettings:
     device: Device
     seed: int
     engine: Engine = "faiss"
+
+
+def settled(
+    path: str | None,
+    idx_factory: str | None,
+    quant: Metric | None,
+    nprobe: int | None,
+    fts_training_path: str | None,
+    fts_reference_path: str | None,
+) -> dict[str, Any]:
+    """`idx_factory`, `quant` and `nprobe` where nobody gave them: those of the index in `path`, else the defaults.
+
+    Raises:
+        ConfigError: what was given contradicts that index, or no index is named.
+        FaissIndexError: there is none in `path`, or it has not so many cells.
+    """
+    if path is None:
+        if fts_training_path is None or fts_reference_path is None:
+            raise ConfigError(
+                "no index is named: give --index.path (shipped is the one that comes with aindex), or both "
+                "--index.fts_training_path and --index.fts_reference_path"
+            )
+        own = {"idx_factory": DEFAULT_FACTORY, "quant": "L2", "nprobe": 1}
+        return {
+            name: own[name] if value is None else value
+            for name, value in (("idx_factory", idx_factory), ("quant", quant), ("nprobe", nprobe))
+        }
+    for name, given in (("fts_training_path", fts_training_path), ("fts_reference_path", fts_reference_path)):
+        if given is not None:
+            raise ConfigError(
+                f"index.path and index.{name} are both given: expected one of them; leave one out"
+            )
+    stored = read_state(index_folder(path)).description
+    for name, wanted, found in (
+        ("idx_factory", idx_factory, stored.idx_factory),
+        ("quant", quant, stored.metric),
+    ):
+        if wanted not in (None, found):
+            raise ConfigError(
+                f"index.{name} {wanted!r}, but the index in {path!r} has {found!r}: leave index.{name} out, or leave "
+                "index.path out to build another index"
+            )
+    return {
+        "idx_factory": stored.idx_factory,
+        "quant": stored.metric,
+        "nprobe": stored.nprobe if nprobe is None else nprobe,
+    }
 
 
 class IndexBuilder:
@@ -169,8 +216,17 @@ class IndexBuilder:
         Returns:
             What each rank fills its share of, or None where the index is whole.
         """
+        images = self._data.listed()[0]
+        whole = self._settings.placement != "sharded"
+        is_made = (self._folder / ORIGINALS_FOLDER / _IDS_FILE).is_file()
+        self._check_plan()
+        # before the originals are described, which may take hours: what cannot be used is refused here
+        given = self._opened() if self._settings.path is not None and whole and not is_made else None
+        trained = self._trained() if self._settings.path is None and whole and not is_made else None
+        if trained is not None:
+            self.references()
         originals = extract_to_folder(
-            self._data.listed()[0],
+            images,
             self._extractor,
             self._folder / ORIGINALS_FOLDER,
             root=self._data.root,
@@ -181,15 +237,16 @@ class IndexBuilder:
         )
         if originals.skipped.count:
             originals.skipped.write(self._folder / SKIPPED_FILE)
-        if self._settings.placement == "sharded":
+        if not whole:
             return self._pack(originals)
-        if (self._folder / ORIGINALS_FOLDER / _IDS_FILE).is_file():
+        if is_made:
             return None
         target = self._folder / INDEX_FOLDER
-        if self._settings.path is not None:
-            self._save_ids(self._extend(target, originals))
+        if given is not None:
+            self._save_ids(self._extend(target, originals, *given))
             return None
-        trained, filling = self._trained(), self._filling(originals.descriptors, originals.names)
+        assert trained is not None
+        filling = self._filling(originals.descriptors, originals.names)
         ids = filling.ids
         new = [name for name, row in zip(originals.names, ids, strict=True) if row >= len(filling.references)]
         filling = filling._replace(rows=self._choose_rows(trained.quantiser, originals, new))
@@ -198,13 +255,31 @@ class IndexBuilder:
         self._save_ids(ids)
         return None
 
-    def _pack(self, originals: Extraction) -> PackedIndex:
-        """The trained index for all ranks; shares for other numbers of ranks are removed."""
-        if self._settings.path is not None:
+    def _check_plan(self) -> None:
+        """Refuse a plan that nothing can come of.
+
+        Raises:
+            AindexError: no such source, too few training pictures, no such factory, too many cells to visit.
+        """
+        check_row_count(self._settings.rows)
+        self._data.check_queries()
+        settings = self._settings
+        if settings.path is not None and settings.placement == "sharded":
             raise ConfigError(
                 "index.placement 'sharded' with index.path: an index that exists is not split; give "
                 "index.fts_training_path and index.fts_reference_path, or take the placement replicated"
             )
+        if settings.fts_training_path is None or settings.fts_reference_path is None:
+            return
+        check_source(settings.fts_reference_path)
+        pictures = check_source(settings.fts_training_path)
+        rows = None if pictures is None else len(pictures)
+        check_plan(
+            self._extractor.dim, settings.idx_factory, settings.quant, nprobe=settings.nprobe, rows=rows
+        )
+
+    def _pack(self, originals: Extraction) -> PackedIndex:
+        """The trained index for all ranks; shares for other numbers of ranks are removed."""
         for share in (self._folder / INDEX_FOLDER).glob("rank*of*"):
             if not share.name.endswith(f"of{distributed.world_size()}"):
                 shutil.rmtree(share)
@@ -288,15 +363,10 @@ class IndexBuilder:
         with replace_when_done(self._folder / ORIGINALS_FOLDER / _IDS_FILE) as temporary:
             np.save(temporary, ids)
 
-    def _extend(self, target: Path, originals: Extraction) -> npt.NDArray[np.int64]:
+    def _extend(
+        self, target: Path, originals: Extraction, index: ReferenceIndex, source: Path
+    ) -> npt.NDArray[np.int64]:
         """Put the originals into a copy of the index that was given."""
-        index, source = self._opened()
-        if self._settings.on_disk and not index.is_on_disk:
-            raise ConfigError(
-                "index.on_disk with index.path: the lists of an index stay where they were when it was built; leave "
-                "index.on_disk out, or index.path"
-            )
-        index.nprobe = self._settings.nprobe
         batches: list[Batch] = []
 
         def append(descriptors: Matrix, names: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -320,29 +390,15 @@ class IndexBuilder:
 
     def _opened(self) -> tuple[ReferenceIndex, Path]:
         assert self._settings.path is not None
-        given = {
-            "fts_training_path": self._settings.fts_training_path,
-            "fts_reference_path": self._settings.fts_reference_path,
-        }
-        for name, value in given.items():
-            if value is not None:
-                raise ConfigError(
-                    f"index.path and index.{name} are both given: expected one of them; leave one out"
-                )
-        folder = (
-            Path(aindex.index.__file__).parent / SHIPPED
-            if self._settings.path == SHIPPED
-            else user_path(self._settings.path)
-        )
+        folder = index_folder(self._settings.path)
         index = ReferenceIndex.open(folder, self._extractor)
-        stored = {"idx_factory": (self._settings.idx_factory, index.idx_factory, DEFAULT_FACTORY)}
-        stored["quant"] = (self._settings.quant, index.metric, "L2")
-        for name, (wanted, found, default) in stored.items():
-            if wanted not in (found, default):
-                raise ConfigError(
-                    f"index.{name} {wanted!r}, but the index in {str(folder)!r} has {found!r}: leave index.{name} out, "
-                    "or leave index.path out to build another index"
-                )
+        if self._settings.on_disk and not index.is_on_disk:
+            raise ConfigError(
+                "index.on_disk with index.path: the lists of an index stay where they were when it was built; leave "
+                "index.on_disk out, or index.path"
+            )
+        check_row_count(self._settings.rows, index.quantiser)
+        index.nprobe = self._settings.nprobe
         self._check_suits(index)
         return index, folder
 
@@ -352,11 +408,7 @@ class IndexBuilder:
             trained_part(index.faiss_index)
 
     def _trained(self) -> ReferenceIndex:
-        if self._settings.fts_training_path is None or self._settings.fts_reference_path is None:
-            raise ConfigError(
-                "no index is named: give --index.path (shipped is the one that comes with aindex), or both "
-                "--index.fts_training_path and --index.fts_reference_path"
-            )
+        assert self._settings.fts_training_path is not None
         training, _ = self._descriptors(self._settings.fts_training_path)
         index, _ = train_cached(
             self._settings.idx_dir,

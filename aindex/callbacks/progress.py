@@ -1,13 +1,31 @@
 """The progress bar: Lightning's, without the logger's version number."""
 
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 
 class ProgressBar(TQDMProgressBar):
     """Batches of activation and of evaluation."""
+
+    def init_sanity_tqdm(self) -> Tqdm:
+        """Bars are no results: they go to the error stream."""
+        with redirect_stdout(sys.stderr):
+            return super().init_sanity_tqdm()
+
+    def init_train_tqdm(self) -> Tqdm:
+        """As the first."""
+        with redirect_stdout(sys.stderr):
+            return super().init_train_tqdm()
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """As the first."""
+        with redirect_stdout(sys.stderr):
+            return super().init_validation_tqdm()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What is shown beside the bar."""

@@ -29,6 +29,7 @@ from aindex.evaluation.run_folder import (
     passive_file,
     provenance_text,
 )
+from aindex.terminal import note
 
 SUMMARY_FILE = "summary.json"
 IMAGES_FOLDER = "imgs"
@@ -204,7 +205,7 @@ class RunFolder(Callback):
         if self.tensorboard:
             trainer.loggers = [TensorBoardLogger(folder, name="", version=TENSORBOARD_FOLDER)]
         if state == "continued" and trainer.is_global_zero:
-            print(f"continuing the interrupted run in {folder}")
+            note(f"continuing the interrupted run in {folder}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the folder."""

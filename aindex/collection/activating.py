@@ -28,6 +28,7 @@ from aindex.index.backend import Ids, Rows
 from aindex.index.originals import add_originals, own_rows
 from aindex.index.quantiser import Target
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.row_choice import check_row_count
 from aindex.paths import possible_path, user_path
 
 BATCH_SIZE = 8
@@ -42,7 +43,7 @@ def activate(
     images: Source,
     out: Path | str,
     *,
-    index: ReferenceIndex | Path | str = SHIPPED,
+    index: ReferenceIndex | Path | str,
     add: bool = False,
     prefix: str = "",
     rows: int = 1,
@@ -70,7 +71,8 @@ def activate(
     Args:
         images: a folder (with its subfolders), a list file, one picture, or paths.
         out: folder of the released pictures; new, empty, or of an earlier call with the same settings.
-        index: an open index, a folder, or `shipped`.
+        index: an open index, a folder, or `shipped`. Copies of a picture are found in it if it holds the original; a
+            warning says how many it does not hold.
         add: put the originals' descriptors into the index first; an index that was opened gets the rows and is not
             saved.
         prefix: put before the names of the rows.
@@ -127,6 +129,8 @@ def activate(
         settings=settings or describing(batch_size=BATCH_SIZE),
         read_only=not add,
     )
+    if add:
+        check_row_count(rows, equipment.index.quantiser)
     out = possible_path(out)
     listing = without_output(list_source(images), out)
     if dry_run:
@@ -165,6 +169,7 @@ def _release(
         listing.paths, equipment.extractor, records.work, equipment.settings, root=listing.root
     )
     ids = _ids(equipment, originals, listing, prefix, rows if add else None, how.seed, folder)
+    warn_of_strangers(ids, folder)
     run = ReleaseRun(
         out, listing, originals, own_rows_of(equipment.index, originals, ids), equipment, how, records
     )
@@ -237,6 +242,23 @@ def _ids(
     if folder is not None and index.pictures > before:
         index.save(folder)
     return ids
+
+
+def warn_of_strangers(ids: Ids, folder: Path | None) -> None:
+    """Say, before the work, of how many pictures no copy will be found in the index, and what to do about it."""
+    absent = int((ids < 0).sum())
+    if not absent:
+        return
+    way_out = (
+        "make an index of your own with aindex index build --like shipped, and activate against that"
+        if str(folder) == SHIPPED
+        else "give --add true, or put them there with aindex index add"
+    )
+    where = "the index" if folder is None else f"the index {str(folder)!r}"
+    warnings.warn(
+        f"{absent} of {len(ids)} pictures are not in {where}: no search of it finds a copy of them; {way_out}",
+        stacklevel=4,
+    )
 
 
 def own_rows_of(index: ReferenceIndex, originals: Extraction, ids: Ids) -> list[Rows]:

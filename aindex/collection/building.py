@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from aindex.collection.equipment import describing, index_folder, open_equipment
-from aindex.collection.sources import Source, describe, picture_paths
+from aindex.collection.sources import Source, check_source, describe, picture_paths
 from aindex.data.atomic import exclusive, remove_tree, replace_when_done
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extract import Extraction, ExtractionSettings
@@ -21,7 +21,7 @@ from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError, DataError
 from aindex.index.backend import Ids
 from aindex.index.default_factory import default_factory
-from aindex.index.factory import Metric
+from aindex.index.factory import Metric, check_plan
 from aindex.index.folder import WORK_NAME, YAML_NAME, check_place, read_state
 from aindex.index.on_disk import remove_on_disk
 from aindex.index.reference_index import ReferenceIndex
@@ -55,7 +55,7 @@ def build_index(
     references: Source | None = None,
     like: Path | str | None = None,
     idx_factory: str | None = None,
-    quant: Metric = "L2",
+    quant: Metric | None = None,
     nprobe: int | None = None,
     extractor: Extractor | Path | str | None = None,
     resize_size: int | None = None,
@@ -75,7 +75,7 @@ def build_index(
         references: pictures or descriptors that become rows; None for an index without rows.
         like: an index whose trained quantiser is taken instead of training one.
         idx_factory: FAISS's factory string; default what `default_factory` finds suitable.
-        quant: L2 or IP.
+        quant: L2 or IP; default L2, or that of `like`.
         nprobe: coarse cells that a search visits; default 1, or that of `like`.
         extractor: one in use, a name or a path; default `aindex_small`, or the one of `like`.
         resize_size: side of the extractor's input, pixels; default the extractor's own.
@@ -89,12 +89,18 @@ def build_index(
         AindexError: a source, the extractor, the factory or the folder is not possible.
     """
     output, settings = possible_path(output), settings or describing()
-    _check_options(train, like, idx_factory, quant)
-    check_row_count(rows)
+    _check_options(train, references, like, idx_factory, quant, names, rows)
+    if references is not None:
+        check_source(references, names)
     if not (work_folder(output) / _COMMIT).is_file():
         check_place(output, overwrite=overwrite)
     with _working(output) as work:
         copied, used = _like(like, extractor, resize_size, settings)
+        if copied is not None:
+            check_row_count(rows, copied.quantiser)
+            copied.nprobe = copied.nprobe if nprobe is None else nprobe
+        elif train is not None:
+            _check_training(train, idx_factory, quant or "L2", nprobe, used)
         training = None if train is None else describe(train, used, work / "train", settings).descriptors
         described = None
         if references is not None:
@@ -107,10 +113,14 @@ def build_index(
                 idx_factory = default_factory(pictures, len(training), used.dim, rows=rows)
                 note = _choice(idx_factory, pictures, len(training))
             index = ReferenceIndex.train(
-                training, idx_factory=idx_factory, metric=quant, seed=seed, extractor=used
+                training,
+                idx_factory=idx_factory,
+                metric=quant or "L2",
+                nprobe=1 if nprobe is None else nprobe,
+                seed=seed,
+                extractor=used,
             )
-        if nprobe is not None:
-            index.nprobe = nprobe
+        ids, skipped, own = np.empty(0, np.int64), SkippedImages(), list[str]()
         ids, skipped, own = np.empty(0, np.int64), SkippedImages(), list[str]()
         if described is not None:
             own, skipped = described.names, described.skipped
@@ -137,6 +147,18 @@ def _choice(idx_factory: str, pictures: int | None, training: int) -> str:
     how = "an exact search" if idx_factory == "Flat" else f"{training:,} training descriptors"
     more = "; activation needs an index with cells or codes" if idx_factory == "Flat" else ""
     return f"chosen for {of}: idx_factory {idx_factory} ({how}{more}); name another with idx_factory"
+
+
+def _check_training(
+    train: Source, idx_factory: str | None, metric: Metric, nprobe: int | None, extractor: Extractor
+) -> None:
+    """Refuse what training would refuse, before a picture is decoded."""
+    pictures = check_source(train)
+    if idx_factory is not None:
+        rows = None if pictures is None else len(pictures)
+        check_plan(extractor.dim, idx_factory, metric, nprobe=nprobe, rows=rows)
+    elif nprobe is not None and nprobe < 1:
+        raise ConfigError(f"nprobe {nprobe}: expected 1 or more; the default is 1")
 
 
 def _like(
@@ -191,6 +213,10 @@ def add_to_index(
             folder, extractor, resize_size=resize_size, settings=settings, read_only=False
         )
         opened = equipment.index
+        check_row_count(rows, opened.quantiser)
+        pictures = check_source(references, names)
+        if duplicates == "error" and names is None and not (work / _COMMIT).is_file():
+            _new_rows([prefix + name for name in pictures or ()], opened, duplicates)
         described = describe(references, equipment.extractor, work / "references", settings, names=names)
         new_names = [prefix + name for name in described.names]
         key = (str(references), prefix, duplicates, rows, seed, equipment.extractor.fingerprint)
@@ -332,8 +358,17 @@ def _hash(key: Sequence[object], names: Sequence[str]) -> str:
 
 
 def _check_options(
-    train: Source | None, like: Path | str | None, idx_factory: str | None, quant: Metric
+    train: Source | None,
+    references: Source | None,
+    like: Path | str | None,
+    idx_factory: str | None,
+    quant: Metric | None,
+    names: Path | str | None,
+    rows: int,
 ) -> None:
+    check_row_count(rows)
+    if references is None and (names is not None or rows != 1):
+        raise ConfigError("names and rows are those of references: give references too, or leave them out")
     if (train is None) == (like is None):
         raise ConfigError(
             "an index needs either train, pictures or descriptors to train its quantiser on, or like, an index whose "
@@ -346,7 +381,7 @@ def _check_options(
         ("idx_factory", idx_factory, stored.idx_factory),
         ("quant", quant, stored.metric),
     ):
-        if wanted not in (None, "L2", found):
+        if wanted not in (None, found):
             raise ConfigError(
                 f"{name} {wanted!r}, but the index to be like has {found!r}: leave {name} out, or train"
             )

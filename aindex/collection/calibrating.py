@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
-from aindex.collection.calibration import Calibration, ScoreKind, calibrate_index
+from aindex.collection.calibration import (
+    Calibration,
+    ScoreKind,
+    calibrate_index,
+    check_rate,
+    require_enough,
+)
 from aindex.collection.equipment import SHIPPED, Visits, index_folder, open_equipment, visited_cells
-from aindex.collection.sources import Source, describe
+from aindex.collection.sources import Source, describe, picture_paths
 from aindex.descriptors.extract import ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.errors import ConfigError, DataError
@@ -49,10 +55,15 @@ def calibrate(
         raise DataError(
             f"an index of {opened.pictures} rows cannot be calibrated: expected 2 or more; add pictures"
         )
-    described = describe(negatives, equipment.extractor, None, equipment.settings)
+    check_rate(false_positive_rate)
     if nprobe == "auto":
         opened.calibration = None  # chosen anew
     nprobe = visited_cells(opened, nprobe)
+    opened.check_search(2, nprobe)
+    pictures = picture_paths(negatives)
+    if pictures is not None:
+        require_enough(len(pictures), false_positive_rate)
+    described = describe(negatives, equipment.extractor, None, equipment.settings)
     distances, ids = opened.search(described.descriptors, 2, nprobe)
     found = calibrate_index(
         opened,

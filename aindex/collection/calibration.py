@@ -100,6 +100,24 @@ def normalised_scores(
     return scores
 
 
+def check_rate(false_positive_rate: float) -> None:
+    """Raise a ConfigError unless it is a share between 0 and 1."""
+    if not 0 < false_positive_rate < 1:
+        raise ConfigError(
+            f"false_positive_rate {false_positive_rate}: expected a share between 0 and 1, for example 0.01"
+        )
+
+
+def require_enough(pictures: int, false_positive_rate: float) -> None:
+    """Raise a DataError if so few pictures cannot tell such a rate."""
+    needed = math.ceil(1 / false_positive_rate - 1e-9)
+    if pictures < needed:
+        raise DataError(
+            f"{pictures} non-matching pictures cannot tell a false_positive_rate of {false_positive_rate}: expected "
+            f"{needed} or more; give more pictures, or a larger rate"
+        )
+
+
 def find_threshold(values: npt.NDArray[np.float32], false_positive_rate: float) -> tuple[float, float]:
     """The most generous threshold that takes at most a share of non-matching pictures for matches.
 
@@ -114,16 +132,8 @@ def find_threshold(values: npt.NDArray[np.float32], false_positive_rate: float) 
         ConfigError: no share between 0 and 1.
         DataError: too few pictures to tell.
     """
-    if not 0 < false_positive_rate < 1:
-        raise ConfigError(
-            f"false_positive_rate {false_positive_rate}: expected a share between 0 and 1, for example 0.01"
-        )
-    needed = math.ceil(1 / false_positive_rate - 1e-9)
-    if len(values) < needed:
-        raise DataError(
-            f"{len(values)} non-matching pictures cannot tell a false_positive_rate of {false_positive_rate}: expected "
-            f"{needed} or more; give more pictures, or a larger rate"
-        )
+    check_rate(false_positive_rate)
+    require_enough(len(values), false_positive_rate)
     falling = np.sort(values.astype(np.float32))[::-1]
     first_refused = falling[int(false_positive_rate * len(values) + 1e-9)]
     if not np.isfinite(first_refused):

@@ -95,6 +95,8 @@ def check_against(source: Path | str, against: Path | str, *, column: str | None
         FaissIndexError: it has another one.
     """
     foreign, dataset = read_quantiser(str(source), column)
+    if dataset is None and column is not None:
+        raise ConfigError(f"column with {str(source)!r}: it is for Lance datasets; leave it out")
     mine = ReferenceIndex.open(index_folder(against), read_only=True)
     difference = quantiser_difference(foreign.index, mine.faiss_index)
     if difference is not None:

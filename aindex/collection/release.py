@@ -69,6 +69,8 @@ class ReleaseSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.jpeg_quality <= 100:
             raise ConfigError(f"jpeg_quality {self.jpeg_quality}: expected 1 to 100; the default is 95")
+        if not 0 <= self.compress_level <= 9:
+            raise ConfigError(f"compress_level {self.compress_level}: expected 0 to 9; the default is 6")
 
     def preset(self) -> Preset:
         """The settings of the loop, faithful to greys, black and white, which the published method does not ask.

@@ -29,6 +29,7 @@ from aindex.descriptors.extractor import check_gradient
 from aindex.descriptors.inference import FastExtractor, fast_extractor
 from aindex.errors import ImageReadError
 from aindex.index.backend import Rows
+from aindex.terminal import bars_are_off
 
 
 class ReleaseRun:
@@ -72,7 +73,9 @@ class ReleaseRun:
         open_jobs = [job for job in self._jobs if finished.get(job.name, {}).get("source") != job.state]
         groups = list(batches(open_jobs, self._settings.batch_size))
         threads = max(1, self._settings.num_workers)
-        bar = tqdm(total=len(open_jobs), desc="activate", unit="img", disable=not self._settings.progress)
+        bar = tqdm(
+            total=len(open_jobs), desc="activate", unit="img", disable=bars_are_off(self._settings.progress)
+        )
         with bar, ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
             waiting: _Written | None = None
             for jobs, pictures in self._decoded(groups, pool):

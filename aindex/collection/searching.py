@@ -20,7 +20,7 @@ from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import fast_extractor
 from aindex.descriptors.preprocess import prepare
-from aindex.errors import DataError, ImageReadError
+from aindex.errors import ConfigError, DataError, ImageReadError
 from aindex.index.backend import Ids
 from aindex.index.reference_index import ReferenceIndex
 from aindex.paths import user_path
@@ -65,11 +65,14 @@ def search(
     opened = equipment.index
     if opened.pictures == 0:
         raise DataError("the index has no rows: add pictures to it with aindex index add")
-    described = describe_queries(queries, equipment)
+    if threshold is not None and math.isnan(threshold):
+        raise ConfigError(f"threshold {threshold}: expected a number; leave it out for the index's own")
     k = min(DEFAULT_K, opened.pictures) if k is None else k
-    # One more neighbour than shown: the last one's score needs its successor.
-    depth = min(k + 1, opened.pictures) if k >= 1 else k
     nprobe = visited_cells(opened, nprobe)
+    opened.check_search(k, nprobe)
+    described = describe_queries(queries, equipment)
+    # One more neighbour than shown: the last one's score needs its successor.
+    depth = min(k + 1, opened.pictures)
     distances, ids = opened.search(described.descriptors, max(k, depth), nprobe)
     if threshold is None:
         rule, note = stored_threshold(opened, nprobe)

@@ -75,6 +75,20 @@ def picture_paths(source: Source) -> dict[str, Path] | None:
     return {Path(one).as_posix(): Path(one) for one in source}
 
 
+def check_source(source: Source, names: Path | str | None = None) -> dict[str, Path] | None:
+    """What `picture_paths` says; raises what `describe` would, as far as it can be known without decoding a picture.
+
+    Raises:
+        AindexError: nothing there, or names that cannot be read.
+    """
+    paths = picture_paths(source)
+    if paths is None and isinstance(source, str | Path) and not os.path.exists(user_path(source)):
+        raise DataError(f"{str(source)!r} does not exist: give pictures, or descriptors made by extract")
+    if names is not None:
+        read_names(user_path(names))
+    return paths
+
+
 def describe_pictures(
     pictures: Path | Sequence[Path],
     extractor: Extractor,

@@ -5,19 +5,31 @@ from aindex.activation.settings import DeltaSize
 from aindex.collection.activating import BATCH_SIZE, activate
 from aindex.collection.equipment import Arithmetic, describing
 from aindex.collection.pictures import Format
-from aindex.commands.parsing import run_function
+from aindex.commands.parsing import Needs, run_function
 from aindex.index.quantiser import Target
+
+_NEEDS = {
+    "rows": Needs("add", (True,)),
+    "jpeg_quality": Needs("format", ("jpeg",)),
+    "compress_level": Needs("format", ("png",)),
+}
 
 
 def main(args: list[str]) -> None:
     """Parse and run."""
-    run_function(activate_pictures, args, prog="aindex activate")
+    run_function(
+        activate_pictures,
+        args,
+        prog="aindex activate",
+        example="aindex activate --images holiday --out released --index mine --add true --min_psnr 40",
+        needs=_NEEDS,
+    )
 
 
 def activate_pictures(
     images: str,
     out: str,
-    index: str = "shipped",
+    index: str,
     add: bool = False,
     prefix: str = "",
     rows: int = 1,
@@ -49,7 +61,8 @@ def activate_pictures(
     Args:
         images: a folder of pictures (with its subfolders), a list file (a path per line), or one picture.
         out: folder of the released pictures and of manifest.csv: new, empty, or of an earlier run of this command.
-        index: an index folder; `shipped` is the one that comes with aindex.
+        index: the folder of the index that copies will be searched in (`aindex index build` makes one); `shipped` is
+            the one that comes with aindex.
         add: put the originals into the index too, as the released pictures' rows.
         prefix: put before the names of the rows.
         rows: with add, most rows of each picture, in the cells that simulated edits of it fall into.

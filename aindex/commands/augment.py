@@ -1,14 +1,23 @@
 """`aindex augment`: edited copies of a folder's images, and what was done to each."""
 
-from aindex.commands.parsing import run_function
+from aindex.commands.parsing import Needs, run_function
 from aindex.data.augmented import LINES_FILE, Edits, Format, augment
 from aindex.edits import Template
 from aindex.paths import possible_path, user_path
+from aindex.terminal import note
+
+_NEEDS = {"template": Needs("edits", ("default", "full", "unseen")), "copies": Needs("edits", ("auto",))}
 
 
 def main(args: list[str]) -> None:
     """Parse and run."""
-    run_function(augment_images, args, prog="aindex augment")
+    run_function(
+        augment_images,
+        args,
+        prog="aindex augment",
+        example="aindex augment --data_dir released --output_dir copies --edits default",
+        needs=_NEEDS,
+    )
 
 
 def augment_images(
@@ -57,4 +66,4 @@ def augment_images(
     print(f"{output_dir}: {result.copies} copies of {result.images} images, described in {LINES_FILE}")
     for left_out in (result.skipped, result.failed):
         if left_out.count:
-            print(left_out.summary())
+            note(left_out.summary())

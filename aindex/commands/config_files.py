@@ -1,6 +1,9 @@
 """Configuration files of a command line: found by their names, and no key given twice."""
 
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
@@ -11,22 +14,74 @@ from aindex.shipped import resolve_config
 def resolve_config_arguments(args: list[str]) -> list[str]:
     """A command line in which every ``--config`` names a file that exists, if there is one.
 
+    A warning says which values of an earlier file a later one replaces.
+
     Raises:
         ConfigError: a file has a key twice.
     """
     resolved: list[str] = []
+    files: list[str] = []
     for argument in args:
         option, equals, value = argument.partition("=")
         if resolved and resolved[-1] in ("--config", "-c"):
             resolved.append(resolve_config(argument))
-            require_unique_keys(resolved[-1])
+            files.append(resolved[-1])
         elif equals and option in ("--config", "-c"):
-            path = resolve_config(value)
-            require_unique_keys(path)
-            resolved.append(f"{option}={path}")
+            files.append(resolve_config(value))
+            resolved.append(f"{option}={files[-1]}")
         else:
             resolved.append(argument)
+    for path in files:
+        require_unique_keys(path)
+    warn_of_replaced(files)
     return resolved
+
+
+def warn_of_replaced(files: Sequence[str]) -> None:
+    """Say what stands in two files with different values, of which the later one counts."""
+    settings: dict[str, tuple[Any, str]] = {}
+    replaced = []
+    for path in files:
+        for key, value in _settings(path):
+            before, where = settings.get(key, (value, path))
+            if before != value:
+                replaced.append(f"{key} {before} of {where!r} by {value} of {path!r}")
+            settings[key] = value, path
+    if replaced:
+        warnings.warn(f"a later configuration replaces {'; '.join(replaced)}", stacklevel=2)
+
+
+def _settings(path: str) -> list[tuple[str, Any]]:
+    """The values of a file under dotted names; nothing of what cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return list(flat(yaml.safe_load(file) or {}))
+    except (OSError, yaml.YAMLError, AttributeError):
+        return []
+
+
+def as_written(args: Sequence[str]) -> dict[str, Any]:
+    """What a command line and its configuration files say, by dotted names, before any of it is converted."""
+    written: dict[str, Any] = {}
+    arguments = list(args)
+    for position, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if not equals:
+            value = arguments[position + 1] if position + 1 < len(arguments) else ""
+        if option in ("--config", "-c"):
+            written |= dict(_settings(resolve_config(value)))
+        elif option.startswith("--"):
+            written[option.removeprefix("--")] = value
+    return written
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings under dotted names."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def require_unique_keys(path: str) -> None:

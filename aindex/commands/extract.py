@@ -1,22 +1,21 @@
 """`aindex extract`: descriptors of a folder or list of images."""
 
-from typing import Literal
-
-import torch
-
+from aindex.collection.equipment import Arithmetic, describing
 from aindex.commands.parsing import run_function
-from aindex.descriptors.inference import best_precision
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import extract_to_folder
-from aindex.errors import ConfigError
 from aindex.paths import possible_path, user_path
-
-Precision = Literal["auto", "fp32", "bf16"]
+from aindex.terminal import note
 
 
 def main(args: list[str]) -> None:
     """Parse and run."""
-    run_function(extract_images, args, prog="aindex extract")
+    run_function(
+        extract_images,
+        args,
+        prog="aindex extract",
+        example="aindex extract --data_dir pictures --output_dir fts --extractor sscd_disc_mixup",
+    )
 
 
 def extract_images(
@@ -28,7 +27,7 @@ def extract_images(
     batch_size: int = 32,
     num_workers: int = 2,
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: Arithmetic = "fp32",
     progress: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -52,31 +51,17 @@ def extract_images(
         progress: show a bar.
         overwrite: replace descriptors that are in output_dir.
     """
-    place = _device(device)
+    settings = describing(
+        device=device, precision=precision, batch_size=batch_size, num_workers=num_workers, progress=progress
+    )
     result = extract_to_folder(
         user_path(data_dir),
-        load_extractor(extractor, resize_size=resize_size, sha256=sha256, device=place),
+        load_extractor(extractor, resize_size=resize_size, sha256=sha256, device=settings.device or "cpu"),
         possible_path(output_dir),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        device=place,
-        precision=best_precision(place) if precision == "auto" else precision,
-        progress=progress,
+        **settings._asdict(),
         overwrite=overwrite,
     )
     count, dim = result.descriptors.shape
     print(f"{output_dir}: {count} descriptors of dimension {dim}")
     if result.skipped.count:
-        print(result.skipped.summary())
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r}: expected auto, cpu, cuda or cuda:<number>") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r}: there is no GPU that torch can use; expected cpu or auto")
-    return device
+        note(result.skipped.summary())

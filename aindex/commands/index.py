@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
+from aindex.cli import did_you_mean
 from aindex.collection.building import Duplicates, Indexed, add_to_index, build_index, remove_from_index
 from aindex.collection.equipment import Arithmetic, describing, index_folder
 from aindex.commands.engines import adopt, check, export, named
@@ -13,6 +14,19 @@ from aindex.commands.parsing import run_function
 from aindex.errors import ConfigError
 from aindex.index.factory import Metric
 from aindex.index.reference_index import ReferenceIndex
+from aindex.terminal import note
+
+_EXAMPLES = {
+    "build": "build --output mine --like shipped --references holiday",
+    "add": "add --index mine --references more --prefix more/",
+    "remove": "remove beach/a.jpg d.png --index mine",
+    "info": "info --index mine",
+    "adopt": "adopt production.faiss --output theirs --extractor sscd_disc_mixup --names rows.csv",
+    "export": "export mine --to lance mine.lance",
+    "check": "check mine.lance --against mine",
+}
+
+ACTIONS = tuple(_EXAMPLES)
 
 
 def main(args: list[str]) -> None:
@@ -33,10 +47,17 @@ def main(args: list[str]) -> None:
         print("\naindex index build --help lists the options of build.")
         return
     if args[0] not in actions:
-        raise ConfigError(f"aindex index {args[0]!r}: expected one of {', '.join(actions)}")
+        meant = did_you_mean(args[0], actions)
+        error = ConfigError(f"aindex index {args[0]!r}{meant}: expected one of {', '.join(actions)}")
+        error.exit_code = 2
+        raise error
     positional = ("names", "names of pictures in the index") if args[0] == "remove" else None
     run_function(
-        actions[args[0]], named(args[0], args[1:]), prog=f"aindex index {args[0]}", positional=positional
+        actions[args[0]],
+        named(args[0], args[1:]),
+        prog=f"aindex index {args[0]}",
+        example=f"aindex index {_EXAMPLES[args[0]]}",
+        positional=positional,
     )
 
 
@@ -46,7 +67,7 @@ def build(
     references: str | None = None,
     like: str | None = None,
     idx_factory: str | None = None,
-    quant: Metric = "L2",
+    quant: Metric | None = None,
     nprobe: int | None = None,
     extractor: str | None = None,
     resize_size: int | None = None,
@@ -73,7 +94,7 @@ def build(
             aindex.
         idx_factory: FAISS's factory string (default: Flat up to 1,000 pictures, beyond that IVF with a number of cells
             that suits pictures and training; with like: its own).
-        quant: metric: L2 (squared Euclidean distance) or IP (inner product).
+        quant: metric: L2 (squared Euclidean distance) or IP (inner product) (default: L2; with like: its own).
         nprobe: coarse cells visited per search (default: 1; with like: its own).
         extractor: name or path, see `aindex extract --help` (default: aindex_small; with like: its own).
         resize_size: side of the extractor's square input, pixels (default: the extractor's own).
@@ -201,9 +222,9 @@ def info(index: str = "shipped", format: Literal["yaml", "json"] = "yaml") -> No
 def _report(folder: str, result: Indexed) -> None:
     index = result.index
     if result.note:
-        print(result.note)
+        note(result.note)
     several = "" if index.owners.is_one_to_one else f" of {index.pictures} pictures"
     added = f"{result.rows} rows added" if result.rows else "no rows added"
     print(f"{folder}: {added}, {index.ntotal} rows{several} in all ({index.idx_factory})")
     if result.skipped.count:
-        print(result.skipped.summary())
+        note(result.skipped.summary())

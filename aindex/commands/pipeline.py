@@ -1,8 +1,9 @@
 """`aindex fit` and `aindex evaluate`: the Lightning pipeline and its options."""
 
-import logging
 import shlex
+from argparse import Action
 from collections import Counter
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -26,16 +27,21 @@ from aindex.callbacks.curves import LogCurves, LogPictures
 from aindex.callbacks.examples import SaveExamples
 from aindex.callbacks.images import WriteImages
 from aindex.callbacks.index import BuildIndex
+from aindex.callbacks.index_building import settled
 from aindex.callbacks.progress import ProgressBar
 from aindex.callbacks.report import Report
 from aindex.callbacks.retrieval import EvaluateRetrieval
 from aindex.callbacks.run_folder import RunFolder
-from aindex.commands.config_files import resolve_config_arguments
-from aindex.commands.parsing import CONFIG_HELP, OneLineErrors
+from aindex.cli import COMMANDS
+from aindex.commands.config_files import as_written, resolve_config_arguments
+from aindex.commands.parsing import CONFIG_HELP, OneLineErrors, quieten_lightning
+from aindex.commands.pipeline_help import EXAMPLES, TITLES, short_help
+from aindex.commands.trainer_options import refuse_counts, refuse_options
 from aindex.data.datamodule import ImageData
 from aindex.descriptors.inference import best_precision
 from aindex.distributed import STRATEGY_NAME, IndependentDDP, register_strategy
 from aindex.errors import ConfigError
+from aindex.terminal import bars_are_off
 
 _TRAINER_DEFAULTS = {
     "max_epochs": 1,
@@ -61,7 +67,24 @@ _OPTION_HELP = {
 
 
 class PipelineParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser with errors of one line."""
+    """Lightning's parser with errors of one line, and a help of what matters beside that of everything."""
+
+    full_help = "--help_all"
+
+    def answer(self, args: Sequence[str]) -> None:
+        """Print what is asked about the options: those that matter, or with `--help_all` every one."""
+        super().answer(args)
+        if "--help_all" in args:
+            self.print_help()
+            raise SystemExit(0)
+        if "-h" in args or "--help" in args:
+            helps = {action.dest: self.expand_help(action) for action in self._actions}
+            print(short_help(self.prog, helps, self.examples), end="")
+            raise SystemExit(0)
+
+    def expand_help(self, action: Action) -> str:
+        """An option's help text without the remarks on its type and default."""
+        return str(action.help or "").replace("%%", "%").partition(" (type:")[0]
 
 
 class ActivationTrainer(Trainer):
@@ -76,6 +99,7 @@ class PipelineCLI(LightningCLI):
     """Options in Lightning's groups, and those of index, images and retrieval beside them."""
 
     def __init__(self, command: str, args: list[str]) -> None:
+        self.command, self.given = command, args
         self.command_line = shlex.join(["aindex", command, *args])
         super().__init__(
             ActivationModule,
@@ -85,7 +109,12 @@ class PipelineCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=None,
             parser_class=PipelineParser,
-            parser_kwargs={"prog": f"aindex {command}", "allow_abbrev": False},
+            parser_kwargs={
+                "prog": f"aindex {command}",
+                "allow_abbrev": False,
+                "usage": f"aindex {command} [--config FILE …] [options]",
+                "description": COMMANDS[command].summary,
+            },
             args=resolve_config_arguments(args),
             run=False,
             auto_configure_optimizers=False,
@@ -102,7 +131,9 @@ class PipelineCLI(LightningCLI):
                 (LRScheduler, Scheduler), torch.optim.lr_scheduler, timm.scheduler
             ),
         }
+        parser.examples = EXAMPLES[self.command]
         parser.add_argument("-c", "--config", action=ActionConfigFile, help=CONFIG_HELP)
+        parser.add_argument("--help_all", action="store_true", help="List every option.")
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -135,18 +166,32 @@ class PipelineCLI(LightningCLI):
         parser.link_arguments("output_dir", "trainer.default_root_dir")
         for group in ("model", "retrieval", "index"):
             parser.link_arguments("seed_everything", f"{group}.seed")
+        assert isinstance(parser, PipelineParser)
+        parser.sort_groups(TITLES)
         for action in parser._actions:
             action.help = _OPTION_HELP.get(action.dest, action.help)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse without Lightning's warning about arguments that are given from within Python."""
+        assert isinstance(parser, PipelineParser)
+        parser.answer(self.given)
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def before_instantiate_classes(self) -> None:
-        """Choose the precision, so that the stored configuration says it."""
+        """Refuse what would have no effect, and settle what is left open, so that the stored configuration says it."""
         if self.config.seed_everything < 0:
             raise ConfigError(f"seed_everything {self.config.seed_everything}: expected 0 or more")
         trainer = self.config.trainer
+        refuse_counts(as_written(self.given))
+        refuse_options(trainer.as_dict())
+        index = self.config.index
+        names = ("path", "idx_factory", "quant", "nprobe", "fts_training_path", "fts_reference_path")
+        for name, value in settled(*(index[name] for name in names)).items():
+            index[name] = value
+        if self.command == "fit" and self.config.retrieval.released_dir is not None:
+            raise ConfigError(
+                "retrieval.released_dir is for evaluate: fit evaluates what it releases; leave it out"
+            )
         trainer.precision = _PRECISION_ALIASES.get(str(trainer.precision), trainer.precision)
         # Lightning would turn 16-mixed on a CPU into something else
         if trainer.precision not in (None, *PRECISIONS):
@@ -163,7 +208,9 @@ class PipelineCLI(LightningCLI):
         settings = {**self.config_init.trainer.as_dict(), **kwargs}
         given = settings["callbacks"] or []
         given = given if isinstance(given, list) else [given]
-        if settings["enable_progress_bar"] is not False and not any(isinstance(one, Bar) for one in given):
+        if bars_are_off(settings["enable_progress_bar"] is not False):
+            settings["enable_progress_bar"] = False
+        elif not any(isinstance(one, Bar) for one in given):
             given = [*given, ProgressBar()]
         configuration = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=True, format="yaml"))
         tensorboard = settings["logger"] in (None, True)
@@ -191,7 +238,14 @@ class PipelineCLI(LightningCLI):
             trainer = ActivationTrainer(**settings)
             if isinstance(trainer.strategy, DDPStrategy) and not isinstance(trainer.strategy, IndependentDDP):
                 trainer = ActivationTrainer(**{**settings, "strategy": STRATEGY_NAME})
-        except (MisconfigurationException, ValueError) as error:
+        except (
+            MisconfigurationException,
+            ValueError,
+            TypeError,
+            RuntimeError,
+            ImportError,
+            KeyError,
+        ) as error:
             raise ConfigError(f"trainer: {error}") from error
         # Lightning would take note of a SIGTERM and work on. Here a run may end at any moment, so signals end it.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
@@ -229,6 +283,5 @@ def evaluate(args: list[str]) -> None:
 
 def _prepare(command: str, args: list[str]) -> PipelineCLI:
     register_strategy()
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quieten_lightning()
     return PipelineCLI(command, args)

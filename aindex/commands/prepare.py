@@ -8,7 +8,12 @@ from aindex.data.disc21 import prepare
 
 def main(args: list[str]) -> None:
     """Parse and run."""
-    run_function(prepare_folders, args, prog="aindex prepare")
+    run_function(
+        prepare_folders,
+        args,
+        prog="aindex prepare",
+        example="aindex prepare --data_dir disc21 --output_dir disc21 --groundtruth disc21/dev_queries_groundtruth.csv",
+    )
 
 
 def prepare_folders(

@@ -9,10 +9,11 @@ from aindex.collection.equipment import Arithmetic, Visits, describing
 from aindex.collection.matches import printable
 from aindex.collection.page import write_page
 from aindex.collection.searching import search
-from aindex.commands.parsing import run_function
+from aindex.commands.parsing import Needs, run_function
 from aindex.data.atomic import write_where_told
 from aindex.errors import DataError
 from aindex.paths import user_path
+from aindex.terminal import note
 
 STANDARD_INPUT = "-"
 
@@ -20,17 +21,29 @@ STANDARD_INPUT = "-"
 def main(args: list[str]) -> None:
     """Parse and run a search."""
     queries = "picture files, folders of them, or - for a list of paths on the standard input, one per line"
-    run_function(search_pictures, args, prog="aindex search", positional=("queries", queries))
+    run_function(
+        search_pictures,
+        args,
+        prog="aindex search",
+        positional=("queries", queries),
+        example="aindex search copies --index mine --html found.html --pictures holiday",
+        needs={"pictures": Needs("html")},
+    )
 
 
 def calibrate_main(args: list[str]) -> None:
     """Parse and calibrate."""
-    run_function(calibrate_threshold, args, prog="aindex calibrate")
+    run_function(
+        calibrate_threshold,
+        args,
+        prog="aindex calibrate",
+        example="aindex calibrate --index mine --negatives others --false_positive_rate 0.01",
+    )
 
 
 def search_pictures(
     queries: list[str],
-    index: str = "shipped",
+    index: str,
     k: int | None = None,
     nprobe: Visits | None = "auto",
     threshold: float | None = None,
@@ -53,7 +66,7 @@ def search_pictures(
 
     Args:
         queries: picture files, folders of them, or - for a list of paths on the standard input, one per line.
-        index: an index folder; `shipped` is the one that comes with aindex.
+        index: the folder of the index; `shipped` is the one that comes with aindex.
         k: matches per picture (default: 5, or all rows of a smaller index).
         nprobe: coarse cells to visit: a number, null for the index's own, or auto: as many as were calibrated, else as
             many as hold some twenty thousand rows. More find more and take longer.
@@ -95,7 +108,8 @@ def search_pictures(
     if html is not None:
         write_page(found, html, pictures=[] if pictures is None else [pictures])
     # Where other programs read the matches, people's lines go elsewhere.
-    print(_without_surrogates(found.summary()), file=sys.stdout if format == "table" else sys.stderr)
+    tell = print if format == "table" and output is None else note
+    tell(_without_surrogates(found.summary()))
     if not found.queries:
         raise DataError(f"none of the {found.skipped.count} pictures can be read: {found.skipped.rows[0][1]}")
 

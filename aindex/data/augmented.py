@@ -21,6 +21,7 @@ from aindex.data.released import released_names
 from aindex.edits import Attack, Template, apply_attack, apply_random_edits, attacks_of
 from aindex.errors import AindexError, ConfigError, EditError, ImageReadError, OutputError
 from aindex.seeding import derive_seed
+from aindex.terminal import bars_are_off
 
 LINES_FILE = "edits.jsonl"
 SKIPPED_FILE = "skipped.csv"
@@ -234,7 +235,9 @@ def augment(
         format=format,
     )
     loader = ProcessLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
-    return _write(tqdm(loader, total=len(paths), disable=not progress, desc="augment", unit="image"), output)
+    return _write(
+        tqdm(loader, total=len(paths), disable=bars_are_off(progress), desc="augment", unit="image"), output
+    )
 
 
 def _check(edits: Edits, copies: int, num_workers: int) -> None:

@@ -137,6 +137,11 @@ class ImageData(LightningDataModule):
             return root
         return Path(os.path.commonpath([path.parent.absolute() for path in paths]))
 
+    def check_queries(self) -> None:
+        """Raise a DataError if there are to be queries that match nothing, and there is none."""
+        if self.query_nonmatch_dir is not None:
+            list_images(user_path(self.query_nonmatch_dir))
+
     def listed(self) -> tuple[list[Path], list[str]]:
         """Paths and names of the images given, whether or not they can be read.
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from aindex.data.images import list_images, one_line
 from aindex.errors import DataError, OutputError
+from aindex.terminal import bars_are_off
 
 _HEADER = ["query_id", "reference_id"]
 
@@ -68,7 +69,7 @@ def prepare(
     folders = {output_dir / name: _links(targets) for name, targets in plan.items()}
     missing = {folder: _missing_links(folder, links) for folder, links in folders.items()}
     total = sum(map(len, missing.values()))
-    with tqdm(total=total, desc="prepare", unit="link", disable=not progress) as bar:
+    with tqdm(total=total, desc="prepare", unit="link", disable=bars_are_off(progress)) as bar:
         for folder, links in missing.items():
             _make_links(folder, links, bar)
     return {folder: len(links) for folder, links in folders.items()}

@@ -4,9 +4,14 @@ import io
 import multiprocessing
 import os
 import pickle
+import shutil
+import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aindex.errors import ConfigError
 
-_PRELOADED = ["aindex.data.edited", "aindex.descriptors.training_data", "augly.image.functional"]
+_PRELOADED = [
+    "aindex.data.server",
+    "aindex.data.edited",
+    "aindex.descriptors.training_data",
+    "augly.image.functional",
+]
+_LONGEST_TEMPORARY = 70
+"""Bytes of the temporary folder's path that leave room for the names of sockets, whose paths may have 107 or so."""
 
 
 class ProcessLoader(DataLoader[Any]):
@@ -84,9 +96,37 @@ def _server(num_workers: int) -> BaseContext | None:
     _require_guard(num_workers)
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return None
+    _keep_sockets_short()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
+    # Ctrl-C is this process's affair: the server and its workers end when it does, without words of their own
+    resource_tracker.ensure_running()  # which would let the signal through again if it were started meanwhile
+    usual = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, usual)
     return context
+
+
+def _keep_sockets_short() -> None:
+    """Put the sockets of processes elsewhere where the temporary folder's path is too long for any.
+
+    Raises:
+        ConfigError: there is no other place.
+    """
+    settings: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY or settings.get("tempdir"):
+        return
+    for place in ("/tmp", "/var/tmp", "/dev/shm"):
+        with suppress(OSError):
+            settings["tempdir"] = tempfile.mkdtemp(prefix="pymp-", dir=place)
+            util.Finalize(None, shutil.rmtree, args=(settings["tempdir"], True), exitpriority=-100)
+            return
+    raise ConfigError(
+        f"temporary folder {tempfile.gettempdir()!r}: its path is too long for the sockets of processes; set TMPDIR to "
+        f"one of {_LONGEST_TEMPORARY} bytes or fewer, or give num_workers 0"
+    )
 
 
 def _require_guard(num_workers: int) -> None:

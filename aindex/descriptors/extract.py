@@ -18,6 +18,7 @@ from aindex.descriptors.files import Matrix
 from aindex.descriptors.inference import Precision, fast_extractor
 from aindex.descriptors.preprocess import prepare
 from aindex.errors import DataError, DescriptorError, ImageReadError
+from aindex.terminal import bars_are_off
 
 
 class Extraction(NamedTuple):
@@ -141,7 +142,7 @@ def describe(
     )
     done = len(images) - sum(map(len, batches))
     with tqdm(
-        total=len(images), initial=done, desc="extract", unit="img", disable=not settings.progress
+        total=len(images), initial=done, desc="extract", unit="img", disable=bars_are_off(settings.progress)
     ) as bar:
         for batch, items in zip(batches, decoded, strict=True):
             pixels = torch.stack([pixels for pixels, _ in items])

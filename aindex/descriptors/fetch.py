@@ -13,6 +13,7 @@ from tqdm import tqdm
 from aindex.data.atomic import replace_when_done
 from aindex.data.images import one_line
 from aindex.errors import ExtractorError
+from aindex.terminal import bars_are_off
 
 _CHUNK_BYTES = 1 << 20
 
@@ -80,7 +81,7 @@ def _stream(url: str, path: Path, *, timeout_s: float, progress: bool) -> Iterat
     # Each network call is guarded on its own: an error in what consumes the chunks is another matter.
     with _network_errors(url, path):
         response = urllib.request.urlopen(url, timeout=timeout_s)
-    with response, tqdm(desc=path.name, unit="B", unit_scale=True, disable=not progress) as bar:
+    with response, tqdm(desc=path.name, unit="B", unit_scale=True, disable=bars_are_off(progress)) as bar:
         total = int(response.headers.get("Content-Length") or 0)
         bar.total = total or None
         received = 0

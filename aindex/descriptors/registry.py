@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,14 @@ def load_extractor(
     Raises:
         ExtractorError: unknown name, no network, wrong checksum, no such kind of file, a size it cannot take.
     """
+    if resize_size is not None and resize_size < 1:
+        raise ExtractorError(
+            f"resize_size {resize_size}: expected pixels, 1 or more; leave it out for the extractor's own"
+        )
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise ExtractorError(
+            f"sha256 {sha256!r}: expected 64 hexadecimal digits; leave it out to trust the file"
+        )
     name = str(name_or_path)
     library, _, model = name.partition("/")
     if library in ("torchvision", "timm"):

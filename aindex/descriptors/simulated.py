@@ -17,6 +17,7 @@ from aindex.edits.differentiable import EditSettings, draw, edited, sent
 from aindex.errors import ImageReadError
 from aindex.parallel import side_by_side
 from aindex.seeding import derive_seed
+from aindex.terminal import bars_are_off
 
 COPIES = 24
 """Simulated copies of a picture: enough to tell its likely cells."""
@@ -57,7 +58,7 @@ def simulated_copies(
         one[0], one[1], fast, settings or EditSettings(), copies, seed
     )
     pairs = list(zip(paths, names, strict=True))
-    with tqdm(total=len(pairs), desc="simulate edits", unit="img", disable=not progress) as bar:
+    with tqdm(total=len(pairs), desc="simulate edits", unit="img", disable=bars_are_off(progress)) as bar:
         for start in range(0, len(pairs), _TOGETHER):
             some = pairs[start : start + _TOGETHER]
             yield from side_by_side(each, some) if fast.device.type == "cpu" else map(each, some)

@@ -1,5 +1,6 @@
 """Training a copy-detection descriptor with Lightning, and its export as a file that every command takes."""
 
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from aindex.descriptors.preprocess import normalise
 from aindex.descriptors.small import SmallConfig, SmallExtractor, save_small
 from aindex.descriptors.training_data import validation_attacks
 from aindex.descriptors.training_loss import info_nce, koleo
+from aindex.errors import ConfigError
 
 
 class ExtractorTraining(LightningModule):
@@ -44,6 +46,17 @@ class ExtractorTraining(LightningModule):
         weight_decay: float = 0.02,
     ) -> None:
         super().__init__()
+        for name, value in (("temperature", temperature), ("lr", lr)):
+            if not 0 < value < math.inf:
+                raise ConfigError(f"model.{name} {value}: expected a number above 0; leave it out")
+        for name, value in (("koleo_weight", koleo_weight), ("weight_decay", weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"model.{name} {value}: expected a number of 0 or more; leave it out")
+        if min(*channels, *layers, stem_width, dim) < 1 or len(channels) != len(layers):
+            raise ConfigError(
+                f"model.channels {channels}, layers {layers}, stem_width {stem_width}, dim {dim}: expected as many "
+                "channels as layers, all of them 1 or more"
+            )
         self.save_hyperparameters()
         self.config = SmallConfig(channels=channels, layers=layers, stem_width=stem_width, dim=dim)
         self.model = SmallExtractor(self.config).to(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from aindex.data.images import list_images, read_image
 from aindex.data.loading import ProcessLoader
 from aindex.descriptors.training_views import strong_view, weak_view
 from aindex.edits import Attack, apply_attack, default_attacks
-from aindex.errors import DataError, EditError, ImageReadError
+from aindex.errors import ConfigError, DataError, EditError, ImageReadError
 from aindex.seeding import derive_seed
 
 
@@ -187,6 +187,18 @@ class TrainingPictures(LightningDataModule):
         super().__init__()
         if not 1 <= len(input_sizes) <= 3:
             raise DataError(f"input_sizes has {len(input_sizes)} values, expected one to three")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("input_sizes", min(input_sizes), 1),
+            ("validation_pictures", validation_pictures, 1),
+            ("num_workers", num_workers, 0),
+            ("max_side", max_side, LEAST_SIDE),
+            ("cache_gib", cache_gib, 0),
+        ):
+            if not value >= least:
+                raise ConfigError(
+                    f"data.{name} {value}: expected {least} or more; leave it out for the default"
+                )
         self.data_dir, self.batch_size, self.input_sizes = data_dir, batch_size, input_sizes
         self.validation_pictures, self.num_workers = validation_pictures, num_workers
         self.max_side, self.cache_gib, self.seed = max_side, cache_gib, seed

@@ -99,6 +99,28 @@ def train_quantiser(
     return index
 
 
+def check_plan(
+    dim: int, idx_factory: str, metric: Metric, *, nprobe: int | None = None, rows: int | None = None
+) -> None:
+    """Refuse what training would refuse, before anything is described for it.
+
+    Args:
+        dim: d.
+        idx_factory: FAISS's factory string.
+        metric: ``L2`` or ``IP``.
+        nprobe: coarse cells that a search is to visit; None for as many as there are by default.
+        rows: number of training descriptors, or of pictures that they will be made of; None where it is not known.
+
+    Raises:
+        FaissIndexError: the factory, nprobe or so few rows are not possible.
+    """
+    index = make_index(dim, idx_factory, metric)
+    if nprobe is not None:
+        set_nprobe(index, nprobe)
+    if rows is not None:
+        _require_rows(take_apart(index), idx_factory, rows)
+
+
 def set_nprobe(index: FaissIndex, nprobe: int) -> None:
     """Set the number of coarse cells that a search visits, also where a transform hides them.
 
@@ -155,13 +177,17 @@ def rows_needed(parts: IndexParts) -> int:
     return max(needed)
 
 
-def _check_row_count(parts: IndexParts, idx_factory: str, rows: int) -> None:
+def _require_rows(parts: IndexParts, idx_factory: str, rows: int) -> None:
     needed = rows_needed(parts)
     if rows < needed:
         raise FaissIndexError(
             f"{rows} training descriptors for idx_factory {idx_factory!r}: expected at least {needed}, better "
             f"{_POINTS_RECOMMENDED * needed}; give more, or take fewer cells or smaller codes"
         )
+
+
+def _check_row_count(parts: IndexParts, idx_factory: str, rows: int) -> None:
+    _require_rows(parts, idx_factory, rows)
     recommended = _POINTS_RECOMMENDED * max([0, *_centroid_counts(parts)])
     if rows < recommended:
         warnings.warn(

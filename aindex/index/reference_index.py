@@ -329,6 +329,15 @@ class ReferenceIndex:
             depth = min(self.ntotal, k * self._owners.most)
             return self._owners.nearest_pictures(*self._nearest_rows(queries, depth), k)
 
+    def check_search(self, k: int, nprobe: int | None = None) -> None:
+        """Raise what a search would, before there are queries.
+
+        Raises:
+            FaissIndexError: k is larger than the index; nprobe is not possible.
+        """
+        with self._lock, self._probing(nprobe):
+            check_k(k, self.pictures)
+
     def _nearest_rows(self, queries: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
         copy = self._on_gpu()
         if copy is None:

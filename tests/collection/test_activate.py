@@ -1,6 +1,7 @@
 """`aindex activate` and `activate()`, on tiny pictures."""
 
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -351,3 +352,23 @@ def test_a_picture_that_fails_is_recorded_and_costs_the_others_nothing(
     assert name == "b_flat.png"
     assert "activation failed" in reason
     assert "b_flat.png" in (tmp_path / "mixed" / "skipped.csv").read_text()
+
+
+def test_what_cannot_be_found_is_said_before_the_work(
+    tmp_path: Path, holiday: Path, options: Options
+) -> None:
+    with pytest.warns(UserWarning, match="6 of 6 pictures are not in the index .*--add true"):
+        activate(holiday, tmp_path / "out", **options)
+    opened = activate(holiday, tmp_path / "added", add=True, **options)
+    assert opened.table["row"].notna().all()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*not in the index")
+        activate(holiday, tmp_path / "again", **options)
+
+
+@pytest.mark.parametrize("command", [["activate", "--images=x", "--out=y"], ["search", "x"]])
+def test_no_index_is_taken_that_was_not_named(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    assert "required: index; make an index of your pictures" in capsys.readouterr().err

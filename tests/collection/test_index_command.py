@@ -35,9 +35,9 @@ def test_build_then_info_and_add(
     sources = ["--train", str(tmp_path / "train"), "--references", str(tmp_path / "references")]
     options = ["--idx_factory", "IVF4,PQ4x4", "--extractor", str(tiny_script), "--resize_size", "32"]
     main(["index", "build", "--output", folder, *sources, *options, *QUIET])
-    said = capsys.readouterr().out
-    assert "5 rows added" in said
-    assert "1 unreadable picture(s) skipped" in said
+    said = capsys.readouterr()
+    assert "5 rows added" in said.out
+    assert "1 unreadable picture(s) skipped" in said.err
     assert not list(tmp_path.glob(".*")), "the work folder is left"
 
     main(["index", "info", "--index", folder])
@@ -109,7 +109,7 @@ def test_an_index_that_suits_is_chosen_and_said(
         ("named", [*references, "--idx_factory", "PQ4x4"], "PQ4x4", ""),
     ):
         main(["index", "build", "--output", str(tmp_path / name), *source, *options, *QUIET])
-        lines = capsys.readouterr().out
+        lines = capsys.readouterr().err
         assert said in lines
         assert ("chosen" in lines) == bool(said)
         assert ReferenceIndex.open(tmp_path / name).idx_factory == factory
@@ -155,7 +155,7 @@ def test_unknown_action(capsys: pytest.CaptureFixture[str]) -> None:
     assert "build|add|remove|info" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:
         main(["index", "make"])
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     assert "expected one of build, add, remove, info, adopt, export, check" in capsys.readouterr().err
 
 

@@ -68,9 +68,9 @@ def test_command_counts_and_lists_what_cannot_be_read(make_pictures, tmp_path, c
     (source / "P000002.png").write_bytes(b"x")
     arguments = ["augment", f"--data_dir={source}", f"--output_dir={tmp_path / 'out'}", "--num_workers=0"]
     main([*arguments, "--progress=false"])
-    out = capsys.readouterr().out
-    assert "2 copies of 2 images" in out
-    assert "1 unreadable" in out
+    said = capsys.readouterr()
+    assert "2 copies of 2 images" in said.out
+    assert "1 unreadable" in said.err
     assert "P000002.png" in (tmp_path / "out" / "skipped.csv").read_text()
     assert (tmp_path / "out" / "images" / "deep" / "ü x.png").is_file()
     with pytest.raises(SystemExit):
@@ -83,7 +83,7 @@ def test_a_copy_whose_edit_fails_costs_that_copy_alone(make_pictures, tmp_path, 
     Image.new("RGB", (1, 50)).save(source / "narrow.png")
     arguments = ["augment", f"--data_dir={source}", "--edits=default", "--num_workers=0", "--progress=false"]
     main([*arguments, f"--output_dir={tmp_path / 'out'}"])
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     failed = [
         row for row in (tmp_path / "out" / "skipped.csv").read_text().splitlines() if "narrow.png" in row
     ]

@@ -106,7 +106,7 @@ def is_alive(process: int) -> bool:
 CALLS = {
     "build_index": 'build_index("mine", like="shipped", references="holiday")',
     "search": 'search("shipped", "holiday")',
-    "activate": 'activate("holiday", "released", effort="fast", iterations=1)',
+    "activate": 'activate("holiday", "released", index="shipped", effort="fast", iterations=1)',
 }
 
 

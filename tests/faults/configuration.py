@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.table import Room, fault
 
 CONFIGURATION = "Options and configuration files"
@@ -16,7 +18,7 @@ def output(room: Room) -> str:
     return str(room.tmp / "out")
 
 
-@fault(CONFIGURATION, "an unknown command", error="no command 'actviate': expected one of")
+@fault(CONFIGURATION, "an unknown command", error="no command 'actviate' (did you mean activate?)")
 def unknown_command(room: Room) -> None:
     room.command("actviate")
 
@@ -130,3 +132,73 @@ def prepared(room: Room, text: str) -> Path:
     room.command("prepare", "--data_dir", str(room.tmp / "disc"), "--output_dir", output(room),
                  "--groundtruth", str(room.tmp / "truth.csv"))  # fmt: skip
     return room.tmp
+
+
+@fault(CONFIGURATION, "no index is named", error="required: index; make an index of your pictures")
+def no_index(room: Room) -> None:
+    room.command("search", str(room.good_pictures()))
+
+
+@fault(
+    CONFIGURATION,
+    "a default spelled out beside an index that says otherwise",
+    error="index.idx_factory 'IVF4096,PQ8x8', but the index in",
+)
+def default_spelled_out(room: Room) -> None:
+    given = [
+        f"--data.data_dir={room.good_pictures()}",
+        f"--output_dir={output(room)}",
+        f"--index.path={room.index}",
+    ]
+    room.command("fit", *given, "--index.idx_factory=IVF4096,PQ8x8")
+
+
+@fault(
+    CONFIGURATION,
+    "an option that has no effect with the others",
+    error="jpeg_quality 80 has no effect with format png: leave jpeg_quality out, or give format jpeg",
+)
+def idle_option(room: Room) -> None:
+    given = [f"--images={room.good_pictures()}", f"--out={output(room)}", f"--index={room.index}"]
+    room.command("activate", *given, "--jpeg_quality=80")
+
+
+@fault(
+    CONFIGURATION,
+    "an option of Lightning's trainer that the loop cannot honour",
+    error="trainer.max_epochs 3: expected 1; every image is treated once",
+)
+def dishonoured_option(room: Room) -> None:
+    room.command("fit", f"--data.data_dir={room.good_pictures()}", "--trainer.max_epochs=3")
+
+
+@fault(
+    CONFIGURATION,
+    "one batch, which would be taken for all of them",
+    error="trainer.limit_train_batches 1: expected 1.0; to treat fewer images",
+)
+def one_batch(room: Room) -> None:
+    room.command("fit", "--config", config(room, "trainer:\n  limit_train_batches: 1\n"), "--data.data_dir=x")
+
+
+@fault(CONFIGURATION, "an input without pixels", error="resize_size 0: expected pixels, 1 or more")
+def no_pixels(room: Room) -> None:
+    given = [f"--index={room.index}", f"--extractor={room.script}", "--resize_size=0"]
+    room.command("search", str(room.good_pictures()), *given)
+
+
+@fault(
+    CONFIGURATION,
+    "a value of one configuration file that a later one replaces",
+    treated="the later one counts, and what it replaces is said",
+)
+def replaced_value(room: Room) -> None:
+    from aindex.commands.config_files import resolve_config_arguments
+
+    mine = config(room, "model:\n  extractor: mine.pt\n  active: true\n")
+    with pytest.warns(UserWarning, match="model.extractor mine.pt of .* by sscd_disc_mixup of") as said:
+        resolve_config_arguments(["--config", mine, "--config", "configs/ivf_pq.yaml"])
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match="model.active True of") as said:
+        resolve_config_arguments(["--config", mine, "--config", "configs/passive.yaml"])
+    assert "extractor" not in str(said[0].message)
