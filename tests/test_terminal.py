@@ -9,6 +9,7 @@ import sys
 import termios
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ ROOT = Path(aindex.__file__).resolve().parent.parent
 def started(*args: str, **more: object) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **dict(more.pop("env", {}))}  # type: ignore[call-overload]
     command = [sys.executable, "-m", "aindex", *args]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **more)  # type: ignore[call-overload]
+    # tests that were started in the background have it ignored, and what they start would, too
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, preexec_fn=heard, **more)  # type: ignore[call-overload]
 
 
 def test_the_module_is_the_program() -> None:

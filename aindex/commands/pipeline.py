@@ -192,16 +192,7 @@ class PipelineCLI(LightningCLI):
             raise ConfigError(
                 "retrieval.released_dir is for evaluate: fit evaluates what it releases; leave it out"
             )
-        trainer.precision = _PRECISION_ALIASES.get(str(trainer.precision), trainer.precision)
-        # Lightning would turn 16-mixed on a CPU into something else
-        if trainer.precision not in (None, *PRECISIONS):
-            raise ConfigError(
-                f"trainer.precision {trainer.precision}: expected one of {', '.join(PRECISIONS)}"
-            )
-        if trainer.precision is None:
-            on_gpu = torch.cuda.is_available() and trainer.accelerator in ("auto", "gpu", "cuda")
-            best = best_precision("cuda" if on_gpu else "cpu")
-            trainer.precision = next(name for name, precision in PRECISIONS.items() if precision == best)
+        trainer.precision = _precision(trainer.precision, trainer.accelerator)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the run folder's callback first and the report last."""
@@ -250,6 +241,22 @@ class PipelineCLI(LightningCLI):
         # Lightning would take note of a SIGTERM and work on. Here a run may end at any moment, so signals end it.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         return trainer
+
+
+def _precision(given: Any, accelerator: Any) -> str:
+    """Lightning's name of what is given, or of what suits the hardware.
+
+    Raises:
+        ConfigError: another one; Lightning would turn 16-mixed on a CPU into something else.
+    """
+    name = _PRECISION_ALIASES.get(str(given), given)
+    if name not in (None, *PRECISIONS):
+        raise ConfigError(f"trainer.precision {name}: expected one of {', '.join(PRECISIONS)}")
+    if name is not None:
+        return str(name)
+    on_gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
+    best = best_precision("cuda" if on_gpu else "cpu")
+    return next(name for name, precision in PRECISIONS.items() if precision == best)
 
 
 def _class_names(base: type | tuple[type, ...], *modules: ModuleType) -> list[str]:

@@ -190,8 +190,8 @@ def test_the_holder_of_a_folder_may_remove_it(tmp_path: Path) -> None:
             draw_picture(number).save(tmp_path / "work" / "some.png")
             with Image.open(tmp_path / "work" / "some.png") as image:
                 image.load()
-            remove_tree(tmp_path / "work")
             inside.remove(number)
+            remove_tree(tmp_path / "work")  # from now on another may hold the next one
 
     failures: list[Any] = []
     monitored = [threading.Thread(target=lambda n=n: _noting(failures, hold, n)) for n in range(16)]

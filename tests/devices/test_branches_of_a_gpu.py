@@ -22,7 +22,6 @@ from aindex.activation.loop import activate_images, repeatable
 from aindex.activation.settings import ActivationSettings
 from aindex.callbacks.index import _gpu_of
 from aindex.collection.equipment import choose_device
-from aindex.commands import extract as extract_command
 from aindex.commands import pipeline
 from aindex.data import datamodule
 from aindex.data.datamodule import Failure, ImageData, Picture
@@ -54,17 +53,14 @@ def test_the_precision_is_the_hardware_s(
     assert best_precision("cuda") == best_precision(torch.device("cuda", 0)) == expected
     # the trainer's, where no precision is given
     for accelerator in ("auto", "gpu"):
-        trainer = SimpleNamespace(precision=None, accelerator=accelerator)
-        cli = SimpleNamespace(config=SimpleNamespace(seed_everything=0, trainer=trainer))
-        pipeline.PipelineCLI.before_instantiate_classes(cli)  # type: ignore[arg-type]
-        assert trainer.precision == {"fp32": "32-true", "bf16": "bf16-mixed"}[expected]
+        found = pipeline._precision(None, accelerator)
+        assert found == {"fp32": "32-true", "bf16": "bf16-mixed"}[expected]
 
 
 def test_auto_takes_the_gpu(present: None) -> None:
-    for choose in (choose_device, extract_command._device):
-        assert choose("auto").type == "cuda"
-        assert choose("cuda:1") == torch.device("cuda", 1)
-        assert choose("cpu").type == "cpu"
+    assert choose_device("auto").type == "cuda"
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    assert choose_device("cpu").type == "cpu"
 
 
 def test_pictures_wait_in_pinned_memory(
