@@ -41,7 +41,4 @@ class SearchCosts:
     @property
     def bytes_per_picture(self) -> float | None:
         """Codes, ids and numbers of rows in memory, per picture; None where the codes' size is not known."""
-        size, owners = self._index.quantiser.row_bytes, self._index.owners
-        if size is None or not owners.pictures:
-            return None
-        return (size * owners.rows + len(owners.to_bytes() or b"")) / owners.pictures
+        return self._index.owners.bytes_per_picture(self._index.quantiser.row_bytes)

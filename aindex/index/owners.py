@@ -55,6 +55,12 @@ class Owners:
         """Rows of the picture that has most."""
         return 1 if self._counts is None else int(self._counts.max(initial=1))
 
+    def bytes_per_picture(self, row_bytes: int | None) -> float | None:
+        """Memory that a picture takes: its rows, of so many bytes each, and its number of them; None if unknown."""
+        if row_bytes is None or not self.pictures:
+            return None
+        return (row_bytes * self.rows + len(self.to_bytes() or b"")) / self.pictures
+
     def extended(self, pictures: int, counts: Sequence[int] | None = None) -> "Owners":
         """With more pictures at the end, one row each unless `counts` says otherwise.
 

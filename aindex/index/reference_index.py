@@ -427,14 +427,13 @@ class ReferenceIndex:
         """The description as plain values, with the number of cells and the files' sizes in bytes."""
         description = self.describe()
         files = {} if self._origin is None or self._unsaved else self._origin[1].description.files
-        size = sum(file.size for file in files.values())
         return {
             **{key: value for key, value in vars(description).items() if key not in ("files", "extractor")},
             "extractor": None if self.extractor is None else dict(vars(self.extractor)),
             "pictures": self.pictures,
             "cells": self.quantiser.cell_count,
             "bytes": {role: file.size for role, file in files.items()},
-            "bytes_per_picture": round(size / self.pictures, 1) if size and self.pictures else None,
+            "bytes_per_picture": self._owners.bytes_per_picture(self.quantiser.row_bytes),
         }
 
     def _contents(self) -> dict[str, folders.Write]:
