@@ -16,18 +16,19 @@ Result = TypeVar("Result")
 def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Apply a function to items on as many threads as torch uses; the results in the items' order.
 
-    Within the function torch computes on one thread. Whoever is free takes the next item, so that a thread whose core
-    is busy otherwise holds nobody up.
+    Within the function torch computes on one thread, also for a single item: sums that threads share are rounded
+    otherwise, and a result must not depend on how many items there are beside it. Whoever is free takes the next item,
+    so that a thread whose core is busy otherwise holds nobody up.
 
     Args:
         function: must not depend on the thread it runs on.
         items: pieces of work, of some tenths of a millisecond or more.
     """
-    threads = min(torch.get_num_threads(), len(items))
+    threads = torch.get_num_threads()
     if threads < 2:
         return [function(item) for item in items]
     waiting = iter(enumerate(items))
-    shares = [_threads(torch.get_num_threads()).submit(_treat, function, waiting) for _ in range(threads)]
+    shares = [_threads(threads).submit(_treat, function, waiting) for _ in range(min(threads, len(items)))]
     wait(shares)
     results = dict(pair for share in shares for pair in share.result())
     return [results[number] for number in range(len(items))]

@@ -24,7 +24,8 @@ def test_results_come_in_order_whatever_the_number_of_threads():
 @pytest.mark.skipif(torch.get_num_threads() < 2, reason="needs two threads")
 def test_torch_computes_on_one_thread_inside_and_as_before_outside():
     before = torch.get_num_threads()
-    assert side_by_side(lambda _: torch.get_num_threads(), range(8)) == [1] * 8
+    for count in (1, 8):
+        assert side_by_side(lambda _: torch.get_num_threads(), range(count)) == [1] * count
     assert torch.get_num_threads() == before
 
 

@@ -87,7 +87,8 @@ class Canvas:
         self.aspects = [width / height for _, height, width in shapes]
         self._own = Flat(shapes, self._device, spare=max(shape[2] for shape in shapes))
         self._stored = self._own.join(images)
-        flat = self._stored.float().div_(255) if self._stored.dtype == torch.uint8 else self._stored
+        self._unit = 1 if self._stored.dtype == torch.uint8 else 255  # grey levels
+        flat = self._stored.float().div_(255) if self._unit == 1 else self._stored
         pixels = self._own.split(flat)
         is_alone = self._device.type == "cpu" and len(images) == 1
         jnds = [jnd_map(*pixels)] if is_alone else jnd_maps(flat, shapes, self._own.begins)
@@ -174,9 +175,17 @@ class Canvas:
         """The changed images, un-normalised, clamped, rounded: H×W×3 uint8."""
         levels = [255 * std for std in IMAGENET_STD]
         change = self._own.scale_(self._full_change(deltas), [levels] * len(deltas))
-        change.add_(self._stored, alpha=1 if self._stored.dtype == torch.uint8 else 255)
-        pixels = self._own.split(change.round_().clamp_(0, 255).to(torch.uint8))
+        if self._settings.min_psnr is not None:
+            # how much rounding adds depends on the change; what is too much is taken off
+            rounded = self._rounded(change.clone()).sub_(self._stored, alpha=self._unit)
+            allowed = (self._budget + ROUNDING_MSE) / self._own.mean_squares(rounded)
+            change.mul_(self._own.spread(allowed.sqrt().clamp(max=1)))
+        pixels = self._own.split(self._rounded(change).to(torch.uint8))
         return [image.permute(1, 2, 0).contiguous() for image in pixels]
+
+    def _rounded(self, change: Tensor) -> Tensor:
+        """The changed images in whole grey levels, in place."""
+        return change.add_(self._stored, alpha=self._unit).round_().clamp_(0, 255)
 
     @torch.no_grad()
     def _full_change(self, deltas: Sequence[Tensor]) -> Tensor:
