@@ -1,8 +1,10 @@
 """What the benchmarks share: fair turns, medians, and what was measured on."""
 
+import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -97,3 +99,10 @@ def print_table(header: list[str], lines: list[list[str]]) -> None:
     widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
     for row in [header, ["-" * width for width in widths], *lines]:
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+
+
+def in_own_process(step: str) -> dict:
+    """What the running program prints last, as JSON, when it does one step in a process of its own."""
+    command = [sys.executable, *sys.argv, "--step", step]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(output.splitlines()[-1])

@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +26,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import torch
-from common import machine, print_table
+from common import in_own_process, machine, print_table
 
 from aindex.index.filling import NumberedNames
 from aindex.index.lance_dataset import empty_faiss_index, open_index
@@ -203,12 +202,6 @@ def steps(options: argparse.Namespace) -> dict[str, Any]:
         },
         "export from FAISS": export,
     }
-
-
-def in_own_process(step: str) -> dict:
-    command = [sys.executable, __file__, *sys.argv[1:], "--step", step]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(output.splitlines()[-1])
 
 
 def show(records: dict[str, dict]) -> None:

@@ -14,7 +14,6 @@ rates are carried on to a billion rows.
 
 import argparse
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import machine, print_table
+from common import in_own_process, machine, print_table
 from index import anonymous_mib, make_vectors
 from PIL import Image
 
@@ -194,12 +193,6 @@ def steps(options: argparse.Namespace) -> dict[str, Callable[[argparse.Namespace
         **searches,
         "activate": activate,
     }
-
-
-def in_own_process(step: str) -> dict:
-    command = [sys.executable, __file__, *sys.argv[1:], "--step", step]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(output.splitlines()[-1])
 
 
 def show(records: dict[str, dict]) -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 import secrets
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from aindex.evaluation.run_folder import (
     passive_file,
     provenance_text,
 )
+from aindex.nested import flat
 from aindex.terminal import note
 
 SUMMARY_FILE = "summary.json"
@@ -72,21 +72,12 @@ _FREE = (
 
 def decisive(configuration: dict[str, Any]) -> dict[str, Any]:
     """The options that decide a run's results, flat, dotted names."""
-    flat = dict(_flat(configuration))
     return {
         key: value
-        for key, value in flat.items()
+        for key, value in flat(configuration)
         if key not in _FREE
         and (not key.startswith("trainer.") or key.split(".")[1] in _TRAINER_KEYS_THAT_DECIDE)
     }
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -121,7 +121,6 @@ def build_index(
                 extractor=used,
             )
         ids, skipped, own = np.empty(0, np.int64), SkippedImages(), list[str]()
-        ids, skipped, own = np.empty(0, np.int64), SkippedImages(), list[str]()
         if described is not None:
             own, skipped = described.names, described.skipped
             paths = None if references is None else picture_paths(references)

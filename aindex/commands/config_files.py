@@ -1,13 +1,14 @@
 """Configuration files of a command line: found by their names, and no key given twice."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
 from aindex.errors import ConfigError
+from aindex.nested import flat
 from aindex.shipped import resolve_config
 
 
@@ -73,15 +74,6 @@ def as_written(args: Sequence[str]) -> dict[str, Any]:
         elif option.startswith("--"):
             written[option.removeprefix("--")] = value
     return written
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings under dotted names."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def require_unique_keys(path: str) -> None:

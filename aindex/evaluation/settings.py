@@ -9,6 +9,7 @@ from aindex.evaluation.blocks import Section, Table
 from aindex.evaluation.retrieval import attack_labels
 from aindex.evaluation.run_folder import Run
 from aindex.evaluation.text_tables import TextTable
+from aindex.nested import flat
 
 # where a run works and what it writes beside its numbers
 _NO_SETTINGS = ("output_dir", "overwrite", "config", "report", "trainer.default_root_dir", "trainer.logger")
@@ -20,20 +21,9 @@ def flat_settings(config: str) -> dict[str, Any]:
         tree = yaml.safe_load(config)
     except yaml.YAMLError:
         return {}
-    found: dict[str, Any] = {}
-
-    def walk(part: Any, prefix: str) -> None:
-        for key, value in part.items():
-            if isinstance(value, dict) and value:
-                walk(value, f"{prefix}{key}.")
-            else:
-                found[f"{prefix}{key}"] = value
-
-    if isinstance(tree, dict):
-        walk(tree, "")
     return {
         key: value
-        for key, value in found.items()
+        for key, value in flat(tree if isinstance(tree, dict) else {})
         if not any(key == name or key.startswith(f"{name}.") for name in _NO_SETTINGS)
     }
 

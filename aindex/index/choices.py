@@ -111,7 +111,8 @@ def choices_of(parts: IndexParts) -> Choices:
         return _choices("bit", (*steps, centre), _two_sides(core.d))
     raise FaissIndexError(
         f"loss_f 'assignment' on an index that makes no choices ({parts.kind}): there is nowhere to file a descriptor; "
-        "take loss_f cossim, or an idx_factory with cells or codes, such as 'IVF4096,PQ8x8'"
+        "take loss_f cossim with target ori_ft (of fit), or an idx_factory with cells or codes, such as "
+        "'IVF4096,PQ8x8'; where whole descriptors are compared, as here, activation has little to gain"
     )
 
 
