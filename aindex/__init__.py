@@ -1,6 +1,7 @@
 """Active image indexing: release images whose edited copies an approximate index still finds.
 
-The functions for pictures of one's own, and the index, are found here by name; each is imported when it is used::
+The functions for pictures of one's own, the index, and the parts of the Lightning pipeline are found here by name; each
+is imported when it is used::
 
     from aindex import activate, build_index, search
 
@@ -13,6 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aindex.activation.datamodule import ImageData
+    from aindex.activation.module import ActivationModule
+    from aindex.callbacks.build_index import BuildIndex
+    from aindex.callbacks.evaluate import Evaluate
+    from aindex.callbacks.report import Report
+    from aindex.callbacks.run_folder import RunFolder
+    from aindex.callbacks.write_images import WriteImages
     from aindex.collection.activating import activate
     from aindex.collection.adopting import adopt_index
     from aindex.collection.building import add_to_index, build_index
@@ -29,8 +37,15 @@ __version__ = "0.1.0"
 
 # Imported at the first use: torch takes seconds, and the version must not wait for it.
 _HOMES = {
+    "ActivationModule": "aindex.activation.module",
     "AindexError": "aindex.errors",
+    "BuildIndex": "aindex.callbacks.build_index",
+    "Evaluate": "aindex.callbacks.evaluate",
+    "ImageData": "aindex.activation.datamodule",
     "ReferenceIndex": "aindex.index.reference_index",
+    "Report": "aindex.callbacks.report",
+    "RunFolder": "aindex.callbacks.run_folder",
+    "WriteImages": "aindex.callbacks.write_images",
     "activate": "aindex.collection.activating",
     "add_to_index": "aindex.collection.building",
     "adopt_index": "aindex.collection.adopting",
@@ -46,8 +61,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "ActivationModule",
     "AindexError",
+    "BuildIndex",
+    "Evaluate",
+    "ImageData",
     "ReferenceIndex",
+    "Report",
+    "RunFolder",
+    "WriteImages",
     "__version__",
     "activate",
     "add_to_index",

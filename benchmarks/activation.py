@@ -45,21 +45,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from aindex.activation.canvas import Canvas
+from aindex.activation.datamodule import ImageData
 from aindex.activation.goals import GoalMaker
 from aindex.activation.loop import Activation, activate_images
 from aindex.activation.module import ActivationModule
 from aindex.activation.presets import Effort, preset
+from aindex.activation.run import Run
 from aindex.activation.settings import DeltaSize
-from aindex.callbacks.images import WriteImages
+from aindex.callbacks.write_images import WriteImages
 from aindex.commands.pipeline import ActivationTrainer
-from aindex.data.datamodule import ImageData
 from aindex.data.images import list_images, read_image
 from aindex.data.released import SourceImage, released_names
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.small import GeM, SmallExtractor
-from aindex.index.factory import train_quantiser
-from aindex.index.quantiser import Quantiser
+from aindex.index.reference_index import ReferenceIndex
 
 ROWS = ("a", "a loop", "a files", "b", "c", "once", "decode + encode")
 MEGAPIXEL = 1_000_000
@@ -150,9 +150,9 @@ class Subject:
         generator = torch.Generator().manual_seed(0)
         directions = torch.randn(max(len(paths), 1000), self.extractor.dim, generator=generator)
         self.descriptors = nn.functional.normalize(directions)
-        self.quantiser = Quantiser(train_quantiser(self.descriptors.numpy(), "IVF16,Flat", "L2", seed=0))
+        self.index = ReferenceIndex.train(self.descriptors.numpy(), idx_factory="IVF16,Flat")
         self.make_goal = GoalMaker(
-            self.quantiser, loss_f=self.settings.loss_f, target="ivf_cluster", device=self.device
+            self.index.quantiser, loss_f=self.settings.loss_f, target="ivf_cluster", device=self.device
         )
         size = self.extractor.input_size
         pixels = torch.randn(batch_size, 3, size, size, generator=generator)
@@ -239,12 +239,7 @@ class Subject:
 
     def files(self) -> tuple[int, float]:
         """As `fit` does it, without its start and its evaluation."""
-        subject, paths, clock = self, self.paths, Clock()
-
-        class Prepared(ActivationModule):
-            def load(self) -> Extractor:
-                self._extractor, self._fast = subject.extractor, subject.fast
-                return subject.extractor
+        paths, clock = self.paths, Clock()
 
         with tempfile.TemporaryDirectory() as folder:
             names = [path.name for path in paths]
@@ -254,16 +249,21 @@ class Subject:
                     zip(names, paths, released_names(names), strict=True)
                 )
             ]
-            module = Prepared(
+            module = ActivationModule(
                 target="ivf_cluster", optimizer=self.preset.optimizer, scheduler=self.preset.scheduler
             )
             module.settings = self.settings
-            module.prepare_for(images, self.descriptors.numpy())
-            module.aim(self.quantiser)
+            module._extractor, module._fast = self.extractor, self.fast
             data = ImageData(
                 str(paths[0].parent), batch_size=self.batch_size, num_workers=self.options.workers
             )
-            data.images = images
+            module.run = data.run = Run(
+                folder=Path(folder),
+                images=images,
+                descriptors=self.descriptors.numpy(),
+                index=self.index,
+                batch_size=self.batch_size,
+            )
             trainer = ActivationTrainer(
                 accelerator="gpu" if self.device.type == "cuda" else "cpu",
                 devices=1,

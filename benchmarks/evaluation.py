@@ -33,7 +33,6 @@ from torchvision.transforms.functional import gaussian_blur
 
 from aindex.activation.module import _ROWS_PER_CALL
 from aindex.commands.pipeline import PipelineCLI
-from aindex.data.edited import EditedPictures
 from aindex.data.images import list_images, read_image, to_tensor
 from aindex.data.loading import ProcessLoader
 from aindex.data.released import released_names
@@ -42,6 +41,7 @@ from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.preprocess import normalise, resize
 from aindex.descriptors.registry import load_extractor
 from aindex.edits import Attack, apply_attack, augly_repairs, default_attacks
+from aindex.evaluation.edited import EditedPictures
 from aindex.index.reference_index import ReferenceIndex
 from aindex.seeding import derive_seed
 

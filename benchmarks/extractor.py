@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from aindex.data.datamodule import Failure
-from aindex.data.edited import EditedPictures
 from aindex.data.images import image_names, list_images
-from aindex.descriptors.extract import extract
+from aindex.data.loading import Failure
+from aindex.descriptors.extraction import extract
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.registry import load_extractor
 from aindex.edits import default_attacks
+from aindex.evaluation.edited import EditedPictures
 from aindex.index.factory import set_nprobe, train_quantiser
 
 

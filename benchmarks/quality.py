@@ -25,7 +25,7 @@ from aindex.data.images import list_images
 from aindex.evaluation.analyses import image_summary, query_table
 from aindex.evaluation.copy_detection import copy_detection_table
 from aindex.evaluation.retrieval import AVERAGE_WITHOUT_SCREENSHOT, retrieval_table
-from aindex.evaluation.run_folder import Results, Run, read_run
+from aindex.evaluation.run_files import Results, Run, read_run
 from aindex.evaluation.summary import cell_share
 
 TARGETS = {

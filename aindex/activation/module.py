@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pytorch_lightning import LightningModule
 from timm.scheduler.scheduler import Scheduler
@@ -14,19 +12,20 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from aindex.activation.datamodule import Picture
 from aindex.activation.goals import FeatureLoss, GoalMaker
 from aindex.activation.loop import Activation, activate_images
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory
 from aindex.activation.outcome import Curves, Failed, Released, measured, to_cpu
+from aindex.activation.run import GivenRun
 from aindex.activation.settings import ActivationSettings, DeltaSize
-from aindex.data.datamodule import Picture, succeeded
-from aindex.data.released import SourceImage
-from aindex.descriptors.extractor import Extractor
+from aindex.data.loading import succeeded
+from aindex.descriptors.extractor import Extractor, check_gradient
 from aindex.descriptors.inference import FastExtractor, Precision, fast_extractor
 from aindex.descriptors.registry import load_extractor
 from aindex.edits.differentiable import EditSettings
 from aindex.errors import ConfigError
-from aindex.index.quantiser import Quantiser, Target
+from aindex.index.quantiser import Target
 from aindex.parallel import side_by_side
 from aindex.seeding import derive_seed
 
@@ -40,8 +39,10 @@ PRECISIONS: dict[str, Precision] = {"bf16-mixed": "bf16", "32-true": "fp32"}
 """Lightning's names of the precisions that ten gradient steps can bear (fp16 would drop some of them)."""
 
 
-class ActivationModule(LightningModule):
+class ActivationModule(GivenRun, LightningModule):
     """Changes images imperceptibly so that their descriptors lie at the centre of what the index stores.
+
+    A batch is a list of `Picture`; what it is drawn to comes with it, where the index files it from the module's `run`.
 
     Args:
         extractor: `aindex_small` (it comes with aindex); `sscd_disc_mixup`, `sscd_disc_advanced`,
@@ -128,29 +129,36 @@ class ActivationModule(LightningModule):
         self.make_scheduler: SchedulerFactory | None = scheduler
         self._extractor: Extractor | None = None
         self._fast: FastExtractor | None = None
-        self.make_goal: GoalMaker | None = None
-        self.images: Sequence[SourceImage] = ()
-        self.descriptors: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
-        self.rows: Sequence[npt.NDArray[np.float32]] | None = None
+        self._make_goal: GoalMaker | None = None
 
-    def setup(self, stage: str) -> None:
-        """Load the extractor onto this rank's device."""
-        self.load()
+    @property
+    def extractor(self) -> Extractor:
+        """On this rank's device; loaded when it is first asked for.
 
-    def load(self) -> Extractor:
-        """The extractor, on this rank's device; loaded once.
+        Raises:
+            ExtractorError: it cannot be loaded.
+        """
+        if self._extractor is None:
+            self._extractor = load_extractor(
+                self.extractor_name,
+                resize_size=self.resize_size,
+                device=self.trainer.strategy.root_device,
+            )
+        return self._extractor
+
+    @property
+    def fast(self) -> FastExtractor:
+        """The extractor in the form and precision that the loop calls.
 
         Raises:
             ConfigError: the trainer's precision is none that activation can use.
             ExtractorError: the extractor cannot be loaded.
         """
-        if self._extractor is None:
-            precision = self.precision
-            device = self.trainer.strategy.root_device
-            extractor = load_extractor(self.extractor_name, resize_size=self.resize_size, device=device)
-            self._fast = fast_extractor(extractor, device=device, precision=precision)
-            self._extractor = extractor
-        return self._extractor
+        if self._fast is None:
+            self._fast = fast_extractor(
+                self.extractor, device=self.trainer.strategy.root_device, precision=self.precision
+            )
+        return self._fast
 
     @property
     def precision(self) -> Precision:
@@ -163,41 +171,31 @@ class ActivationModule(LightningModule):
     def configure_optimizers(self) -> None:
         """None: every batch brings its own optimiser."""
 
-    def prepare_for(
-        self,
-        images: Sequence[SourceImage],
-        descriptors: npt.NDArray[np.float32],
-        rows: Sequence[npt.NDArray[np.float32]] | None = None,
-    ) -> None:
-        """Tell the module what it activates.
-
-        Args:
-            images: the images to activate; a `Picture`'s position counts in this list.
-            descriptors: n×d of the originals, in the same order.
-            rows: per image r×d, what its rows in the index are made of; default its descriptor.
-        """
-        self.images, self.descriptors, self.rows = images, descriptors, rows
-
-    def aim(self, quantiser: Quantiser, *, nprobe: int = 1) -> None:
-        """Tell the module towards what.
-
-        Args:
-            quantiser: of the index, says where descriptors are drawn.
-            nprobe: cells that searches of the index visit.
+    def goal_maker(self) -> GoalMaker:
+        """Says what descriptors are drawn to.
 
         Raises:
-            AindexError: the index has no such target, or the loss does not suit it.
+            AindexError: the run's index has no such target, or the loss does not suit it.
         """
-        self.make_goal = GoalMaker(
-            quantiser,
+        return GoalMaker(
+            self.run.quantiser,
             loss_f=self.settings.loss_f,
             target=self.target,
             temperature=self.settings.temperature,
             anchor=self.settings.anchor,
-            nprobe=nprobe,
+            nprobe=self.run.index.nprobe,
             device=self.device,
         )
-        self.make_goal([torch.from_numpy(self.descriptors[:1])])
+
+    def check(self) -> None:
+        """Find before the first batch what would fail in it.
+
+        Raises:
+            ExtractorError: the extractor has no gradient.
+            AindexError: the run's index has no such target, or the loss does not suit it.
+        """
+        check_gradient(self.extractor, self.extractor.name, self.extractor.input_size)
+        self.goal_maker()([self.run.goal_of(0)])
 
     def training_step(self, batch: list[Any], batch_idx: int) -> dict[str, Any] | None:
         """Activate a batch.
@@ -218,7 +216,7 @@ class ActivationModule(LightningModule):
             activation = self._activated(pictures, images)
             rendered, curves = activation.released(), activation.curves
             failed = [
-                Failed(image=self.images[picture.position], position=picture.position, reason=reason)
+                Failed(image=picture.image, position=picture.position, reason=reason)
                 for picture, reason in zip(pictures, activation.failures, strict=True)
                 if reason is not None
             ]
@@ -235,28 +233,22 @@ class ActivationModule(LightningModule):
         return {"released": released, "failed": failed, "curves": curves}
 
     def _activated(self, pictures: list[Picture], images: list[Tensor]) -> Activation:
-        assert self.make_goal is not None
-        assert self._fast is not None
+        self._make_goal = self._make_goal or self.goal_maker()
         self.trainer.optimizers = []  # the last batch's, as large as its δ
-        positions = [picture.position for picture in pictures]
         # Lightning's autocast would reach the pixel arithmetic too; the extractor switches on its own
         with torch.autocast(self.device.type, enabled=False):
             return activate_images(
                 images,
-                self.make_goal([self._rows_of(position) for position in positions]),
-                self._fast,
+                self._make_goal([picture.goal for picture in pictures]),
+                self.fast,
                 self.settings,
-                seeds=[derive_seed(self.seed, self.images[position].name, "delta") for position in positions],
-                batch_size=self.trainer.datamodule.batch_size,  # type: ignore[attr-defined]
+                seeds=[derive_seed(self.seed, picture.image.name, "delta") for picture in pictures],
+                batch_size=self.run.batch_size,
                 optimizer=self.make_optimizer,
                 scheduler=self.make_scheduler,
                 stepping=self._counted,
                 with_measures=self._is_logged(),
             )
-
-    def _rows_of(self, position: int) -> Tensor:
-        rows = self.descriptors[position : position + 1] if self.rows is None else self.rows[position]
-        return torch.from_numpy(np.ascontiguousarray(rows))
 
     def _counted(self, optimizer: Optimizer) -> Callable[[], Any]:
         """Steps that Lightning counts in `global_step`: it must know an optimiser before it steps."""
@@ -284,7 +276,7 @@ class ActivationModule(LightningModule):
         columns = dict(zip(names, [*measures, *last.tolist()], strict=True))
         return [
             Released(
-                image=self.images[picture.position],
+                image=picture.image,
                 position=picture.position,
                 original=picture.pixels.permute(1, 2, 0).contiguous(),
                 pixels=pixels,
@@ -312,9 +304,9 @@ class ActivationModule(LightningModule):
 
     def describe(self, inputs: Tensor) -> Tensor:
         """n×3×R×R prepared pictures to n×d float32 on the CPU."""
-        assert self._fast is not None
+        fast = self.fast  # loaded before threads call it
         if not len(inputs):
-            return torch.empty(0, self._fast.dim)
+            return torch.empty(0, fast.dim)
         if self.device.type == "cpu":
             # kernels round by the number of rows
             blank = inputs.new_zeros(-len(inputs) % _ROWS_PER_THREAD, *inputs.shape[1:])
@@ -324,5 +316,4 @@ class ActivationModule(LightningModule):
 
     @torch.no_grad()
     def _described(self, rows: Tensor) -> Tensor:
-        assert self._fast is not None
-        return self._fast(rows.to(self.device, non_blocking=True)).cpu()
+        return self.fast(rows.to(self.device, non_blocking=True)).cpu()

@@ -12,7 +12,7 @@ from aindex.evaluation.retrieval import (
     retrieval_table,
     share_texts,
 )
-from aindex.evaluation.run_folder import Results
+from aindex.evaluation.run_files import Results
 from aindex.evaluation.summary import Measure, measures
 
 _IN_THE_ATTACK_TABLE = (*MEASURES, "r@1_without_screenshot")

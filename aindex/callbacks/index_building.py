@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from aindex import distributed
-from aindex.activation.module import ActivationModule
+from aindex.activation.datamodule import ImageData
 from aindex.callbacks.run_folder import INDEX_FOLDER, LANCE_FOLDER, ORIGINALS_FOLDER, SKIPPED_FILE
 from aindex.collection.equipment import index_folder
 from aindex.collection.sources import check_source
 from aindex.data.atomic import replace_when_done
-from aindex.data.datamodule import ImageData
 from aindex.data.images import SkippedImages
-from aindex.descriptors.extract import Extraction
+from aindex.descriptors.extraction import Extraction
+from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import Matrix
 from aindex.descriptors.simulated import simulated_copies
 from aindex.descriptors.stored import descriptors_for, extract_to_folder, read_extraction
@@ -120,7 +120,7 @@ class IndexBuilder:
         settings: what to make.
         folder: of the run.
         data: the originals.
-        module: has the extractor.
+        extractor: describes them.
         progress: show bars.
     """
 
@@ -129,13 +129,12 @@ class IndexBuilder:
         settings: IndexSettings,
         folder: Path,
         data: ImageData,
-        module: ActivationModule,
+        extractor: Extractor,
         *,
         progress: bool,
     ) -> None:
         self._settings = settings
-        self._folder, self._data, self._module = folder, data, module
-        self._extractor = module.load()
+        self._folder, self._data, self._extractor = folder, data, extractor
         self._progress = progress
 
     def build(self) -> AnyIndex:

@@ -3,25 +3,30 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
 from aindex import distributed
+from aindex.activation.module import ActivationModule
+from aindex.activation.run import LEFT_OUT, Run
 from aindex.callbacks.console import results_text
-from aindex.callbacks.copy_detection import EvaluateCopyDetection
-from aindex.callbacks.images import WriteImages
-from aindex.callbacks.index import BuildIndex
-from aindex.callbacks.retrieval import EvaluateRetrieval
-from aindex.callbacks.run_folder import IMAGES_FOLDER, SKIPPED_FILE, TENSORBOARD_FOLDER, write_summary
+from aindex.callbacks.run_folder import (
+    IMAGES_FOLDER,
+    SKIPPED_FILE,
+    TENSORBOARD_FOLDER,
+    released_figures,
+    write_summary,
+)
+from aindex.callbacks.save_examples import save_examples
 from aindex.callbacks.tensorboard import log_configuration, log_results
 from aindex.data.images import SkippedImages
 from aindex.errors import ConfigError
-from aindex.evaluation.report import run_series, write_report
+from aindex.evaluation.html_report import run_series, write_report
 from aindex.evaluation.retrieval import MEASURES, retrieval_table
-from aindex.evaluation.run_folder import (
+from aindex.evaluation.run_files import (
     CONFIG_FILE,
     IMAGES_FILE,
     REPORT_FILE,
@@ -31,11 +36,9 @@ from aindex.evaluation.run_folder import (
 )
 from aindex.evaluation.summary import measures
 
-T = TypeVar("T")
-
 
 class Report(Callback):
-    """Shows the results of the run and says where they are; must come after the other callbacks.
+    """Shows the results of the run and says where they are.
 
     Args:
         html: write `report.html`, one file with tables, charts and pictures.
@@ -49,54 +52,44 @@ class Report(Callback):
         self.examples = examples
         self._text = ""
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The end of `fit`."""
-        distributed.on_rank_zero(lambda: self._report(trainer))
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The end of `evaluate`."""
+        """Save the examples, while the released images are certainly there; the end of `evaluate`."""
+        assert isinstance(pl_module, ActivationModule)
+        settings = pl_module.settings if pl_module.active else None
+        distributed.on_rank_zero(lambda: save_examples(pl_module.run, settings, self.examples))
         if trainer.state.fn == TrainerFn.VALIDATING:
-            distributed.on_rank_zero(lambda: self._report(trainer))
+            distributed.on_rank_zero(lambda: self._report(trainer, pl_module.run))
 
-    def _report(self, trainer: Trainer) -> None:
-        folder = Path(trainer.default_root_dir)
-        writer = _callback(trainer, WriteImages)
-        released = writer.figures() if writer else None
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The end of `fit`, when all other callbacks are done."""
+        assert isinstance(pl_module, ActivationModule)
+        distributed.on_rank_zero(lambda: self._report(trainer, pl_module.run))
+
+    def _report(self, trainer: Trainer, run: Run) -> None:
+        folder = run.folder
+        released = released_figures(folder)
         figures = image_figures(released) if released is not None else {}
         # read back from the files: what is shown is what they hold
         evaluated = trainer.enable_validation or trainer.state.fn == TrainerFn.VALIDATING
-        series = run_series(read_run(folder)) if evaluated else {}
-        log_configuration(trainer, (folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        series = run_series(read_run(folder)) if evaluated and run.copies else {}
+        if (folder / CONFIG_FILE).is_file():
+            log_configuration(trainer, (folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if series:
             log_results(trainer, folder, series)
         if series and self.html:
             write_report(folder, examples=self.examples)
-        retrieval, detection = (
-            _callback(trainer, EvaluateRetrieval),
-            _callback(trainer, EvaluateCopyDetection),
-        )
-        index = _callback(trainer, BuildIndex)
-        skipped = {
-            "skipped": index.skipped if index else None,
-            "failed": writer.failed if writer else None,
-            "skipped_queries": detection.skipped if detection else None,
-            "failed_edits": retrieval.failed if retrieval else None,
-            "failed_random_edits": detection.failed if detection else None,
-        }
-        _write_skipped(folder, [one for one in skipped.values() if one])
-        counts = {name: one.count if one else 0 for name, one in skipped.items()}
-        counts["twins"] = len(index.twins.rows) if index else 0
-        write_summary(folder, {**figures, **counts, **_nested(series)})
+        left_out = [run.left_out[name] for name in LEFT_OUT if name in run.left_out]
+        _write_skipped(folder, left_out)
+        counts = {name: run.left_out[name].count if name in run.left_out else 0 for name in LEFT_OUT}
+        write_summary(folder, {**figures, **counts, "twins": len(run.twins.rows), **_nested(series)})
         # only what the summary marks as finished may lose the notes of its progress
-        for one in (retrieval, detection, writer):
-            if one is not None:
-                one.forget_progress()
+        for forget in run.after_the_end:
+            forget()
         has_images = released is not None and (folder / IMAGES_FOLDER).exists()
         lines = [
             results_text(series) if series else _line(figures),
-            _left_out(retrieval) if series else "",
-            f"\n{index.twins_text()}" if series and index and index.twins.rows else "",
-            *(one.summary() for one in skipped.values() if one),
+            *(f"\n{note}" for note in run.notes if series),
+            *(one.summary() for one in left_out),
             _what_next(folder, has_images=has_images),
         ]
         self._text = "\n".join(line for line in lines if line)
@@ -131,15 +124,6 @@ def _write_skipped(folder: Path, lists: Sequence[SkippedImages]) -> None:
 
 def _line(figures: Mapping[str, float]) -> str:
     return " · ".join(f"{name} {value:.4g}" for name, value in figures.items())
-
-
-def _left_out(retrieval: EvaluateRetrieval | None) -> str:
-    if retrieval is None or retrieval.knows_ceiling:
-        return ""
-    return (
-        "\nleft out: R@1 of an exhaustive search; an index that is given as a folder (index.path) has no descriptors "
-        "to search in"
-    )
 
 
 def _nested(series: Mapping[str, Results]) -> dict[str, Any]:
@@ -178,7 +162,3 @@ def _what_next(folder: Path, *, has_images: bool) -> str:
     tensorboard = folder / TENSORBOARD_FOLDER
     look = f"; look at it: tensorboard --logdir {tensorboard}" if tensorboard.exists() else ""
     return f"\nresults in {folder}: {listed}{look}"
-
-
-def _callback(trainer: Trainer, kind: type[T]) -> T | None:
-    return next((one for one in trainer.callbacks if isinstance(one, kind)), None)  # type: ignore[attr-defined]

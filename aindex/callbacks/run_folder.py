@@ -7,15 +7,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import yaml  # type: ignore[import-untyped]
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from aindex import distributed
 from aindex.data.atomic import remove_leftovers, remove_leftovers_of, remove_tree, replace_when_done
+from aindex.data.parts import PartFiles
+from aindex.data.release_writer import release_records
 from aindex.data.run_lock import LOCK_FILE, RunLock
+from aindex.data.tables import name_table
 from aindex.errors import ConfigError, OutputError
-from aindex.evaluation.run_folder import (
+from aindex.evaluation.run_files import (
     ASSETS_FOLDER,
     CONFIG_FILE,
     COPY_DETECTION_FILE,
@@ -115,7 +119,7 @@ def claim(
                 head = _HEADER + provenance_text(command, started)
                 temporary.write_text(head + text, encoding="utf-8", errors="backslashreplace")
             return "new"
-        if (folder / SUMMARY_FILE).exists():
+        if (folder / SUMMARY_FILE).exists() or not configuration:
             raise OutputError(f"output_dir {str(folder)!r} holds a finished run: {way_out}")
         changed = differences(yaml.safe_load(stored.read_text(encoding="utf-8")), configuration)
         if changed and not any(path.stat().st_size for path in (folder / PROGRESS_FOLDER).glob("*")):
@@ -165,7 +169,7 @@ class RunFolder(Callback):
     """Claims the trainer's ``default_root_dir`` before anything is written there.
 
     Args:
-        configuration: the resolved options, of things YAML can hold.
+        configuration: the resolved options, of things YAML can hold; without them an interrupted run is not continued.
         overwrite: replace a run that is there.
         command: as it was given, noted in the configuration.
         tensorboard: log there, below the folder. A logger that the trainer has from the start makes its files
@@ -174,13 +178,13 @@ class RunFolder(Callback):
 
     def __init__(
         self,
-        configuration: dict[str, Any],
+        configuration: dict[str, Any] | None = None,
         *,
         overwrite: bool = False,
         command: str = "",
         tensorboard: bool = False,
     ) -> None:
-        self.configuration = configuration
+        self.configuration = configuration or {}
         self.overwrite = overwrite
         self.command = command
         self.tensorboard = tensorboard
@@ -188,7 +192,7 @@ class RunFolder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what would leave images out; claim the folder on rank 0."""
-        _refuse_partial_runs(trainer)
+        check_one_pass(trainer)
         folder = Path(trainer.default_root_dir)
         state, token = distributed.on_rank_zero(lambda: self._take(folder))
         self._lock = self._lock or RunLock(folder)
@@ -229,8 +233,12 @@ class RunFolder(Callback):
             self._lock.join(token)
 
 
-def _refuse_partial_runs(trainer: Trainer) -> None:
-    """Lightning's own ways to see only some of the data would end in results about other images than named."""
+def check_one_pass(trainer: Trainer) -> None:
+    """Refuse a trainer that would see some of the images only, or see them again.
+
+    Raises:
+        ConfigError: one of its limits is set.
+    """
     limits = {
         "max_epochs": (trainer.max_epochs, ("1",)),
         # as text, because 1 means one batch and 1.0 all of them
@@ -246,6 +254,30 @@ def _refuse_partial_runs(trainer: Trainer) -> None:
                 f"trainer.{name} {value}: expected {allowed[0]}; to treat fewer images list them in a text file and "
                 "give it as data.data_dir"
             )
+
+
+def refuse_unclaimed(folder: Path) -> None:
+    """Refuse to work on what another run left, where no `RunFolder` has looked whether it is this one.
+
+    Raises:
+        OutputError: there is something.
+    """
+    left = [
+        name
+        for name in (ORIGINALS_FOLDER, INDEX_FOLDER, IMAGES_FOLDER, PROGRESS_FOLDER)
+        if (folder / name).exists()
+    ]
+    if left and not (folder / CONFIG_FILE).exists():
+        raise OutputError(
+            f"default_root_dir {str(folder)!r} holds {left[0]!r} of an earlier run: give the trainer another one, or a "
+            "callback RunFolder(overwrite=True)"
+        )
+
+
+def released_figures(folder: Path) -> pd.DataFrame | None:
+    """One row per image that the run has released (`ReleaseRecord`); None where it has released none."""
+    parts = PartFiles(folder / PROGRESS_FOLDER, "images")
+    return name_table(release_records(parts)) if parts.files() else None
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

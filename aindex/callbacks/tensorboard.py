@@ -15,11 +15,11 @@ from torch.utils.tensorboard.summary import hparams
 from aindex.evaluation.analyses import QUALITY, QUERY_MEASURES, code_distances, query_table, worst_images
 from aindex.evaluation.copy_detection import Pairs, pairs_of_rows, precision_recall_curve
 from aindex.evaluation.examples import Example, read_examples
-from aindex.evaluation.report import verdicts_of
+from aindex.evaluation.html_report import verdicts_of
 from aindex.evaluation.retrieval import MEASURES, attack_label, format_table, retrieval_table
-from aindex.evaluation.run_folder import ASSETS_FOLDER, CONFIG_FILE, Results
+from aindex.evaluation.run_files import ASSETS_FOLDER, CONFIG_FILE, Results
 from aindex.evaluation.sections import curves_of
-from aindex.evaluation.settings import flat_settings
+from aindex.evaluation.setting_differences import flat_settings
 from aindex.evaluation.summary import measures
 from aindex.evaluation.text_tables import markdown, measure_table
 

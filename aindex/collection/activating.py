@@ -21,7 +21,7 @@ from aindex.collection.release import ReleaseSettings
 from aindex.collection.releasing import ReleaseRun
 from aindex.collection.sources import Source, describe_pictures
 from aindex.data.atomic import exclusive, remove_tree
-from aindex.descriptors.extract import Extraction, ExtractionSettings
+from aindex.descriptors.extraction import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.errors import ConfigError
 from aindex.index.backend import Ids, Rows

@@ -10,7 +10,7 @@ import numpy as np
 from aindex.collection.equipment import describing
 from aindex.collection.sources import describe
 from aindex.data.images import list_images, names_root
-from aindex.descriptors.extract import ExtractionSettings, extract
+from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import Matrix
 from aindex.descriptors.registry import load_extractor

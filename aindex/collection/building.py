@@ -14,7 +14,7 @@ from aindex.collection.equipment import describing, index_folder, open_equipment
 from aindex.collection.sources import Source, check_source, describe, picture_paths
 from aindex.data.atomic import exclusive, remove_tree, replace_when_done
 from aindex.data.images import SkippedImages
-from aindex.descriptors.extract import Extraction, ExtractionSettings
+from aindex.descriptors.extraction import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.registry import DEFAULT_EXTRACTOR, load_extractor
 from aindex.descriptors.simulated import simulated_copies

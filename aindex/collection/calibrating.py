@@ -11,7 +11,7 @@ from aindex.collection.calibration import (
 )
 from aindex.collection.equipment import SHIPPED, Visits, index_folder, open_equipment, visited_cells
 from aindex.collection.sources import Source, describe, picture_paths
-from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.errors import ConfigError, DataError
 from aindex.index.reference_index import ReferenceIndex

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 import aindex.index
-from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import best_precision
 from aindex.descriptors.registry import load_extractor, may_be_named_by_others

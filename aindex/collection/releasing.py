@@ -24,7 +24,7 @@ from aindex.collection.release import (
     released_distances,
 )
 from aindex.data.images import SkippedImages
-from aindex.descriptors.extract import Extraction
+from aindex.descriptors.extraction import Extraction
 from aindex.descriptors.extractor import check_gradient
 from aindex.descriptors.inference import FastExtractor, fast_extractor
 from aindex.errors import ImageReadError

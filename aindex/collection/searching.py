@@ -16,7 +16,7 @@ from aindex.collection.equipment import Equipment, Visits, open_equipment, visit
 from aindex.collection.matches import COLUMNS, Matches
 from aindex.data.images import SkippedImages, is_path, list_images, picture_name, read_picture
 from aindex.data.tables import name_table
-from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
+from aindex.descriptors.extraction import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import fast_extractor
 from aindex.descriptors.preprocess import prepare

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aindex.data.atomic import remove_tree
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_names
-from aindex.descriptors.extract import Extraction, ExtractionSettings, extract
+from aindex.descriptors.extraction import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS
 from aindex.descriptors.stored import CONFIGURATION, FEATURES, SKIPPED, descriptors_for, extract_to_folder

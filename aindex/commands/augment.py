@@ -1,7 +1,7 @@
 """`aindex augment`: edited copies of a folder's images, and what was done to each."""
 
+from aindex.collection.augmenting import LINES_FILE, Edits, Format, augment
 from aindex.commands.parsing import Needs, run_function
-from aindex.data.augmented import LINES_FILE, Edits, Format, augment
 from aindex.edits import Template
 from aindex.paths import possible_path, user_path
 from aindex.terminal import note

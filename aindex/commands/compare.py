@@ -5,7 +5,7 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from aindex.commands.config_files import resolve_config_arguments
 from aindex.commands.parsing import CONFIG_HELP, OneLineErrors
 from aindex.errors import ConfigError
-from aindex.evaluation.compare import LATEX_FILE, MARKDOWN_FILE, compare
+from aindex.evaluation.comparison import LATEX_FILE, MARKDOWN_FILE, compare
 
 
 def main(args: list[str]) -> None:

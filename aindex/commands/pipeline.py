@@ -1,9 +1,12 @@
 """`aindex fit` and `aindex evaluate`: the Lightning pipeline and its options."""
 
+import os
 import shlex
+import sys
 from argparse import Action
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -21,23 +24,21 @@ from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from aindex.activation.datamodule import ImageData
 from aindex.activation.module import PRECISIONS, ActivationModule
-from aindex.callbacks.copy_detection import EvaluateCopyDetection
+from aindex.callbacks.build_index import BuildIndex
 from aindex.callbacks.curves import LogCurves, LogPictures
-from aindex.callbacks.examples import SaveExamples
-from aindex.callbacks.images import WriteImages
-from aindex.callbacks.index import BuildIndex
+from aindex.callbacks.evaluate import Evaluate
 from aindex.callbacks.index_building import settled
 from aindex.callbacks.progress import ProgressBar
 from aindex.callbacks.report import Report
-from aindex.callbacks.retrieval import EvaluateRetrieval
 from aindex.callbacks.run_folder import RunFolder
+from aindex.callbacks.write_images import WriteImages
 from aindex.cli import COMMANDS
 from aindex.commands.config_files import as_written, resolve_config_arguments
 from aindex.commands.parsing import CONFIG_HELP, OneLineErrors, quieten_lightning
 from aindex.commands.pipeline_help import EXAMPLES, TITLES, short_help
 from aindex.commands.trainer_options import refuse_counts, refuse_options
-from aindex.data.datamodule import ImageData
 from aindex.descriptors.inference import best_precision
 from aindex.distributed import STRATEGY_NAME, IndependentDDP, register_strategy
 from aindex.errors import ConfigError
@@ -99,10 +100,11 @@ class PipelineCLI(LightningCLI):
     """Options in Lightning's groups, and those of index, images and retrieval beside them."""
 
     def __init__(self, command: str, args: list[str]) -> None:
-        self.command, self.given = command, args
         self.command_line = shlex.join(["aindex", command, *args])
+        module_class, args = chosen_module(args)
+        self.command, self.given = command, args
         super().__init__(
-            ActivationModule,
+            module_class,
             ImageData,
             trainer_class=ActivationTrainer,
             trainer_defaults=dict(_TRAINER_DEFAULTS),
@@ -156,12 +158,18 @@ class PipelineCLI(LightningCLI):
             default=False,
             help="Replace a run that is in output_dir (default: false).",
         )
+        parser.add_argument(
+            "--model_class",
+            type=str | None,  # type: ignore[arg-type]
+            default=None,
+            help="What --model my_module.MyActivation named, a subclass of ActivationModule; give that option.",
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The callbacks' groups, and what is given once for several of them."""
         parser.add_lightning_class_args(BuildIndex, "index")
         parser.add_lightning_class_args(WriteImages, "images")
-        parser.add_lightning_class_args(EvaluateRetrieval, "retrieval")
+        parser.add_lightning_class_args(Evaluate, "retrieval")
         parser.add_lightning_class_args(Report, "report")
         parser.link_arguments("output_dir", "trainer.default_root_dir")
         for group in ("model", "retrieval", "index"):
@@ -175,12 +183,23 @@ class PipelineCLI(LightningCLI):
         """Parse without Lightning's warning about arguments that are given from within Python."""
         assert isinstance(parser, PipelineParser)
         parser.answer(self.given)
+        stored, named = as_written(self.given).get("model_class"), self._named_class()
+        if stored not in (None, named):
+            # before the parser finds options that this class has not
+            raise ConfigError(
+                f"model_class {stored!r} of a configuration: give --model {stored}, which loads it"
+            )
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _named_class(self) -> str | None:
+        chosen = self._model_class
+        return None if chosen is ActivationModule else f"{chosen.__module__}.{chosen.__qualname__}"
 
     def before_instantiate_classes(self) -> None:
         """Refuse what would have no effect, and settle what is left open, so that the stored configuration says it."""
         if self.config.seed_everything < 0:
             raise ConfigError(f"seed_everything {self.config.seed_everything}: expected 0 or more")
+        self.config.model_class = self._named_class()
         trainer = self.config.trainer
         refuse_counts(as_written(self.given))
         refuse_options(trainer.as_dict())
@@ -195,7 +214,7 @@ class PipelineCLI(LightningCLI):
         trainer.precision = _precision(trainer.precision, trainer.accelerator)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer with the run folder's callback first and the report last."""
+        """The trainer with this pipeline's callbacks: the run's folder is claimed first, then the index is built."""
         settings = {**self.config_init.trainer.as_dict(), **kwargs}
         given = settings["callbacks"] or []
         given = given if isinstance(given, list) else [given]
@@ -213,18 +232,7 @@ class PipelineCLI(LightningCLI):
             tensorboard=tensorboard,
         )
         own = [self.config_init[key] for key in self.parser.callback_keys]
-        retrieval = next(one for one in own if isinstance(one, EvaluateRetrieval))
-        report = next(one for one in own if isinstance(one, Report))
-        settings["callbacks"] = [
-            first,
-            *given,
-            *(one for one in own if one is not report),
-            EvaluateCopyDetection(retrieval),
-            LogCurves(),
-            LogPictures(),
-            SaveExamples(retrieval, report.examples),
-            report,
-        ]
+        settings["callbacks"] = [first, *own, LogCurves(), LogPictures(), *given]
         try:
             trainer = ActivationTrainer(**settings)
             if isinstance(trainer.strategy, DDPStrategy) and not isinstance(trainer.strategy, IndependentDDP):
@@ -273,6 +281,43 @@ def _class_names(base: type | tuple[type, ...], *modules: ModuleType) -> list[st
     }
     times = Counter(name for _, name in found)
     return sorted(name if times[name] == 1 else f"{module}.{name}" for module, name in found)
+
+
+def chosen_module(args: Sequence[str]) -> tuple[type[ActivationModule], list[str]]:
+    """The class that `--model my_module.MyActivation` names, and the arguments without that.
+
+    Modules are looked for in the working directory, too, as Python does for a script that lies there.
+
+    Raises:
+        ConfigError: there is no such class, or it is no subclass of ActivationModule.
+    """
+    kept: list[str] = []
+    chosen: type[ActivationModule] = ActivationModule
+    waiting = deque(args)
+    while waiting:
+        option, equals, value = waiting.popleft().partition("=")
+        if option != "--model":
+            kept.append(option + equals + value)
+            continue
+        value = value if equals else (waiting.popleft() if waiting else "")
+        chosen = _class_named(value)
+    return chosen, kept
+
+
+def _class_named(name: str) -> type[ActivationModule]:
+    expected = "expected --model my_module.MyActivation, a subclass of aindex.ActivationModule"
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise ConfigError(f"model {name!r}: {expected}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"model {name!r}: {error}; {expected}") from error
+    if not isinstance(found, type) or not issubclass(found, ActivationModule):
+        raise ConfigError(f"model {name!r} is {found!r}: {expected}")
+    return found
 
 
 def fit(args: list[str]) -> None:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -22,16 +23,35 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from aindex.errors import ConfigError
+from aindex.errors import AindexError, ConfigError
 
 _PRELOADED = [
     "aindex.data.server",
-    "aindex.data.edited",
+    "aindex.evaluation.edited",
     "aindex.descriptors.training_data",
     "augly.image.functional",
 ]
 _LONGEST_TEMPORARY = 70
 """Bytes of the temporary folder's path that leave room for the names of sockets, whose paths may have 107 or so."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error of a loader process: raised where people see one line, not another process's traceback."""
+
+    error: AindexError
+
+
+def succeeded(batch: list[Any]) -> list[Any]:
+    """The items of a batch.
+
+    Raises:
+        AindexError: what went wrong in the process that made one of them.
+    """
+    for item in batch:
+        if isinstance(item, Failure):
+            raise item.error
+    return batch
 
 
 class ProcessLoader(DataLoader[Any]):

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from aindex.data.atomic import replace_when_done
 from aindex.data.images import one_line
-from aindex.descriptors.extract import DescribedBatch
+from aindex.descriptors.extraction import DescribedBatch
 from aindex.descriptors.files import Matrix
 from aindex.errors import DescriptorError
 

@@ -24,7 +24,7 @@ from aindex.data.atomic import (
     replace_when_done,
 )
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_names, write_names
-from aindex.descriptors.extract import (
+from aindex.descriptors.extraction import (
     DEFAULTS,
     DescribedBatch,
     Extraction,

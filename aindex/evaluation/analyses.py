@@ -6,7 +6,7 @@ can be traced to a column:
 - `images_df.csv` (`IMAGE_COLUMNS`): one row per released image;
 - `queries_df.csv` (`QUERY_COLUMNS`): one row per edited copy, in the order of `retr_df.csv`;
 - `index_df.csv` (`INDEX_COLUMNS`): one row about the index that was searched;
-- `search_df.csv` (`SEARCH_COLUMNS` of `aindex.evaluation.search`): one row per setting of the search.
+- `search_df.csv` (`SEARCH_COLUMNS` of `aindex.evaluation.exhaustive`): one row per setting of the search.
 """
 
 from collections.abc import Sequence

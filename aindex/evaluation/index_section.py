@@ -6,7 +6,7 @@ from aindex.evaluation import figures
 from aindex.evaluation.analyses import code_distance_summary, code_distances
 from aindex.evaluation.blocks import AttackColumn, Cell, Chart, Section, Table, count_columns, number
 from aindex.evaluation.findings import distribution_chart, finding
-from aindex.evaluation.run_folder import QUERIES_FILE
+from aindex.evaluation.run_files import QUERIES_FILE
 from aindex.evaluation.sections import (
     MOST_SERIES_OF_ONE_TABLE,
     Series,

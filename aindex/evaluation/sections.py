@@ -36,7 +36,7 @@ from aindex.evaluation.retrieval import (
     known_measures,
     retrieval_table,
 )
-from aindex.evaluation.run_folder import QUERIES_FILE, RETRIEVAL_FILE, Results
+from aindex.evaluation.run_files import QUERIES_FILE, RETRIEVAL_FILE, Results
 from aindex.evaluation.summary import measures
 
 Series = Mapping[str, Results]

@@ -9,7 +9,7 @@ from aindex.evaluation.analyses import code_distance_summary, code_distances, im
 from aindex.evaluation.copy_detection import copy_detection_table
 from aindex.evaluation.intervals import Interval, mean_interval, wilson
 from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT, SHARES, retrieval_table
-from aindex.evaluation.run_folder import Results
+from aindex.evaluation.run_files import Results
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from aindex.evaluation.retrieval import (
     known_measures,
     retrieval_table,
 )
-from aindex.evaluation.run_folder import Results
+from aindex.evaluation.run_files import Results
 from aindex.evaluation.summary import Measure, measures, number_text
 
 _LATEX = {

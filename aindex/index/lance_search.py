@@ -9,9 +9,9 @@ import numpy.typing as npt
 from aindex.errors import FaissIndexError
 from aindex.index.backend import Ids
 from aindex.index.lance_dataset import LanceIndex, lance_errors, open_index
+from aindex.index.neighbours import by_distance_then_id
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.rows import Descriptors, as_rows, check_k
-from aindex.index.search import by_distance_then_id
 
 _TOGETHER = 1024
 

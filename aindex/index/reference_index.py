@@ -18,11 +18,11 @@ from aindex.index.description import Description, ExtractorIdentity, ExtractorLi
 from aindex.index.devices import Device
 from aindex.index.factory import Metric, get_nprobe, set_nprobe, train_quantiser
 from aindex.index.names import RowNames
+from aindex.index.neighbours import larger_is_closer, nearest, with_whole_ties
 from aindex.index.owners import Owners
 from aindex.index.quantiser import Quantiser
 from aindex.index.removal import remove_rows
 from aindex.index.rows import Descriptors, aligned_blocks, as_rows, check_k, check_names
-from aindex.index.search import larger_is_closer, nearest, with_whole_ties
 from aindex.index.structure import empty_clone
 
 

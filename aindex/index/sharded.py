@@ -14,11 +14,11 @@ from aindex.errors import AindexError, FaissIndexError
 from aindex.index.backend import Ids, Rows
 from aindex.index.devices import Device
 from aindex.index.factory import Metric, set_nprobe
+from aindex.index.neighbours import by_distance_then_id
 from aindex.index.owners import Owners, check_counts, row_names
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.rows import BLOCK_ROWS, Descriptors, as_rows, check_k, check_names
-from aindex.index.search import by_distance_then_id
 from aindex.index.structure import take_apart
 
 Neighbours = tuple[npt.NDArray[np.float32], Ids]

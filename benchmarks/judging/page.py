@@ -10,7 +10,15 @@ from rivals.base import Bench, Rival
 from aindex.edits import Attack
 from aindex.evaluation.blocks import Chart, Number, Section, Table
 from aindex.evaluation.figures import svg_data_uri
-from aindex.evaluation.report import Card, CopyPicture, Picture, Verdict, picture, render_page, write_html
+from aindex.evaluation.html_report import (
+    Card,
+    CopyPicture,
+    Picture,
+    Verdict,
+    picture,
+    render_page,
+    write_html,
+)
 
 from .figures import LABELS, Record, figure_of
 from .scores import losses_between

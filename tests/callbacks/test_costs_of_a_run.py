@@ -3,7 +3,7 @@
 import pandas as pd
 
 from aindex.cli import main
-from aindex.evaluation.run_folder import read_run
+from aindex.evaluation.run_files import read_run
 from aindex.index.reference_index import ReferenceIndex
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from aindex.collection.building import build_index
 from aindex.collection.equipment import describing
-from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extraction import ExtractionSettings
 from tests.conftest import CACHED, write_pictures
 
 TINY_FACTORY = "IVF4,PQ4x4"

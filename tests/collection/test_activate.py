@@ -20,7 +20,7 @@ from aindex.collection.activating import activate
 from aindex.collection.building import build_index
 from aindex.collection.planning import Job, batches
 from aindex.data.images import read_image, to_tensor
-from aindex.descriptors.extract import ExtractionSettings, extract
+from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import ConfigError, DataError, OutputError
 from aindex.index.reference_index import ReferenceIndex

@@ -21,7 +21,7 @@ from aindex.collection.adopting import adopt_index
 from aindex.collection.building import add_to_index, build_index
 from aindex.collection.exporting import check_against, export_index
 from aindex.collection.searching import search
-from aindex.descriptors.extract import ExtractionSettings, extract
+from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import (
     AindexError,

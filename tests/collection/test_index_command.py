@@ -12,7 +12,7 @@ from aindex.cli import main
 from aindex.collection import building
 from aindex.collection.building import add_to_index, build_index
 from aindex.collection.searching import search
-from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.small import SmallConfig, SmallExtractor, save_small
 from aindex.errors import ConfigError, DataError, ExtractorError, OutputError
 from aindex.index.reference_index import ReferenceIndex

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from aindex.activation.datamodule import ImageData
 from aindex.activation.module import ActivationModule
-from aindex.callbacks.images import WriteImages
-from aindex.callbacks.index import BuildIndex
+from aindex.callbacks.build_index import BuildIndex
+from aindex.callbacks.evaluate import Evaluate
 from aindex.callbacks.report import Report
-from aindex.callbacks.retrieval import EvaluateRetrieval
+from aindex.callbacks.write_images import WriteImages
 from aindex.cli import main
 from aindex.collection.building import build_index
 from aindex.commands import activate, augment, compare, completion, engines, extract, index, prepare, search
 from aindex.commands.parsing import run_function
 from aindex.commands.trainer_options import _HONOURED
-from aindex.data.datamodule import ImageData
-from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extraction import ExtractionSettings
 from aindex.index.reference_index import ReferenceIndex
 from tests.conftest import CACHED, TinyPipeline, write_pictures
 
@@ -451,7 +451,7 @@ GROUPS = {
     "data": ImageData,
     "index": BuildIndex,
     "images": WriteImages,
-    "retrieval": EvaluateRetrieval,
+    "retrieval": Evaluate,
     "report": Report,
 }
 

@@ -12,7 +12,7 @@ from aindex.collection import releasing
 from aindex.collection.activating import activate
 from aindex.collection.building import add_to_index, build_index
 from aindex.data.atomic import exclusive, remove_tree
-from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extraction import ExtractionSettings
 from aindex.errors import OutputError
 from aindex.index.reference_index import ReferenceIndex
 from tests.conftest import draw_picture, write_pictures

@@ -11,7 +11,7 @@ from aindex.cli import main
 from aindex.collection.activating import activate
 from aindex.collection.building import add_to_index, build_index, remove_from_index
 from aindex.collection.searching import search
-from aindex.descriptors.extract import ExtractionSettings, extract
+from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError, DataError

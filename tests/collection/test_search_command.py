@@ -21,7 +21,7 @@ from aindex.collection.calibration import find_threshold, normalised_scores
 from aindex.collection.equipment import visited_cells
 from aindex.collection.page import find_picture, write_page
 from aindex.collection.searching import search
-from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extraction import ExtractionSettings
 from aindex.errors import ConfigError, DataError, FaissIndexError
 from aindex.index.reference_index import ReferenceIndex
 from tests.conftest import draw_picture

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from aindex.descriptors.extract import extract
+from aindex.descriptors.extraction import extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.preprocess import prepare
 from aindex.errors import DataError, DescriptorError

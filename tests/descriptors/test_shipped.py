@@ -15,7 +15,7 @@ SHIPPED_INDEX = WEIGHTS_DIR.parents[1] / "index" / "shipped"
 DESCRIBE = """
 import sys, numpy as np
 from aindex.data.demo import demo_images
-from aindex.descriptors.extract import extract
+from aindex.descriptors.extraction import extract
 from aindex.descriptors.registry import load_extractor
 found = extract(demo_images(), load_extractor(), precision="fp32", num_workers=0, device="cpu", progress=False)
 np.save(sys.argv[1], np.asarray(found.descriptors))
@@ -54,7 +54,7 @@ def test_the_index_is_small_and_belongs_to_the_extractor():
 
 
 def test_the_index_holds_what_its_names_say(photographs):
-    from aindex.descriptors.extract import extract
+    from aindex.descriptors.extraction import extract
 
     index = ReferenceIndex.open(SHIPPED_INDEX, read_only=True)
     positions = list(range(0, 4000, 400))

@@ -17,15 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import aindex
+from aindex.activation import datamodule
+from aindex.activation.datamodule import ImageData, Picture
 from aindex.activation.goals import TargetGoal
 from aindex.activation.loop import activate_images, repeatable
+from aindex.activation.run import Run
 from aindex.activation.settings import ActivationSettings
-from aindex.callbacks.index import _gpu_of
+from aindex.callbacks.build_index import _gpu_of
 from aindex.collection.equipment import choose_device
 from aindex.commands import pipeline
-from aindex.data import datamodule
-from aindex.data.datamodule import Failure, ImageData, Picture
-from aindex.data.loading import _tensor
+from aindex.data.loading import Failure, _tensor
+from aindex.data.released import SourceImage
 from aindex.descriptors.inference import FastExtractor, best_precision
 from aindex.distributed import IndependentDDP
 from aindex.errors import DataError
@@ -63,6 +65,13 @@ def test_auto_takes_the_gpu(present: None) -> None:
     assert choose_device("cpu").type == "cpu"
 
 
+SOURCE = SourceImage(name="a", path=Path("a"), index_id=0, released="a.png")
+
+
+def no_run() -> Run:
+    return Run(folder=Path(), images=[], descriptors=np.empty((0, 2), np.float32), index=None)  # type: ignore[arg-type]
+
+
 def test_pictures_wait_in_pinned_memory(
     present: None, make_pictures: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,9 +79,13 @@ def test_pictures_wait_in_pinned_memory(
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: (pinned.append(self.data_ptr()), self)[1])
     make_pictures("pictures", 3)
     data = ImageData(str(make_pictures("pictures", 3)[0].parent), num_workers=0)
+    data.run = no_run()
     loader = data.train_dataloader()
     assert loader._finish is datamodule._pinned
-    picture, failure = Picture(0, torch.zeros(3, 4, 5, dtype=torch.uint8)), Failure(DataError("no"))
+    picture, failure = (
+        Picture(0, SOURCE, torch.zeros(3, 4, 5, dtype=torch.uint8), torch.zeros(1, 2)),
+        Failure(DataError("no")),
+    )
     assert loader._finish(picture).pixels is picture.pixels
     assert pinned == [picture.pixels.data_ptr()]
     assert loader._finish(failure) is failure
@@ -83,6 +96,7 @@ def test_without_a_gpu_nothing_is_pinned(make_pictures: Callable[..., list[Path]
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     data = ImageData(str(make_pictures("pictures", 3)[0].parent), num_workers=0)
+    data.run = no_run()
     assert data.train_dataloader()._finish is datamodule._as_it_is
     assert not _tensor(np.zeros(3)).is_pinned()
 
@@ -194,7 +208,7 @@ def test_on_cpus_the_group_is_gloo_s() -> None:
 
 
 def test_faiss_on_a_gpu_beside_an_extractor_on_the_cpu_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aindex.callbacks.index.gpu_count", lambda: 4)
+    monkeypatch.setattr("aindex.callbacks.build_index.gpu_count", lambda: 4)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     assert [_gpu_of(SimpleNamespace(strategy=strategy, local_rank=rank)) for rank in (0, 3, 5)] == [0, 3, 1]  # type: ignore[arg-type]
 

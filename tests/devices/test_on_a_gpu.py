@@ -18,13 +18,13 @@ from aindex.activation.loop import Activation, activate_images
 from aindex.activation.perceptual import jnd_map
 from aindex.activation.presets import Effort, preset
 from aindex.cli import main
-from aindex.descriptors.extract import extract
+from aindex.descriptors.extraction import extract
 from aindex.descriptors.inference import Precision, fast_extractor
 from aindex.descriptors.preprocess import normalise, resize
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.training import ExtractorTraining
 from aindex.edits.differentiable import EditSettings, Family, draw, edited, sent
-from aindex.evaluation.search import exhaustive_ranks
+from aindex.evaluation.exhaustive import exhaustive_ranks
 from aindex.index.factory import train_quantiser
 from aindex.index.quantiser import Quantiser
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from aindex.activation.datamodule import Picture
 from aindex.activation.goals import GoalMaker
 from aindex.activation.module import ActivationModule
-from aindex.data.datamodule import Picture
+from aindex.activation.run import Run
 from aindex.data.released import SourceImage
-from aindex.descriptors.extract import extract
+from aindex.descriptors.extraction import extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.folding import unscripted
 from aindex.descriptors.training import ExtractorTraining
-from aindex.evaluation.search import ExhaustiveSearch
+from aindex.evaluation.exhaustive import ExhaustiveSearch
 from aindex.index.factory import train_quantiser
 from aindex.index.quantiser import Quantiser
 from tests.conftest import TINY_DIM, TINY_INPUT_SIZE, TinyNet
@@ -67,14 +68,19 @@ def module_on_gpu(
     module = ActivationModule(**options)
     module._device = torch.device("cuda", 0)
     module._fast = fast_net()
-    module._trainer = SimpleNamespace(optimizers=[], datamodule=SimpleNamespace(batch_size=count), loggers=[])  # type: ignore[assignment]
+    module._trainer = SimpleNamespace(optimizers=[], loggers=[])  # type: ignore[assignment]
     monkeypatch.setattr(module, "_counted", lambda optimizer: optimizer.step)
-    images = [
+    index = SimpleNamespace(quantiser=made, nprobe=1)
+    module.run = Run(
+        folder=Path(), images=sources(count), descriptors=unit_rows(count), index=index, batch_size=count
+    )  # type: ignore[arg-type]
+    return module
+
+
+def sources(count: int) -> list[SourceImage]:
+    return [
         SourceImage(name=f"{i}", path=Path(f"{i}"), index_id=i, released=f"{i}.png") for i in range(count)
     ]
-    module.prepare_for(images, unit_rows(count))
-    module.aim(made)
-    return module
 
 
 @pytest.mark.filterwarnings("ignore:.*training descriptors")
@@ -88,7 +94,11 @@ def test_a_batch_is_activated(
     made = quantiser("IVF8,PQ4x4")
     with fake_gpu() as watch:
         module = module_on_gpu(3, made, monkeypatch, iterations=2, **options)
-        batch = [Picture(i, torch.zeros(3, 40, 50 + i, dtype=torch.uint8)) for i in range(3)]
+        batch = [
+            Picture(i, image, torch.zeros(3, 40, 50 + i, dtype=torch.uint8), module.run.goal_of(i))
+            for i, image in enumerate(sources(3))
+        ]
+        module._make_goal = module.goal_maker()  # once for all batches
         watch.forget()
         result = module.training_step(batch, 0)
         assert result is not None

@@ -51,7 +51,12 @@ def killed_while_others_wait(*, rank: int) -> None:
 def killed_in_setup(*, rank: int) -> None:
     """A rank is killed while it loads the extractor; the others wait for it, or build the index."""
     if _own_rank() == rank:
-        _on_call(_module(), "load", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        _on_call(
+            sys.modules[_module().__module__],
+            "load_extractor",
+            0,
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+        )
 
 
 def killed_before_the_ranks_meet(*, rank: int, others_wait_s: float) -> None:

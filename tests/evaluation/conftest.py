@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from aindex.evaluation import analyses, copy_detection, examples, retrieval, run_folder
-from aindex.evaluation.search import time_search
+from aindex.evaluation import analyses, copy_detection, examples, retrieval, run_files
+from aindex.evaluation.exhaustive import time_search
 
 ATTACKS = (
     ("none", None),
@@ -34,7 +34,7 @@ def _retrieved(rng, true_ids, skill):
 
 
 def _evaluation(folder, rng, ids, *, attacks, skill, passive):
-    name = run_folder.passive_file if passive else str
+    name = run_files.passive_file if passive else str
     queries = [(i, attack, param) for attack, param in attacks for i in ids]
     true, kinds, params = (list(column) for column in zip(*queries, strict=True))
     distances, found = _retrieved(rng, true, skill)
@@ -47,7 +47,7 @@ def _evaluation(folder, rng, ids, *, attacks, skill, passive):
         indices=found,
         kneighbors=KNEIGHBORS,
     )
-    run_folder.write_csv(rows, folder / name(run_folder.RETRIEVAL_FILE))
+    run_files.write_csv(rows, folder / name(run_files.RETRIEVAL_FILE))
     count = len(true)
     rows = analyses.query_rows(
         image_index=true,
@@ -60,14 +60,14 @@ def _evaluation(folder, rng, ids, *, attacks, skill, passive):
         exhaustive_rank=rng.integers(0, 3, count),
         scanned_rows=rng.integers(10, 40, count),
     )
-    run_folder.write_csv(rows, folder / name(run_folder.QUERIES_FILE))
+    run_files.write_csv(rows, folder / name(run_files.QUERIES_FILE))
     true = np.array([*ids, *[-1] * 8])
     distances, found = _retrieved(rng, true, skill)
     edits = [[{"name": "hflip"}]] * len(true)
     rows = copy_detection.copy_detection_rows(
         batch=0, image_index=true, edits=edits, distances=distances, indices=found
     )
-    run_folder.write_csv(rows, folder / name(run_folder.COPY_DETECTION_FILE))
+    run_files.write_csv(rows, folder / name(run_files.COPY_DETECTION_FILE))
 
 
 def _index(folder, nprobe):
@@ -84,7 +84,7 @@ def _index(folder, nprobe):
         "bytes_per_picture": 13.5,
     }
     table = pd.DataFrame([row], columns=list(analyses.INDEX_COLUMNS))
-    run_folder.write_csv(table, folder / run_folder.INDEX_FILE)
+    run_files.write_csv(table, folder / run_files.INDEX_FILE)
 
 
 def _examples(folder, rng, attacks):
@@ -92,7 +92,7 @@ def _examples(folder, rng, attacks):
         original = rng.integers(0, 256, (40, 60 + 9 * position, 3), dtype=np.uint8)
         released = np.clip(original.astype(int) + rng.integers(-9, 10, original.shape), 0, 255)
         examples.save_example(
-            folder / run_folder.ASSETS_FOLDER,
+            folder / run_files.ASSETS_FOLDER,
             image_index=FIRST_ID + position,
             name=name,
             original=Image.fromarray(original),
@@ -129,11 +129,11 @@ def make_run(tmp_path_factory):
             code_distance_released=rng.random(count),
             activation_seconds=rng.random(count),
         )
-        run_folder.write_csv(images, folder / run_folder.IMAGES_FILE)
+        run_files.write_csv(images, folder / run_files.IMAGES_FILE)
         search = time_search(lambda *_: None, np.zeros((5, 2)), repeats=1)
-        run_folder.write_csv(search, folder / run_folder.SEARCH_FILE)
+        run_files.write_csv(search, folder / run_files.SEARCH_FILE)
         _index(folder, nprobe)
-        (folder / run_folder.CONFIG_FILE).write_text(
+        (folder / run_files.CONFIG_FILE).write_text(
             "# command: aindex fit --output_dir 'a <b>'\n# started: 2026-01-02 03:04 UTC\n"
             f"model:\n  target: </pre><b>pq_recons\nindex:\n  nprobe: {nprobe}\noutput_dir: {label}\n"
         )

@@ -15,7 +15,7 @@ from aindex.evaluation.analyses import (
     squared_distances,
     worst_images,
 )
-from aindex.evaluation.search import SEARCH_COLUMNS, ExhaustiveSearch, exhaustive_ranks, time_search
+from aindex.evaluation.exhaustive import SEARCH_COLUMNS, ExhaustiveSearch, exhaustive_ranks, time_search
 
 
 def _images(psnr_db, names=("a.jpg", "b.jpg", "NA"), **optional):

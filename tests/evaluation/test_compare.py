@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 
 from aindex.errors import ConfigError, DataError, OutputError
-from aindex.evaluation.compare import compare, comparison_series
+from aindex.evaluation.comparison import compare, comparison_series
 from aindex.evaluation.intervals import Interval, wilson
 from aindex.evaluation.retrieval import retrieval_rows, retrieval_table
-from aindex.evaluation.run_folder import Results, read_run
+from aindex.evaluation.run_files import Results, read_run
 from aindex.evaluation.text_tables import TextTable, _Row, attack_tables, latex, markdown
 
 

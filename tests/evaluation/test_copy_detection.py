@@ -20,7 +20,7 @@ from aindex.evaluation.copy_detection import (
     recall_at_precision,
 )
 from aindex.evaluation.retrieval import read_results
-from aindex.evaluation.run_folder import Results
+from aindex.evaluation.run_files import Results
 
 # Worked out by hand: sorted truths 1 0 1 0 1, so the precisions at the true pairs are 1, 2/3, 3/5.
 SCORES = [0.9, 0.1, 0.5, 0.3, 0.7]

@@ -123,7 +123,7 @@ def test_the_same_figure_gives_the_same_file():
 
 def test_nothing_global_is_touched():
     code = (
-        "import sys; from aindex.evaluation import report, figures; assert 'matplotlib' not in sys.modules;"
+        "import sys; from aindex.evaluation import html_report, figures; assert 'matplotlib' not in sys.modules;"
         "import pandas as pd; figures.figure_bytes(figures.dots_figure({'a': pd.Series({'x': .5})}, xlabel='x'));"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

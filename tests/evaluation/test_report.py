@@ -15,10 +15,10 @@ import pytest
 
 from aindex.data.tables import name_table
 from aindex.errors import DataError
-from aindex.evaluation import figures, run_folder
+from aindex.evaluation import figures, run_files
+from aindex.evaluation.html_report import run_series, write_report
 from aindex.evaluation.intervals import wilson
-from aindex.evaluation.report import run_series, write_report
-from aindex.evaluation.run_folder import read_run
+from aindex.evaluation.run_files import read_run
 
 PASSIVE = {"passive": "_passive", "active": ""}
 
@@ -409,6 +409,6 @@ def test_an_unwritable_folder_is_an_error(make_run):
 
 def test_csv_files_are_whole_or_absent(tmp_path):
     table = name_table({"name": ["bad\udcff.jpg", "NA"]})
-    run_folder.write_csv(table, tmp_path / "images_df.csv")
+    run_files.write_csv(table, tmp_path / "images_df.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["images_df.csv"]
     assert (tmp_path / "images_df.csv").read_text() == "name\nbad\\udcff.jpg\nNA\n"

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from aindex.evaluation.compare import compare
-from aindex.evaluation.report import write_report
+from aindex.evaluation.comparison import compare
+from aindex.evaluation.html_report import write_report
 
 pytestmark = pytest.mark.slow
 

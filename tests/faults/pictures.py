@@ -293,7 +293,7 @@ def vanishing_folder(room: Room) -> None:
             folder.rename(folder.with_name("unplugged"))
         return real(path)
 
-    room.patch.setattr("aindex.descriptors.extract.read_image", vanish)
+    room.patch.setattr("aindex.descriptors.extraction.read_image", vanish)
     room.extract(folder)
 
 

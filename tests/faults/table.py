@@ -14,7 +14,7 @@ from PIL import Image
 from aindex.cli import main
 from aindex.collection.equipment import describing
 from aindex.data.images import SkippedImages
-from aindex.descriptors.extract import ExtractionSettings
+from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.stored import extract_to_folder
 from aindex.errors import AindexError

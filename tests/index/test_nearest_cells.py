@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aindex.index import search
-from aindex.index.search import nearest_cells
+from aindex.index.neighbours import nearest_cells
 
 
 def unit(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:

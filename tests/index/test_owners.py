@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from aindex.errors import DescriptorError, FaissIndexError
+from aindex.index.neighbours import nearest
 from aindex.index.on_disk import build_on_disk, extend_on_disk, remove_on_disk
 from aindex.index.owners import Owners
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.rows import Batch
-from aindex.index.search import nearest
 
 FACTORIES = ["Flat", "IVF8,Flat", "IVF8,PQ4x4", "OPQ4_8,PQ4x4", "PCA8,LSH", "OPQ4_16,IVF8,PQ4x4", "IVF8,SQ8"]
 Make = Callable[..., Any]

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from aindex.errors import DescriptorError, FaissIndexError
+from aindex.index.neighbours import by_distance_then_id
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.search import by_distance_then_id
 
 FACTORIES = [
     "Flat",

@@ -15,7 +15,7 @@ from aindex.descriptors.files import Matrix
 from aindex.edits import Attack
 from aindex.errors import FaissIndexError
 from aindex.evaluation.analyses import INDEX_COLUMNS, image_rows, query_rows, squared_distances
-from aindex.evaluation.search import ExhaustiveSearch, time_search
+from aindex.evaluation.exhaustive import ExhaustiveSearch, time_search
 from aindex.index.costs import SearchCosts
 from aindex.index.filling import AnyIndex
 from aindex.index.twins import Twins

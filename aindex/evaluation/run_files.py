@@ -12,8 +12,8 @@ from aindex.data.atomic import replace_when_done
 from aindex.errors import DataError
 from aindex.evaluation.analyses import IMAGE_COLUMNS, INDEX_COLUMNS, QUERY_COLUMNS
 from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS, IndexMetric
+from aindex.evaluation.exhaustive import SEARCH_COLUMNS
 from aindex.evaluation.retrieval import LIST_COLUMNS, RETRIEVAL_COLUMNS, read_results
-from aindex.evaluation.search import SEARCH_COLUMNS
 
 CONFIG_FILE = "config.yaml"
 RETRIEVAL_FILE = "retr_df.csv"

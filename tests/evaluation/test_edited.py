@@ -7,19 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
-from aindex.data import edited
-from aindex.data.datamodule import Failure
-from aindex.data.edited import (
+from aindex.data.images import read_image
+from aindex.data.loading import Failure
+from aindex.descriptors.preprocess import prepare
+from aindex.edits import Attack, full_attacks
+from aindex.errors import DataError, EditError
+from aindex.evaluation import edited
+from aindex.evaluation.edited import (
     COPIES_PER_ITEM,
     EditedPictures,
     Quality,
     RandomlyEditedPictures,
     quality_of,
 )
-from aindex.data.images import read_image
-from aindex.descriptors.preprocess import prepare
-from aindex.edits import Attack, full_attacks
-from aindex.errors import DataError, EditError
 
 
 def _pictures(paths, attacks, **options):

@@ -1,7 +1,7 @@
 """The images to activate, and their edited copies to evaluate, as Lightning's data module."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from aindex import distributed
+from aindex.activation.run import GivenRun, Run
 from aindex.data.decoding import DecodedBatches
 from aindex.data.demo import DEMO_SOURCE, demo_folder, demo_images
 from aindex.data.images import image_names, list_images, names_root, read_image
-from aindex.data.loading import ProcessLoader
+from aindex.data.loading import Failure, ProcessLoader
 from aindex.data.released import SourceImage
 from aindex.errors import AindexError, ConfigError
 from aindex.paths import user_path
@@ -33,57 +34,43 @@ class Picture:
     """One decoded image on its way to be activated.
 
     Attributes:
-        position: its number in the list of images, counted from 0.
+        position: its number in the run's list of images, counted from 0.
+        image: where it comes from and goes.
         pixels: 3×H×W uint8.
+        goal: r×d, what the image's rows in the index are made of.
     """
 
     position: int
+    image: SourceImage
     pixels: Tensor
+    goal: Tensor
 
     def pin_memory(self) -> "Picture":
         """The same in memory that a GPU can fetch from by itself."""
-        return Picture(self.position, self.pixels.pin_memory())
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An error of a loader process: raised where people see one line, not another process's traceback."""
-
-    error: AindexError
+        return replace(self, pixels=self.pixels.pin_memory())
 
 
 class Pictures(Dataset[Picture | Failure]):
-    """Decodes the images at their own sizes."""
+    """Decodes a run's images at their own sizes."""
 
-    def __init__(self, images: list[SourceImage]) -> None:
-        self.images = images
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._run.images)
 
     def __getitem__(self, position: int) -> Picture | Failure:
+        image = self._run.images[position]
         try:
-            pixels = np.asarray(read_image(self.images[position].path))
+            pixels = np.asarray(read_image(image.path))
         except AindexError as error:
             return Failure(error)
         # torch would start threads for it
-        return Picture(position, torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")))
+        planes = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+        return Picture(position, image, planes, self._run.goal_of(position))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A data set to validate on: its items' batches are dealt over the ranks.
-
-    Attributes:
-        dataset: yields whatever the callback that made it understands, or a Failure.
-        done: numbers of batches that need not be computed again.
-    """
-
-    dataset: Dataset[Any]
-    done: set[int] = field(default_factory=set)
-
-
-class ImageData(LightningDataModule):
+class ImageData(GivenRun, LightningDataModule):
     """The images to activate or to evaluate.
 
     Args:
@@ -117,10 +104,6 @@ class ImageData(LightningDataModule):
         self.batch_size_eval = batch_size_eval
         self.num_workers = min(_MOST_WORKERS, _cores()) if num_workers is None else num_workers
         self.query_nonmatch_dir = query_nonmatch_dir
-        self.images: list[SourceImage] = []
-        self.evaluations: list[Evaluation] = []
-        self.batches_done: set[int] = set()
-        self.failed: dict[str, str] = {}
 
     @property
     def root(self) -> Path:
@@ -155,17 +138,17 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> DecodedBatches:
         """The images in whole batches, this rank's share."""
-        pictures = Pictures(self.images)
+        pictures = Pictures(self.run)
         return DecodedBatches(
             pictures.__getitem__,
-            self._dealt(len(pictures), self.batch_size, self.batches_done),
+            self._dealt(len(pictures), self.batch_size, self.run.batches_done),
             threads=self.num_workers,
             finish=_pinned if torch.cuda.is_available() else _as_it_is,
         )
 
     def val_dataloader(self) -> list[ProcessLoader]:
-        """One loader per evaluation; pictures are opened only when their turn comes."""
-        return [self._loader(one.dataset, self.batch_size_eval, one.done) for one in self.evaluations]
+        """One loader per data set of copies; pictures are opened only when their turn comes."""
+        return [self._loader(one.dataset, self.batch_size_eval, one.done) for one in self.run.copies]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave the batch to the module, which knows what of it belongs on the device."""
@@ -191,15 +174,3 @@ def _as_it_is(item: Picture | Failure) -> Picture | Failure:
 
 def _pinned(item: Picture | Failure) -> Picture | Failure:
     return item.pin_memory() if isinstance(item, Picture) else item
-
-
-def succeeded(batch: list[Any]) -> list[Any]:
-    """The items of a batch.
-
-    Raises:
-        AindexError: what went wrong in the process that made one of them.
-    """
-    for item in batch:
-        if isinstance(item, Failure):
-            raise item.error
-    return batch

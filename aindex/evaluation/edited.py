@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
-from aindex.data.datamodule import Failure
-from aindex.data.images import SkippedImages, read_image
+from aindex.data.images import read_image
+from aindex.data.loading import Failure
 from aindex.descriptors.preprocess import prepare
 from aindex.edits import Attack, Template, apply_attack, apply_random_edits
 from aindex.errors import AindexError, DataError, EditError, ImageReadError
@@ -188,11 +188,6 @@ def why_edit_failed(path: Path, error: EditError) -> tuple[str, str]:
             raise error
         cause = cause.__cause__
     return str(path), str(error)
-
-
-def failed_edits() -> SkippedImages:
-    """A list of edited copies that there are not."""
-    return SkippedImages("edited copies left out")
 
 
 @dataclass(frozen=True)

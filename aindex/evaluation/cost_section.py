@@ -7,7 +7,7 @@ from typing import Any
 from aindex.evaluation import figures
 from aindex.evaluation.blocks import UNKNOWN, Cell, Chart, Section, Table, measure_cell, number
 from aindex.evaluation.copy_detection import at_limit, closeness_limit
-from aindex.evaluation.run_folder import Results
+from aindex.evaluation.run_files import Results
 from aindex.evaluation.summary import Measure, measures
 
 _HEADERS = {

@@ -10,11 +10,11 @@ from PIL import Image
 
 from aindex.data.atomic import replace_when_done
 from aindex.evaluation.blocks import Number, Section, measure_cell
-from aindex.evaluation.costs import cost_section
+from aindex.evaluation.cost_section import cost_section
 from aindex.evaluation.examples import Example, ExampleCopy, read_examples
 from aindex.evaluation.index_section import index_section
 from aindex.evaluation.retrieval import attack_label, attack_labels
-from aindex.evaluation.run_folder import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run
+from aindex.evaluation.run_files import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run
 from aindex.evaluation.sections import (
     Series,
     copy_detection_section,

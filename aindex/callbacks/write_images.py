@@ -1,18 +1,17 @@
 """Writes the released images while activation goes on, and leaves out what an interrupted run finished."""
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
 from aindex import distributed
+from aindex.activation.module import ActivationModule
 from aindex.activation.outcome import Failed, Released
+from aindex.activation.run import GivenRun
 from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER
-from aindex.data.datamodule import ImageData
 from aindex.data.images import SkippedImages
 from aindex.data.parts import PartFiles
 from aindex.data.release_writer import (
@@ -26,10 +25,10 @@ from aindex.data.release_writer import (
 from aindex.data.tables import name_table
 from aindex.errors import ConfigError, DataError
 from aindex.evaluation.analyses import image_rows
-from aindex.evaluation.run_folder import IMAGES_FILE, write_csv
+from aindex.evaluation.run_files import IMAGES_FILE, write_csv
 
 
-class WriteImages(Callback):
+class WriteImages(GivenRun, Callback):
     """Writes each activated image to ``imgs/`` of the run's folder, under its own name.
 
     Args:
@@ -42,19 +41,21 @@ class WriteImages(Callback):
             raise ConfigError(f"images.compress_level {compress_level}: expected 0 to 9")
         self.save_imgs = save_imgs
         self.compress_level = compress_level
-        self.failed = SkippedImages("image(s) that could not be activated")
         self._writer: ReleaseWriter | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find what an interrupted run has finished."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        self._folder = Path(trainer.default_root_dir) / IMAGES_FOLDER
-        progress = self._folder.parent / PROGRESS_FOLDER
+        assert isinstance(pl_module, ActivationModule)
+        run = self.run = pl_module.run
+        self._folder = run.folder / IMAGES_FOLDER
+        progress = run.folder / PROGRESS_FOLDER
         self._parts = PartFiles(progress, "images", rank=distributed.rank())
-        data = _data_of(trainer)
-        data.batches_done = distributed.on_rank_zero(lambda: finished_batches(self._parts, self._folder))
+        run.batches_done = distributed.on_rank_zero(lambda: finished_batches(self._parts, self._folder))
         self._writer = ReleaseWriter(self._folder, self._parts, compress_level=self.compress_level)
+        if not self.save_imgs:
+            run.after_the_end.append(lambda: shutil.rmtree(self._folder))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -70,7 +71,7 @@ class WriteImages(Callback):
             failed: list[Failed] = outputs["failed"]
             self._writer.submit(
                 min([one.position for one in released] + [one.position for one in failed])
-                // _data_of(trainer).batch_size,
+                // self.run.batch_size,
                 [one.pixels.numpy() for one in released],
                 [_record(one) for one in released],
                 [
@@ -80,33 +81,35 @@ class WriteImages(Callback):
             )
         if batch_idx + 1 == trainer.num_training_batches:
             distributed.everywhere(self._writer.flush)
-            self._leave_out_failed(_data_of(trainer))
+            self._leave_out_failed()
 
-    def _leave_out_failed(self, data: ImageData) -> None:
+    def _leave_out_failed(self) -> None:
         """Tell the evaluation, on all ranks, which images there are not.
 
         Raises:
             DataError: there is none.
         """
         failed = distributed.on_rank_zero(lambda: failure_records(self._parts))
-        data.failed.update({one.name: one.reason for one in failed})
-        self.failed.rows = [(one.name, one.reason) for one in failed]
-        if len(failed) == len(data.images):
+        self.run.failed.update({one.name: one.reason for one in failed})
+        listed = SkippedImages("image(s) that could not be activated")
+        listed.rows = [(one.name, one.reason) for one in failed]
+        self.run.left_out["failed"] = listed
+        if len(failed) == len(self.run.images):
             raise DataError(f"none of the {len(failed)} images could be released: {failed[0].reason}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have all released images of all ranks on disk before they are evaluated."""
         if self._writer is not None:
-            self.finish(trainer)
+            self.finish()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same where nothing is evaluated."""
         if self._writer is None:
             return
         if not trainer.enable_validation:
-            self.finish(trainer)
+            self.finish()
 
-    def finish(self, trainer: Trainer) -> None:
+    def finish(self) -> None:
         """Flush, and list the released images in ``images_df.csv``.
 
         Raises:
@@ -114,8 +117,7 @@ class WriteImages(Callback):
         """
         assert self._writer is not None
         distributed.everywhere(self._writer.flush)
-        data = _data_of(trainer)
-        names = [image.name for image in data.images if image.name not in data.failed]
+        names = [image.name for image in self.run.images if image.name not in self.run.failed]
         distributed.on_rank_zero(lambda: self._list_images(names))
 
     def _list_images(self, names: list[str]) -> None:
@@ -134,7 +136,7 @@ class WriteImages(Callback):
             activation_seconds=table["seconds"].round(6),
         )
         columns = ["file", "loss", "feature_loss", "image_loss"]
-        write_csv(rows.assign(**{name: table[name] for name in columns}), self._folder.parent / IMAGES_FILE)
+        write_csv(rows.assign(**{name: table[name] for name in columns}), self.run.folder / IMAGES_FILE)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop the threads."""
@@ -145,15 +147,6 @@ class WriteImages(Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-    def forget_progress(self) -> None:
-        """Remove the images if they are not to be kept, once the run is finished."""
-        if self._writer is not None and not self.save_imgs:
-            shutil.rmtree(self._folder)
-
-    def figures(self) -> pd.DataFrame | None:
-        """One row per released image (`ReleaseRecord`), or None where none were released in this run."""
-        return name_table(release_records(self._parts)) if hasattr(self, "_parts") else None
 
 
 def _record(released: Released) -> ReleaseRecord:
@@ -168,8 +161,3 @@ def _record(released: Released) -> ReleaseRecord:
         image_loss=released.image_loss,
         seconds=released.seconds,
     )
-
-
-def _data_of(trainer: Trainer) -> ImageData:
-    data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
-    return data

@@ -13,13 +13,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from aindex.data.atomic import replace_when_done
-from aindex.data.datamodule import Failure
-from aindex.data.edited import failed_edits, why_edit_failed
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_image
-from aindex.data.loading import ProcessLoader
+from aindex.data.loading import Failure, ProcessLoader
 from aindex.data.released import released_names
 from aindex.edits import Attack, Template, apply_attack, apply_random_edits, attacks_of
 from aindex.errors import AindexError, ConfigError, EditError, ImageReadError, OutputError
+from aindex.evaluation.edited import why_edit_failed
 from aindex.seeding import derive_seed
 from aindex.terminal import bars_are_off
 
@@ -251,7 +250,7 @@ def _check(edits: Edits, copies: int, num_workers: int) -> None:
 
 def _write(outcomes: Iterable[_Made | Failure], output: Path) -> Augmented:
     """The lines about all copies into one file, and the list of what could not be read or edited."""
-    skipped, failed = SkippedImages(), failed_edits()
+    skipped, failed = SkippedImages(), SkippedImages("edited copies left out")
     images = copies = 0
     with (
         replace_when_done(output / LINES_FILE) as temporary,

@@ -1,29 +1,36 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
-from aindex.data.datamodule import Failure, ImageData, Picture, Pictures, succeeded
+from aindex.activation.datamodule import ImageData, Picture, Pictures
+from aindex.activation.run import Run
 from aindex.data.images import read_image, to_tensor
+from aindex.data.loading import Failure, succeeded
 from aindex.data.released import SourceImage
 from aindex.errors import ConfigError, ImageReadError
 
 
-def source(path):
-    return SourceImage(name=path.name, path=path, index_id=0, released=path.name)
+def run_over(paths):
+    images = [SourceImage(name=path.name, path=path, index_id=0, released=path.name) for path in paths]
+    return Run(folder=Path(), images=images, descriptors=np.eye(len(paths), 8, dtype=np.float32), index=None)
 
 
 def test_pictures_are_decoded_at_their_own_size(make_pictures):
     paths = make_pictures("a", 3)
-    pictures = Pictures([source(path) for path in paths])
+    pictures = Pictures(run_over(paths))
     for position, path in enumerate(paths):
         item = pictures[position]
         assert isinstance(item, Picture)
-        assert item.position == position
+        assert (item.position, item.image.path) == (position, path)
+        assert item.goal.argmax(dim=1).tolist() == [position]
         assert item.pixels.dtype == torch.uint8
         assert torch.allclose(item.pixels / 255, to_tensor(read_image(path)))
 
 
 def test_failures_of_loader_processes_are_raised_here(tmp_path):
-    item = Pictures([source(tmp_path / "absent.png")])[0]
+    item = Pictures(run_over([tmp_path / "absent.png"]))[0]
     assert isinstance(item, Failure)
     with pytest.raises(ImageReadError, match=r"absent\.png"):
         succeeded([item])
@@ -62,6 +69,11 @@ def test_impossible_numbers_are_refused(option):
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_batches_done_are_left_out(make_pictures, num_workers):
     data = ImageData("a", batch_size=2, num_workers=num_workers)
-    data.images = [source(path) for path in make_pictures("a", 5)]
-    data.batches_done = {1}
+    data.run = run_over(make_pictures("a", 5))
+    data.run.batches_done = {1}
     assert [[item.position for item in batch] for batch in data.train_dataloader()] == [[0, 1], [4]]
+
+
+def test_without_a_run_it_says_what_is_missing():
+    with pytest.raises(ConfigError, match=r"ImageData has no index: give the trainer a callback BuildIndex"):
+        ImageData("a").train_dataloader()

@@ -7,7 +7,7 @@ import yaml  # type: ignore[import-untyped]
 
 from aindex.evaluation.blocks import Section, Table
 from aindex.evaluation.retrieval import attack_labels
-from aindex.evaluation.run_folder import Run
+from aindex.evaluation.run_files import Run
 from aindex.evaluation.text_tables import TextTable
 from aindex.nested import flat
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import ConfigError, OutputError
-from aindex.evaluation.costs import cost_points, risks
+from aindex.evaluation.cost_section import cost_points, risks
 from aindex.evaluation.examples import Example, read_examples
 from aindex.evaluation.figures import (
     comparison_figure,
@@ -19,12 +19,12 @@ from aindex.evaluation.figures import (
     figure_bytes,
     recall_curves_figure,
 )
+from aindex.evaluation.html_report import PASSIVE, Card, Fact, facts, picture, render, write_html
 from aindex.evaluation.intervals import wilson
-from aindex.evaluation.report import PASSIVE, Card, Fact, facts, picture, render, write_html
 from aindex.evaluation.retrieval import SHARES, retrieval_table
-from aindex.evaluation.run_folder import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run, write_csv
+from aindex.evaluation.run_files import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run, write_csv
 from aindex.evaluation.sections import counts_of, curves_of, recalls_of
-from aindex.evaluation.settings import differing_settings, settings_section, warnings_of
+from aindex.evaluation.setting_differences import differing_settings, settings_section, warnings_of
 from aindex.evaluation.summary import measures
 from aindex.evaluation.text_tables import attack_tables, latex, markdown, markdown_text, measure_table
 

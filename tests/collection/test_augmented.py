@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from aindex.cli import main
-from aindex.data.augmented import augment
+from aindex.collection.augmenting import augment
 from aindex.edits import DrawnEdit, apply_drawn_edits, default_attacks
 from aindex.errors import ConfigError, DataError, EditError, OutputError
 
@@ -98,7 +98,7 @@ def test_nothing_that_can_be_edited_is_an_error(make_pictures, tmp_path, monkeyp
     def fail(*_, **__):
         raise EditError("impossible")
 
-    monkeypatch.setattr("aindex.data.augmented.apply_random_edits", fail)
+    monkeypatch.setattr("aindex.collection.augmenting.apply_random_edits", fail)
     with pytest.raises(EditError, match="none of the 2 edits was possible"):
         augment(make_pictures("in", 2)[0].parent, tmp_path / "out")
 
