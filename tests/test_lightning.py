@@ -1,4 +1,4 @@
-"""The pipeline's parts without the command line: docs/lightning.md as it stands, and what is said when one is missing."""
+"""The pipeline's parts without the command line: docs/lightning.md as it stands, and what is said of a missing one."""
 
 import json
 import re

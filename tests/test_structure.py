@@ -1,4 +1,4 @@
-"""How the package is laid out: no folder imports upward, no two files have one name, and the guide names every folder."""
+"""How the package is laid out: no folder imports upward, no two files have one name, the guide names every folder."""
 
 import ast
 from collections import defaultdict

@@ -1,20 +1,21 @@
 """Edited copies of a folder's images as files, and a JSON line about each of what was done."""
 
+import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from aindex.data.atomic import replace_when_done
+from aindex.data.atomic import remove_leftovers, remove_leftovers_of, remove_tree, replace_when_done
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_image
 from aindex.data.loading import Failure, ProcessLoader
+from aindex.data.parts import PartFiles
 from aindex.data.released import released_names
 from aindex.edits import Attack, Template, apply_attack, apply_random_edits, attacks_of
 from aindex.errors import AindexError, ConfigError, EditError, ImageReadError, OutputError
@@ -23,6 +24,7 @@ from aindex.seeding import derive_seed
 from aindex.terminal import bars_are_off
 
 LINES_FILE = "edits.jsonl"
+_PROGRESS_FOLDER, _CALL_FILE = ".progress", "call.json"
 SKIPPED_FILE = "skipped.csv"
 IMAGES_FOLDER = "images"
 
@@ -149,8 +151,15 @@ def _as_dict(attack: Attack, template: Template) -> dict[str, Any]:
     return described
 
 
-def _claim(output: Path, paths: Sequence[Path], root: Path | None, *, overwrite: bool) -> None:
-    """See that nothing of anybody's is lost in the folder.
+def _claim(output: Path, paths: Sequence[Path], root: Path | None, call: str, *, overwrite: bool) -> None:
+    """See that nothing of anybody's is lost in the folder, and note there which call works in it.
+
+    Args:
+        output: the folder.
+        paths: the images.
+        root: their folder, if they are given as one.
+        call: what decides the copies; an interrupted call that was the same goes on.
+        overwrite: replace what an earlier call left.
 
     Raises:
         OutputError: something would be, or later calls would edit the copies.
@@ -163,23 +172,34 @@ def _claim(output: Path, paths: Sequence[Path], root: Path | None, *, overwrite:
             f"output_dir {str(output)!r} lies in the folder of the images, where the copies would count as images: "
             "give a folder outside of it"
         )
+    remove_leftovers_of([output / LINES_FILE, output / SKIPPED_FILE])
     try:
         present = {path.name for path in output.iterdir()} if output.exists() else set()
+        present = {name for name in present if not name.startswith(f".{_PROGRESS_FOLDER}.")}
     except OSError as error:
         raise OutputError(
             f"output_dir {str(output)!r} cannot be used: {error.strerror}; give another folder"
         ) from error
-    foreign = sorted(present - {IMAGES_FOLDER, LINES_FILE, SKIPPED_FILE})
-    if foreign or (present and not overwrite):
+    foreign = sorted(present - {IMAGES_FOLDER, LINES_FILE, SKIPPED_FILE, _PROGRESS_FOLDER})
+    if not foreign and not overwrite and (output / _PROGRESS_FOLDER / _CALL_FILE).is_file():
+        if (output / _PROGRESS_FOLDER / _CALL_FILE).read_text() == call:
+            return
+        raise OutputError(
+            f"output_dir {str(output)!r} holds the beginning of another call: repeat that one to finish it, give "
+            "another folder, or pass --overwrite true to replace it"
+        )
+    if foreign or (present - {_PROGRESS_FOLDER} and not overwrite):
         way_out = "" if foreign else ", or pass --overwrite true to replace what an earlier call left there"
         raise OutputError(
             f"output_dir {str(output)!r} is not empty ({(foreign or sorted(present))[0]!r}): give another folder"
             + way_out
         )
-    if present:
-        for name in (LINES_FILE, SKIPPED_FILE):
-            (output / name).unlink(missing_ok=True)
-        shutil.rmtree(output / IMAGES_FOLDER, ignore_errors=True)
+    for name in (LINES_FILE, SKIPPED_FILE):
+        (output / name).unlink(missing_ok=True)
+    for name in (IMAGES_FOLDER, _PROGRESS_FOLDER):
+        remove_tree(output / name)
+    with replace_when_done(output / _PROGRESS_FOLDER / _CALL_FILE) as temporary:
+        temporary.write_text(call)
 
 
 def augment(
@@ -200,7 +220,7 @@ def augment(
     `images/` holds the copies under their sources' names and subfolders, `edits.jsonl` a line per copy (`name` of
     the source, `file` of the copy, `edits` with all parameters), `skipped.csv` what could not be read. The copies
     depend on the seed and the images' names, not on the number of workers. A copy whose edit fails is left out, and
-    stands in `skipped.csv` too.
+    stands in `skipped.csv` too. Interrupted, the same call goes on.
 
     Args:
         source: a folder (with its subfolders) or a text file with one path per line.
@@ -222,21 +242,39 @@ def augment(
     """
     _check(edits, copies, num_workers)
     paths, root = list_images(source), names_root(source)
-    _claim(output, paths, root if os.path.isdir(source) else None, overwrite=overwrite)
+    names = image_names(paths, root)
+    listed = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+    call = json.dumps([edits, copies, seed, template, format, listed])
+    _claim(output, paths, root if os.path.isdir(source) else None, call, overwrite=overwrite)
+    remove_leftovers(output / IMAGES_FOLDER)
     attacks: Sequence[Attack | None] = [None] * copies if edits == "auto" else attacks_of(edits)
     dataset = _Copies(
         paths,
-        image_names(paths, root),
+        names,
         output,
         attacks=attacks,
         seed=seed,
         template=template,
         format=format,
     )
-    loader = ProcessLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
-    return _write(
-        tqdm(loader, total=len(paths), disable=bars_are_off(progress), desc="augment", unit="image"), output
+    parts = PartFiles(output / _PROGRESS_FOLDER, "copies")
+    done = {int(record["batch"]) for record in parts.records() if _is_there(record, output)}
+    left = [position for position in range(len(paths)) if position not in done]
+    loader = ProcessLoader(
+        Subset(dataset, left), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is
     )
+    bar = tqdm(loader, total=len(left), disable=bars_are_off(progress), desc="augment", unit="image")
+    for position, outcome in zip(left, bar, strict=True):
+        if isinstance(outcome, Failure):
+            raise outcome.error
+        parts.append(position, asdict(outcome))
+    made = _write(parts, output)
+    remove_tree(output / _PROGRESS_FOLDER)
+    return made
+
+
+def _is_there(record: Mapping[str, Any], output: Path) -> bool:
+    return all((output / json.loads(line)["file"]).is_file() for line in record["lines"])
 
 
 def _check(edits: Edits, copies: int, num_workers: int) -> None:
@@ -248,7 +286,7 @@ def _check(edits: Edits, copies: int, num_workers: int) -> None:
         raise ConfigError(f"num_workers {num_workers}: expected 0 or more")
 
 
-def _write(outcomes: Iterable[_Made | Failure], output: Path) -> Augmented:
+def _write(parts: PartFiles, output: Path) -> Augmented:
     """The lines about all copies into one file, and the list of what could not be read or edited."""
     skipped, failed = SkippedImages(), SkippedImages("edited copies left out")
     images = copies = 0
@@ -256,13 +294,11 @@ def _write(outcomes: Iterable[_Made | Failure], output: Path) -> Augmented:
         replace_when_done(output / LINES_FILE) as temporary,
         open(temporary, "w", encoding="utf-8") as file,
     ):
-        for outcome in outcomes:
-            if isinstance(outcome, Failure):
-                raise outcome.error
-            file.writelines(outcome.lines)
-            images, copies = images + bool(outcome.lines), copies + len(outcome.lines)
-            skipped.rows += outcome.skipped
-            failed.rows += outcome.failed
+        for record in parts.records():
+            file.writelines(record["lines"])
+            images, copies = images + bool(record["lines"]), copies + len(record["lines"])
+            skipped.rows += map(tuple, record["skipped"])
+            failed.rows += map(tuple, record["failed"])
         if failed.count and not copies:
             raise EditError(f"none of the {failed.count} edits was possible; {failed.rows[0][1]}")
     together = SkippedImages()

@@ -160,7 +160,7 @@ class PipelineCLI(LightningCLI):
         )
         parser.add_argument(
             "--model_class",
-            type=str | None,  # type: ignore[arg-type]
+            type=str | None,
             default=None,
             help="What --model my_module.MyActivation named, a subclass of ActivationModule; give that option.",
         )

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from aindex.cli import main
+from aindex.collection import augmenting
 from aindex.collection.augmenting import augment
 from aindex.edits import DrawnEdit, apply_drawn_edits, default_attacks
 from aindex.errors import ConfigError, DataError, EditError, OutputError
@@ -135,3 +136,28 @@ def test_options_that_are_not_possible(make_pictures, tmp_path):
             augment(source, tmp_path / "out", **options)
     with pytest.raises(DataError):
         augment(tmp_path / "absent", tmp_path / "out")
+
+
+def test_an_interrupted_call_goes_on_and_another_one_is_refused(make_pictures, tmp_path, monkeypatch):
+    source = make_pictures("in", 4)[0].parent
+    augment(source, tmp_path / "whole", copies=2)
+    made: list[str] = []
+    replace = augmenting.replace_when_done
+
+    def interrupted(path):
+        if path.suffix == ".png":
+            if len(made) == 5:
+                raise KeyboardInterrupt
+            made.append(path.name)
+        return replace(path)
+
+    monkeypatch.setattr(augmenting, "replace_when_done", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        augment(source, tmp_path / "out", copies=2)
+    with pytest.raises(OutputError, match="beginning of another call"):
+        augment(source, tmp_path / "out", copies=2, seed=1)
+    made.clear()
+    augment(source, tmp_path / "out", copies=2)
+    # the third image was not finished
+    assert made == [f"P00000{image}.{copy}.png" for image in (2, 3) for copy in (0, 1)]
+    assert _files(tmp_path / "out") == _files(tmp_path / "whole")
