@@ -9,6 +9,7 @@ from typing import Any
 
 from aindex.collection.manifest import MANIFEST, SKIPPED
 from aindex.data.atomic import remove_leftovers_of, remove_tree, replace_when_done
+from aindex.data.parts import append_lines
 from aindex.errors import ConfigError, OutputError
 
 STATE_FOLDER = ".aindex"
@@ -106,7 +107,7 @@ class Records:
                 )
         new = [file for file in files if file not in own]
         if new:
-            _append(self._state / _FILES, "".join(json.dumps(file) + "\n" for file in new))
+            append_lines(self._state / _FILES, "".join(json.dumps(file) + "\n" for file in new))
         remove_leftovers_of([self._folder / file for file in (*files, MANIFEST, SKIPPED)])
 
     def _refuse_sources(self, paths: Sequence[Path], sources: Collection[Path]) -> None:
@@ -190,22 +191,7 @@ class Records:
         Raises:
             OutputError: the file cannot be written.
         """
-        _append(self._state / _RECORDS, json.dumps(record) + "\n")
-
-
-def _append(path: Path, lines: str) -> None:
-    try:
-        with open(path, "a+b") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                # a line that a kill cut short must not swallow these
-                lines = lines if file.read(1) == b"\n" else "\n" + lines
-            file.write(lines.encode())
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {str(path)!r}: {error.strerror}; make room or give a writable folder, then run again: "
-            "what is finished stays"
-        ) from error
+        append_lines(self._state / _RECORDS, json.dumps(record) + "\n")
 
 
 def _size(path: Path) -> int | None:

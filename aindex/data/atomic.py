@@ -161,6 +161,27 @@ def exclusive(folder: Path | str, *, wait: bool = True) -> Iterator[None]:
             return
 
 
+def lock_of(folder: Path, *, wait: bool) -> int | None:
+    """A lock on a folder itself, which leaves no file in it, as a file descriptor to be closed.
+
+    It ends with the process.
+
+    Args:
+        folder: must exist.
+        wait: for another holder to let go.
+
+    Returns:
+        None where another holds it, or where the file system knows no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 def _is_still(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))

@@ -1,7 +1,9 @@
 """What is finished, batch by batch, in append-only files, one per process: a killed run goes on from there."""
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +36,10 @@ class PartFiles:
         Raises:
             OutputError: the file cannot be written.
         """
-        line = json.dumps({"batch": batch, **record}, ensure_ascii=False).encode() + b"\n"
-        try:
+        with suppress(OSError):
             # its parent is the run's folder, which is not made anew when it disappears
             self.folder.mkdir(exist_ok=True)
-            with open(self._own, "a+b", buffering=0) as file:
-                # a line that a kill or a full disk cut short must not swallow this one
-                if file.tell() > 0:
-                    file.seek(-1, 2)
-                    line = line if file.read(1) == b"\n" else b"\n" + line
-                while line:
-                    line = line[file.write(line) :]
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {str(self._own)!r}: {error.strerror}; make room or give a writable output_dir, "
-                "then run again: what is finished stays"
-            ) from error
+        append_lines(self._own, json.dumps({"batch": batch, **record}, ensure_ascii=False) + "\n")
 
     def offsets(self) -> dict[int, tuple[Path, int]]:
         """Per finished batch the file and the place of its (first) record."""
@@ -77,6 +67,28 @@ class PartFiles:
         """Delete all ranks' files."""
         for path in self.files():
             path.unlink(missing_ok=True)
+
+
+def append_lines(path: Path, lines: str) -> None:
+    """Write whole lines at the end of a file, after whatever a kill or a full disk has left there.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        with open(path, "a+b", buffering=0) as file:
+            data = lines.encode()
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                # a line that was cut short must not swallow these
+                data = data if file.read(1) == b"\n" else b"\n" + data
+            while data:
+                data = data[file.write(data) :]
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {str(path)!r}: {error.strerror}; make room or give a writable folder, then run again: "
+            "what is finished stays"
+        ) from error
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

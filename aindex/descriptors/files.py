@@ -2,7 +2,6 @@
 
 import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +120,6 @@ def _write(path: Path, descriptors: Matrix) -> None:
     # Through a file object, because torch.save writes a path's name into the file.
     with open(path, "wb") as file:
         torch.save(tensor, file)
-
-
-def iterate_chunks(descriptors: Matrix, rows: int) -> Iterator[Matrix]:
-    """Consecutive blocks of at most ``rows`` rows, copied into memory, so that a mapped file streams."""
-    for start in range(0, len(descriptors), rows):
-        yield np.array(descriptors[start : start + rows], dtype=np.float32, order="C")
 
 
 def _is_plain(array: npt.NDArray[Any]) -> bool:

@@ -19,11 +19,6 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels - _per_channel(IMAGENET_MEAN, pixels)) / _per_channel(IMAGENET_STD, pixels)
 
 
-def denormalise(values: Tensor) -> Tensor:
-    """The inverse of ``normalise``; not clamped."""
-    return values * _per_channel(IMAGENET_STD, values) + _per_channel(IMAGENET_MEAN, values)
-
-
 def resize(values: Tensor, size: int) -> Tensor:
     """…×C×H×W to …×C×size×size: bilinear, antialiased, the aspect ratio not kept, differentiable."""
     batch = values.reshape(-1, *values.shape[-3:])

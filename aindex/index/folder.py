@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from aindex.data.atomic import replace_when_done
+from aindex.data.atomic import lock_of, replace_when_done
 from aindex.errors import FaissIndexError, OutputError
 from aindex.index.backend import FaissIndex, faiss_errors, import_faiss
 from aindex.index.description import MAX_BYTES, Description, StoredFile
@@ -306,18 +306,12 @@ def _remove_others(folder: Path, wanted: set[str]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One writer at a time, where the file system knows locks; the check of the YAML's hash guards the others."""
+    lock = lock_of(folder, wait=True)
     try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        if lock is not None:
+            os.close(lock)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aindex.data.atomic import lock_of
 from aindex.errors import FaissIndexError, OutputError
 from aindex.index import folder as folders
 from aindex.index.backend import FaissIndex, Ids, faiss_errors, import_faiss
@@ -250,7 +251,7 @@ def _work_folder(folder: Path) -> Iterator[Path]:
     lock = None
     try:
         work.mkdir(parents=True)
-        lock = _lock(work)
+        lock = lock_of(work, wait=False)
         for other in folder.glob(f"{_WORK}*"):
             if other != work:
                 _remove_abandoned(other)
@@ -270,23 +271,8 @@ def _work_folder(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _lock(folder: Path) -> int | None:
-    """A lock that ends with the process, as a file descriptor; None where there are no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
 def _remove_abandoned(folder: Path) -> None:
-    lock = _lock(folder)
+    lock = lock_of(folder, wait=False)
     if lock is not None:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)

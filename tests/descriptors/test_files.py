@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from aindex.descriptors.files import (
     DESCRIPTOR_EXTENSIONS,
-    iterate_chunks,
     read_descriptors,
     write_descriptors,
 )
@@ -201,11 +200,3 @@ def test_full_disk(ending, tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert np.array_equal(read_descriptors(path), matrix())
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_chunks(tmp_path):
-    write_descriptors(tmp_path / "a.npy", matrix(20))
-    chunks = list(iterate_chunks(read_descriptors(tmp_path / "a.npy"), 8))
-    assert [len(chunk) for chunk in chunks] == [8, 8, 4]
-    assert np.array_equal(np.concatenate(chunks), matrix(20))
-    assert not any(isinstance(chunk, np.memmap) for chunk in chunks)

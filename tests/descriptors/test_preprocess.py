@@ -4,7 +4,7 @@ import torch
 import torchvision.transforms.v2 as T
 from PIL import Image
 
-from aindex.descriptors.preprocess import IMAGENET_MEAN, IMAGENET_STD, denormalise, normalise, prepare, resize
+from aindex.descriptors.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalise, prepare, resize
 
 
 def test_prepare_is_normalise_then_tensor_resize(make_picture):
@@ -22,11 +22,6 @@ def test_prepare_takes_pictures_of_any_size(shape, size):
     prepared = prepare(Image.fromarray(pixels), size)
     assert prepared.is_contiguous()
     torch.testing.assert_close(prepared, expected, atol=1e-5, rtol=0)
-
-
-def test_denormalise_is_the_inverse():
-    pixels = torch.rand(2, 3, 5, 4)
-    torch.testing.assert_close(denormalise(normalise(pixels)), pixels)
 
 
 def test_resize_takes_any_leading_dimensions_and_passes_gradients():
