@@ -15,7 +15,7 @@ from PIL import Image
 from aindex.cli import COMMANDS, main
 from aindex.data import release_writer
 from aindex.data.parts import PartFiles
-from aindex.edits import Attack, full_attacks, unseen_attacks
+from aindex.edits import Attack, default_attacks, full_attacks, unseen_attacks
 from aindex.errors import OutputError
 from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS
 
@@ -66,10 +66,10 @@ def test_fit_writes_all_that_a_run_holds(tiny_pipeline, capsys):
     assert "tensorboard --logdir" in out
     rows = pd.read_csv(folder / "retr_df.csv")
     assert tuple(rows.columns) == RETRIEVAL_COLUMNS
-    assert len(rows) == 7 * 15
+    assert len(rows) == 7 * len(default_attacks())
     assert sorted(rows["image_index"].unique()) == list(range(12, 19))
     assert rows.groupby("image_index").size().eq(15).all()
-    assert len(pd.read_csv(folder / "retr_df_passive.csv")) == 7 * 15
+    assert len(pd.read_csv(folder / "retr_df_passive.csv")) == 7 * len(default_attacks())
     images = pd.read_csv(folder / "images_df.csv")
     assert list(images["image_index"]) == list(range(12, 19))
     assert list(images["file"]) == sorted(pixels(folder))
@@ -88,7 +88,7 @@ def test_released_images_differ_little_and_have_the_sources_size(finished_fit):
 def test_passive_control_leaves_the_pixels(tiny_pipeline):
     folder = tiny_pipeline.run("fit", "--model.active=false")
     assert same_pixels(folder, _as_run(tiny_pipeline.folder / "originals", tiny_pipeline.folder / "plain"))
-    assert len(pd.read_csv(folder / "retr_df.csv")) == 7 * 15
+    assert len(pd.read_csv(folder / "retr_df.csv")) == 7 * len(default_attacks())
 
 
 def _as_run(originals: Path, folder: Path) -> Path:
@@ -123,7 +123,7 @@ def test_evaluate_gives_the_rows_of_fit(tiny_pipeline, finished_fit):
 def test_evaluate_plain_originals(tiny_pipeline, capsys):
     # an index that has no target for activation can still be searched
     folder = tiny_pipeline.run("evaluate", "--index.idx_factory=Flat")
-    assert len(pd.read_csv(folder / "retr_df.csv")) == 7 * 15
+    assert len(pd.read_csv(folder / "retr_df.csv")) == 7 * len(default_attacks())
     assert not (folder / "imgs").exists()
     assert "average" in capsys.readouterr().out
 
@@ -210,7 +210,7 @@ def test_unreadable_images_are_recorded_and_skipped(tiny_pipeline, capsys):
     assert "1 unreadable" in capsys.readouterr().out
     assert "O000003" in (folder / "skipped.csv").read_text()
     assert len(pixels(folder)) == 6
-    assert len(pd.read_csv(folder / "retr_df.csv")) == 6 * 15
+    assert len(pd.read_csv(folder / "retr_df.csv")) == 6 * len(default_attacks())
 
 
 def test_images_that_the_index_holds_already_keep_their_rows(tiny_pipeline):

@@ -19,7 +19,7 @@ from aindex.data.parts import PartFiles
 from aindex.descriptors.files import read_descriptors
 from aindex.descriptors.preprocess import prepare
 from aindex.descriptors.registry import load_extractor
-from aindex.edits import Attack, apply_attack, draw_random_edits
+from aindex.edits import Attack, apply_attack, default_attacks, draw_random_edits
 from aindex.errors import OutputError
 from aindex.evaluation.analyses import QUERY_COLUMNS
 from aindex.evaluation.intervals import wilson
@@ -285,7 +285,7 @@ def test_copies_are_measured_against_the_index(pipeline, run, tools):
     everything = np.concatenate([references, originals])
     rows = pd.read_csv(run[0] / "queries_df.csv")
     assert tuple(rows.columns) == QUERY_COLUMNS
-    assert len(rows) == IMAGES * 15
+    assert len(rows) == IMAGES * len(default_attacks())
     for row in rows[rows["image_index"] < REFERENCES + 3].itertuples():
         position = row.image_index - REFERENCES
         attack = Attack(row.attack, None if np.isnan(row.attack_param) else row.attack_param)
@@ -403,7 +403,9 @@ def test_a_failed_edit_is_recorded_and_costs_no_other_row(tmp_path, tiny_data, t
         folder = pipeline.run("fit", *_options(pipeline), "--report.html=true", "--report.examples=4")
     for kind in KINDS.values():
         rows = pd.read_csv(folder / f"retr_df{kind}.csv")
-        assert len(rows) == len(pd.read_csv(folder / f"queries_df{kind}.csv")) == 4 * 15 - 1
+        assert (
+            len(rows) == len(pd.read_csv(folder / f"queries_df{kind}.csv")) == 4 * len(default_attacks()) - 1
+        )
         assert rows["attack"].value_counts()["meme_format"] == 3
         assert rows["attack"].value_counts()["none"] == 4
     skipped = pd.read_csv(folder / "skipped.csv")

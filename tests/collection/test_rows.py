@@ -14,6 +14,7 @@ from aindex.collection.searching import search
 from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.simulated import simulated_copies
+from aindex.edits import default_attacks
 from aindex.errors import ConfigError, DataError
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
@@ -159,7 +160,7 @@ def test_fit_puts_several_rows_in(tiny_pipeline: Any) -> None:
     index = ReferenceIndex.open(folder / "index")
     assert index.ntotal > index.pictures
     rows = pd.read_csv(folder / "retr_df.csv")
-    assert len(rows) == 7 * 15
+    assert len(rows) == 7 * len(default_attacks())
     assert rows["image_index"].max() < index.pictures
     cells = pd.read_csv(folder / "queries_df.csv")["same_cell"]
     one = tiny_pipeline.run("fit", *few, output="one")
