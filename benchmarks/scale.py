@@ -3,13 +3,14 @@
     python benchmarks/scale.py --folder /scratch/scale
     python benchmarks/scale.py --rows 50000 --images 20 --folder /tmp/scale
 
-Random unit vectors in .npy files, mapped: one file is trained on, the other becomes rows. Queries are rows with noise.
-Memory is the most that the process held beyond the mapped files (anonymous pages, sampled every 20 ms), over what it
-held before the step; each step runs in a process of its own. "shard of N" is one of N ranks that keep their shares of
-the rows; "on disk" builds inverted lists that are never in memory as a whole. Images are activated by `aindex fit`
-against the index, with an extractor of random weights and that dimension: the time of an image does not depend on
-weights. Finished steps are kept in the folder's scale.json, so that a second call goes on. At the end the measured
-rates are carried on to a billion rows.
+Random unit vectors in .npy files, mapped: one file is trained on, the other becomes rows. Queries are rows with
+noise. Memory is the most that the process held beyond the mapped files (anonymous pages, sampled every 20 ms), over
+what it held before the step; each step runs in a process of its own. "shard of N" is one of N ranks that keep their
+shares of the rows; "on disk" builds inverted lists that are never in memory as a whole. "several" is an index in
+which every picture has --rows_per_picture rows; its search is set beside bare FAISS on the same rows, which is asked
+for as many neighbours as the pictures need. Images are activated by `aindex fit` against the index, with an extractor
+of random weights and that dimension: the time of an image does not depend on weights. Finished steps are kept in the
+folder's scale.json, so that a second call goes on. At the end the measured rates are carried on to a billion rows.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import torch
 from common import in_own_process, machine, print_table
@@ -67,6 +69,23 @@ def vectors(options: argparse.Namespace, name: str) -> np.ndarray:
     if not path.exists():
         partial = path.with_suffix(".partial")
         make_vectors(partial, rows, options.dim, seed=seeds[name])
+        partial.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+def several(options: argparse.Namespace) -> np.ndarray:
+    """Rows near the references', --rows_per_picture of each picture after each other; n×d, mapped; made once."""
+    per = options.rows_per_picture
+    path = options.folder / f"several_{options.rows}x{per}x{options.dim}.npy"
+    if not path.exists():
+        references, rng = vectors(options, "references"), np.random.default_rng(4)
+        partial = path.with_suffix(".partial")
+        rows = np.lib.format.open_memmap(partial, "w+", np.float32, (per * options.rows, options.dim))
+        for start in range(0, options.rows, BLOCK_ROWS):
+            some = np.repeat(references[start : start + BLOCK_ROWS], per, axis=0)
+            some = some + rng.normal(0, 0.3 / options.dim**0.5, some.shape)
+            rows[per * start : per * start + len(some)] = some / np.linalg.norm(some, axis=1, keepdims=True)
+        rows.flush()
         partial.rename(path)
     return np.load(path, mmap_mode="r")
 
@@ -140,6 +159,47 @@ def search(options: argparse.Namespace, folder: str, nprobe: int) -> dict:
     return {"seconds": peak.seconds, "mib": opening + peak.mib, "items": len(asked)}
 
 
+def fill_several(options: argparse.Namespace) -> dict:
+    rows, index, per = several(options), trained(options), options.rows_per_picture
+    names = NumberedNames(options.rows)
+    with Peak() as peak:
+        for start in range(0, options.rows, BLOCK_ROWS):
+            some = rows[per * start : per * (start + BLOCK_ROWS)]
+            index.add(some, names[start : start + BLOCK_ROWS], [per] * (len(some) // per))
+        index.save(options.folder / "several", overwrite=True)
+    return {
+        "seconds": peak.seconds,
+        "mib": peak.mib,
+        "items": options.rows,
+        "bytes_of_picture": index.owners.bytes_per_picture(index.quantiser.row_bytes),
+    }
+
+
+def search_several(options: argparse.Namespace, nprobe: int) -> dict:
+    """Beside bare FAISS in turns: the best of three."""
+    asked = queries(options)
+    with Peak() as peak:
+        index = ReferenceIndex.open(options.folder / "several", read_only=True, verify=False)
+        index.search(asked[:1], NEIGHBOURS, nprobe)
+    bare = index.faiss_index
+    faiss.extract_index_ivf(bare).nprobe = nprobe
+    times: dict[str, list[float]] = {"aindex": [], "faiss": []}
+    for _ in range(3):
+        started = time.perf_counter()
+        index.search(asked, NEIGHBOURS, nprobe)
+        between = time.perf_counter()
+        bare.search(asked, NEIGHBOURS * options.rows_per_picture)
+        times["aindex"].append(between - started)
+        times["faiss"].append(time.perf_counter() - between)
+    return {
+        "seconds": min(times["aindex"]),
+        "faiss_seconds": min(times["faiss"]),
+        "mib": peak.mib,
+        "kept_mib": peak.kept_mib,
+        "items": len(asked),
+    }
+
+
 def activate(options: argparse.Namespace) -> dict:
     """`aindex fit` without evaluation, and the share of it that the index takes."""
     pictures, run = options.folder / "pictures", options.folder / "run"
@@ -185,6 +245,10 @@ def steps(options: argparse.Namespace) -> dict[str, Callable[[argparse.Namespace
         for nprobe in options.nprobes
         for name, folder in (("in memory", "whole"), ("on disk", "on_disk"))
     }
+    owned: dict[str, Callable[[argparse.Namespace], dict]] = {"fill several": fill_several} | {
+        f"search several, nprobe {nprobe}": lambda options, nprobe=nprobe: search_several(options, nprobe)
+        for nprobe in options.nprobes
+    }
     return {
         "train": train,
         "fill": fill_whole,
@@ -192,6 +256,7 @@ def steps(options: argparse.Namespace) -> dict[str, Callable[[argparse.Namespace
         **shards,
         **searches,
         "activate": activate,
+        **(owned if options.rows_per_picture > 1 else {}),
     }
 
 
@@ -211,6 +276,25 @@ def show(records: dict[str, dict]) -> None:
     print_table(["step", "items", "s", "items/s", "peak MiB", "kept MiB"], lines)
     worst = max(record["mib"] for record in records.values())
     print(f"\nmost memory beyond the mapped files: {worst:.0f} MiB ({LIMIT_MIB} allowed)")
+
+
+def show_several(records: dict[str, dict], options: argparse.Namespace) -> None:
+    """What several rows per picture cost in a search, and in memory."""
+    if "fill several" not in records:
+        return
+    lines = []
+    for step, record in records.items():
+        if "faiss_seconds" in record:
+            rates = [record["items"] / record[key] for key in ("seconds", "faiss_seconds")]
+            measured = record["kept_mib"] * 2**20 / options.rows
+            overhead = record["seconds"] / record["faiss_seconds"] - 1
+            lines.append([step, *(f"{rate:,.0f}" for rate in rates), f"{overhead:+.1%}", f"{measured:.1f}"])
+    header = ["step", "aindex, queries/s", "FAISS, queries/s", "overhead", "memory, bytes per picture"]
+    print(
+        f"\n{options.rows:,} pictures with {options.rows_per_picture} rows each; FAISS returns as many rows:\n"
+    )
+    print_table(header, lines)
+    print(f"reckoned: {records['fill several']['bytes_of_picture']:.1f} bytes per picture, names apart")
 
 
 def show_billion(records: dict[str, dict], options: argparse.Namespace) -> None:
@@ -244,6 +328,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--nprobes", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument(
+        "--rows_per_picture", type=int, default=1, help="more than 1: an index of several, too"
+    )
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--pictures", type=Path, help="folder of the images to activate; default: drawn ones")
     parser.add_argument("--step", help="run this one step in this process, and print its figures")
@@ -266,6 +353,7 @@ def main() -> None:
             content = {"settings": settings, "machine": machine(torch.device("cpu")), "records": records}
             results.write_text(json.dumps(content, indent=1))
     show(records)
+    show_several(records, options)
     show_billion(records, options)
 
 
