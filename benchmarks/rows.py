@@ -73,9 +73,12 @@ class Bench(Search):
             np.save(file, np.stack(list(simulated_copies(paths, names, self.extractor, progress=True))))
         return np.load(file)
 
-    def rows_for(self, pictures: np.ndarray, label: str, count: int) -> list[np.ndarray]:
+    def rows_for(
+        self, pictures: np.ndarray, label: str, count: int, *, chosen: bool = False
+    ) -> list[np.ndarray]:
+        """Rows of each picture; a single one is its descriptor, unless it is to be chosen as several are."""
         own = self.references[pictures]
-        if count == 1:
+        if count == 1 and not chosen:
             return [row[None] for row in own]
         copies = self.copies(pictures, label)
         return [
@@ -226,6 +229,9 @@ def run(bench: Bench, options: argparse.Namespace) -> list[dict[str, Any]]:
         index = bench.index_with(own[count], single)
         for nprobe in options.nprobes if count == 1 else options.nprobes[:1]:
             note("passive", np.inf, index, passive, nprobe)
+    if options.single:
+        one = bench.rows_for(bench.ids, "own", 1, chosen=True)
+        note("passive, its one row chosen", np.inf, bench.index_with(one, single), passive, 1)
     for effort in options.efforts:
         for count in options.active_rows:
             rows = own.get(count) or bench.rows_for(bench.ids, "own", count)
@@ -252,6 +258,7 @@ def parse() -> argparse.Namespace:
     add("--active_rows", nargs="+", type=int, default=[1, 2, 3], help="rows per picture, released")
     add("--nprobes", nargs="+", type=int, default=[1, 4, 16])
     add("--all_rows", type=int, default=3, help="rows of all pictures in the last line; 0: no such line")
+    add("--single", action="store_true", help="also the single row chosen by simulated edits")
     add("--negatives", type=int, default=500, help="pictures that match nothing")
     add("--others", type=int, default=200, help="other pictures whose copies are searched")
     parser.set_defaults(output=Path("runs/rows"), also=[])
