@@ -11,7 +11,7 @@ def derive_seed(seed: int, *parts: str | int) -> int:
 
     Args:
         seed: the run's seed.
-        parts: what tells this use from every other, for example an image's id and the name of an attack.
+        parts: what tells this use from every other, for example an image's id and the name of an edit.
     """
     text = "\x1f".join([str(seed), *map(str, parts)])
     # names of files may hold what is no valid Unicode

@@ -1,6 +1,8 @@
 """Shared fixtures: tiny seeded pictures, tiny random extractors, the photographs where they are at hand."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +87,18 @@ class Holed(nn.Module):
 def save_script(module: nn.Module, path: Path) -> Path:
     torch.jit.save(torch.jit.script(module), str(path))
     return path
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's contrast ratio of two colours, #rrggbb."""
+    low, high = sorted(_luminance(colour) for colour in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
 @pytest.fixture
@@ -211,3 +225,32 @@ def finished_fit(
 ) -> Path:
     """The folder of a finished ``tiny_pipeline.run("fit")``; read only."""
     return new_pipeline(tmp_path_factory.mktemp("finished")).run("fit")
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[[Path, int], tuple[str, list[str]]]:
+    """``browse(page, width)``: the document as it is after loading, and the console's lines; skips without chromium."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip(
+            "no chromium: install it (Debian: apt-get install chromium) to see the pages in a browser"
+        )
+
+    def open_page(page: Path, width: int) -> tuple[str, list[str]]:
+        done = subprocess.run(
+            [
+                browser,
+                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+                f"--user-data-dir={tmp_path / 'profile'}",
+                f"--window-size={width},900",
+                *("--enable-logging=stderr", "--dump-dom", page.as_uri()),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=True,
+        )
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return open_page

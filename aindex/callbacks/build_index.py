@@ -142,7 +142,7 @@ class BuildIndex(Callback):
             run.row_descriptors = lambda: _row_descriptors(run, builder.references()[0], self.settings)
         pl_module.run = data.run = run
         activates = pl_module.active and trainer.state.fn == TrainerFn.FITTING
-        # what would fail after hours: too many neighbours, a target or a loss that the index has not
+        # what would fail after hours: too many neighbours, a target or a loss that this index does not offer
         distributed.everywhere(lambda: run.search(descriptors[:1]))
         distributed.everywhere(lambda: pl_module.check() if activates else None)
         run.twins, name = distributed.on_rank_zero(lambda: _find_twins(run, pl_module.device))
@@ -178,7 +178,7 @@ def _images(data: ImageData, described: list[str], ids: npt.NDArray[np.int64]) -
 
 
 def _row_descriptors(run: Run, references: Matrix, settings: IndexSettings) -> list[Matrix]:
-    """The references', and those of the originals that are none of them.
+    """Those of the references, and of the originals that are not among them.
 
     Raises:
         DataError: they are others than the index was filled with.

@@ -19,14 +19,14 @@ _IN_THE_ATTACK_TABLE = (*MEASURES, "r@1_without_screenshot")
 
 
 def results_text(series: Mapping[str, Results]) -> str:
-    """The table per attack, then every other number; passive and active beside each other where both are known."""
+    """The table per edit, then every other number; passive and active beside each other where both are known."""
     tables = [retrieval_table(results.retrieval) for results in series.values()]
     first = format_table(tables[0]) if len(tables) == 1 else compare(*tables)
     return f"{first}\n\n{measures_text(series)}"
 
 
 def compare(passive: pd.DataFrame, active: pd.DataFrame) -> str:
-    """Two tables of `retrieval_table` over the same attacks as one text: passive → active per measure.
+    """Two tables of `retrieval_table` over the same edits as one text: passive → active per measure.
 
     Beside each share stand the 95 % intervals.
     """
@@ -47,7 +47,7 @@ def compare(passive: pd.DataFrame, active: pd.DataFrame) -> str:
 
 
 def measures_text(series: Mapping[str, Results]) -> str:
-    """The numbers of `measures` that are not in the table per attack, a column per series."""
+    """The numbers of `measures` that are not in the table per edit, a column per series."""
     known = {label: {one.key: one for one in measures(results)} for label, results in series.items()}
     shown: dict[str, Measure] = {}
     for found in known.values():

@@ -33,7 +33,7 @@ _TABLES = {"csv": (RETRIEVAL_FILE, RETRIEVAL_COLUMNS), "queries": (QUERIES_FILE,
 
 
 class RetrievalEvaluation(Evaluation):
-    """Writes `retr_df.csv` and `queries_df.csv`, a row per image and attack, and what was measured of the images."""
+    """Writes `retr_df.csv` and `queries_df.csv`, a row per image and edit, and what was measured of the images."""
 
     def __init__(self, run: Run, plan: Plan) -> None:
         super().__init__(run, plan)
@@ -109,7 +109,7 @@ class RetrievalEvaluation(Evaluation):
         ]
 
     def finish(self) -> None:
-        """Put all ranks' rows into one file per set, in the order of images and attacks."""
+        """Put all ranks' rows into one file per set, in the order of images and edits."""
         # alone, so that ranks do not slow each other down, unless they must search together
         together = self.run.is_collective or distributed.rank() == 0
         times = self._analyses.search_times() if together else None

@@ -28,7 +28,7 @@ class ImageSet:
     Attributes:
         kind: `active` for released images, `passive` for originals.
         paths: of the images, in the order of the evaluated ones.
-        is_main: whether its results have the plain file names; a passive set beside an active one has not.
+        is_main: whether its results have the plain file names; those of a passive set beside an active one do not.
     """
 
     kind: Kind
@@ -47,7 +47,7 @@ class Plan:
     Attributes:
         images: the originals that are evaluated.
         sets: their files, the main set first.
-        attacks: what is done with each image.
+        attacks: the edits that are made of each image.
         template: screenshot template.
         exhaustive: compare with the descriptors of all references, too.
         input_size: R, side of the extractor's input.
@@ -89,7 +89,7 @@ class Evaluation(ABC):
         return self.series[-1]
 
     def left_out_of(self, images: ImageSet) -> dict[str, str]:
-        """Names of the set's images that there are not, and why; complete once all are activated."""
+        """Names of the set's images that could not be released, and why; complete once all are activated."""
         return self.run.failed if images.kind == "active" else {}
 
     def left_out_files(self, images: ImageSet) -> set[str]:

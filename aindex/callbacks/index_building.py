@@ -402,7 +402,7 @@ class IndexBuilder:
         return index, folder
 
     def _check_suits(self, index: ReferenceIndex) -> None:
-        """Refuse before hours of filling an index that the engine has not."""
+        """Refuse an index that the engine has no form of, before hours of filling it."""
         if self._settings.engine == "lance":
             trained_part(index.faiss_index)
 

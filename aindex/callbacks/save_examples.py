@@ -67,7 +67,7 @@ def _copies(
 
 
 def shown_attacks(attacks: Sequence[Attack]) -> list[Attack]:
-    """Six attacks to show: of different kinds where they were run, else spread over those that were."""
+    """Six edits to show: of different kinds where they were run, else spread over those that were."""
     chosen = [attack for attack in _SHOWN if attack in attacks]
     if len(chosen) < 3:
         chosen = [attacks[place] for place in spread_over(len(attacks), len(_SHOWN))]

@@ -71,7 +71,7 @@ def log_configuration(trainer: Trainer, text: str) -> None:
 
 
 def scalars(results: Results) -> Iterator[tuple[str, float]]:
-    """Every number of the tables per attack and of the summary, with its tag."""
+    """Every number of the tables per edit and of the summary, with its tag."""
     for row in retrieval_table(results.retrieval).to_dict("records"):
         for name in MEASURES:
             if not pd.isna(row[name]):
@@ -167,7 +167,7 @@ def example_sheet(example: Example, verdicts: Mapping[str, str]) -> Image.Image:
 
     Args:
         example: stored pictures.
-        verdicts: by an attack's label what became of the copy.
+        verdicts: by an edit's label, what became of the copy.
     """
     first: list[tuple[str, Path]] = [
         ("original", example.original),

@@ -84,7 +84,7 @@ class WriteImages(GivenRun, Callback):
             self._leave_out_failed()
 
     def _leave_out_failed(self) -> None:
-        """Tell the evaluation, on all ranks, which images there are not.
+        """Tell the evaluation, on all ranks, which images could not be released.
 
         Raises:
             DataError: there is none.

@@ -1,14 +1,17 @@
 """Queries and their matches side by side: one HTML file that needs nothing beside itself."""
 
 import base64
+import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from aindex.collection.calibration import NO_THRESHOLD
@@ -19,11 +22,20 @@ from aindex.data.released import released_names
 from aindex.errors import ImageReadError
 from aindex.paths import user_path
 
-THUMBNAIL_PIXELS = 180
+THUMBNAIL_PIXELS = 132
+# class of a row: what is said of it
+_VERDICTS = {"match": "match", "found": "", "none": "no match", "empty": "no row", "unreadable": "unreadable"}
+# what can be shown by itself: the classes of its rows
+_FILTERS = {
+    "match": ("match",),
+    "with an answer": ("found",),
+    "no match": ("none", "empty"),
+    "unreadable": ("unreadable",),
+}
 
 
 def write_page(matches: Matches, path: Path | str, *, pictures: Sequence[Path | str] = ()) -> None:
-    """Write the page of a search.
+    """Write the page of a search: a row per query, to sort and to filter, in one file that loads nothing.
 
     Args:
         matches: of `search`.
@@ -34,43 +46,88 @@ def write_page(matches: Matches, path: Path | str, *, pictures: Sequence[Path | 
     Raises:
         OutputError: it cannot be written.
     """
-    folders = [user_path(folder) for folder in pictures]
-    cards = [
-        _card(query, file, matches, folders)
-        for query, file in zip(matches.queries, matches.files, strict=True)
-    ]
-    environment = Environment(
-        loader=PackageLoader("aindex.collection"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
+    rows = _rows(matches, [user_path(folder) for folder in pictures])
+    shown = [match["thumbnail"] is not None for row in rows for match in row["matches"]]
+    loader = PackageLoader("aindex.collection")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    script = loader.get_source(environment, "matches.js")[0]
     text = environment.get_template("matches.html.j2").render(
         summary=matches.summary().split("\n"),
-        cards=cards,
-        skipped=matches.skipped.rows,
-        judged=matches.threshold is not NO_THRESHOLD,
+        rows=rows,
+        kinds=_kinds(rows),
+        unseen=bool(shown) and not any(shown),
+        style=Markup(loader.get_source(environment, "matches.css")[0]),
+        script=Markup(script),
+        # the page runs this script and no other, whatever a file is called
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     read = [file for file in matches.files if file is not None]
     write_where_told(path, text.encode("utf-8", "replace"), sources=read)
 
 
-def _card(query: str, file: Path | None, matches: Matches, folders: Sequence[Path]) -> dict[str, Any]:
-    found = matches.table[matches.table["query"] == query]
+def _rows(matches: Matches, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """A row of the page per query, in the order of the search; those that cannot be read come last."""
+    found = dict(list(matches.table.groupby("query", sort=False)))
+    indexed = cache(lambda name: _indexed_thumbnail(name, folders))
+    judged, errors = matches.threshold is not NO_THRESHOLD, matches.errors
+    rows = []
+    for query, file in zip(matches.queries, matches.files, strict=True):
+        lines = found[query].to_dict("records") if query in found else []
+        answers = [_answer(line, indexed) for line in lines]
+        picture = None if file is None else thumbnail(file)
+        rows.append(_row(query, _kind(answers, judged), picture, answers, errors.get(query)))
+    return rows + [_row(query, "unreadable", None, [], reason) for query, reason in matches.skipped.rows]
+
+
+def _kind(answers: Sequence[Mapping[str, Any]], judged: bool) -> str:
+    if not answers:
+        return "empty"
+    if not judged:
+        return "found"
+    # whatever the threshold is of, no later row is a match where the first is none
+    return "match" if answers[0]["verdict"] else "none"
+
+
+def _row(
+    query: str, kind: str, picture: str | None, answers: list[dict[str, Any]], reason: str | None
+) -> dict[str, Any]:
+    said = _VERDICTS[kind] or "nearest"
+    nearest = f"{said} {answers[0]['name']}, distance {answers[0]['distance']}" if answers else said
+    if kind == "none":
+        nearest = f"no match; nearest {answers[0]['name']}, distance {answers[0]['distance']}"
     return {
         "name": query,
-        "thumbnail": None if file is None else thumbnail(file),
-        "matches": [
-            {
-                "name": line["name"],
-                "distance": f"{line['distance']:.3f}",
-                "score": "" if pd.isna(line["score"]) else f"{line['score']:.3f}",
-                "verdict": None if pd.isna(line["match"]) else bool(line["match"]),
-                "thumbnail": _indexed_thumbnail(str(line["name"]), folders),
-            }
-            for line in found.to_dict(orient="records")
-        ],
+        "kind": kind,
+        "order": list(_VERDICTS).index(kind),
+        "verdict": _VERDICTS[kind],
+        "thumbnail": picture,
+        "finding": f"{query.rpartition('/')[2]}: {nearest}",
+        "matches": answers,
+        "reason": reason,
     }
+
+
+def _answer(line: Mapping[Hashable, Any], indexed: Callable[[str], str | None]) -> dict[str, Any]:
+    scored = not pd.isna(line["score"])
+    return {
+        "name": str(line["name"]),
+        "distance": f"{line['distance']:.3f}",
+        "exact_distance": f"{line['distance']:.9g}",
+        "score": f"{line['score']:.3f}" if scored else "",
+        "exact_score": f"{line['score']:.9g}" if scored else "",
+        "verdict": not pd.isna(line["match"]) and bool(line["match"]),
+        "thumbnail": indexed(str(line["name"])),
+    }
+
+
+def _kinds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The filters that are offered: those that would show a row."""
+    counts = {label: sum(row["kind"] in kinds for row in rows) for label, kinds in _FILTERS.items()}
+    return [
+        {"classes": " ".join(kinds), "label": label, "count": counts[label]}
+        for label, kinds in _FILTERS.items()
+        if counts[label]
+    ]
 
 
 def thumbnail(path: Path) -> str | None:
@@ -81,7 +138,7 @@ def thumbnail(path: Path) -> str | None:
         return None
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
     content = io.BytesIO()
-    image.save(content, "JPEG", quality=80)
+    image.save(content, "JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 

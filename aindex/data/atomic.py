@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and folders vanish so; nothing is replaced or removed that is not our own."""
+"""Files appear whole or not at all, folders vanish in one step, and only what aindex wrote is replaced or removed."""
 
 import fcntl
 import os
@@ -86,7 +86,7 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left of files that never got their final names.
 
     Args:
-        folder: of this program alone, with its subfolders; nobody may be writing there.
+        folder: one that only aindex uses, with its subfolders; nobody may be writing there meanwhile.
     """
     for path in folder.rglob(".*.partial*"):
         if _LEFTOVER.fullmatch(path.name):
@@ -95,7 +95,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_leftovers_of(paths: Collection[Path]) -> None:
-    """The same of some files, which may lie among other people's; nobody may be writing them."""
+    """Remove what killed processes left of these files, which may lie among others; nobody may be writing them."""
     by_folder: dict[Path, set[tuple[str, str]]] = {}
     for path in paths:
         by_folder.setdefault(path.parent, set()).add((_leftover_stem(path), path.suffix))

@@ -191,7 +191,7 @@ def _unquote(line: str, path: Path, number: int) -> str:
 
 
 def is_path(name: str) -> bool:
-    """Whether a file can have this path, whether or not there is one."""
+    """Whether a file can have this path; there need not be one."""
     try:
         return b"\0" not in os.fsencode(name)
     # half of a pair of surrogates, which JSON can hold and no file name
@@ -221,7 +221,7 @@ def read_image(path: Path | str) -> Image.Image:
 
 
 def read_picture(picture: Image.Image) -> Image.Image:
-    """The RGB pixels of a PIL picture, those that `read_image` finds in its file where they still are the file's.
+    """The RGB pixels of a PIL picture: what `read_image` finds in its file, unless the picture was changed since.
 
     Raises:
         ImageReadError: for whatever reason.

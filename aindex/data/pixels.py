@@ -68,7 +68,7 @@ def upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def turned(pixels: Image.Image, orientation: object) -> Image.Image:
-    """Pixels turned by an EXIF orientation, as they are where it is none."""
+    """Pixels turned by an EXIF orientation; unchanged where the number is none."""
     undo = _UNDO_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
     return pixels if undo is None else pixels.transpose(undo)
 

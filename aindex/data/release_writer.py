@@ -84,7 +84,7 @@ class ReleaseWriter:
         records: Sequence[ReleaseRecord],
         failed: Sequence[FailureRecord] = (),
     ) -> None:
-        """Take a batch over; H×W×3 uint8 per image, and those of the batch that there are none of.
+        """Take a batch over: H×W×3 uint8 per released image, and a record of each image that failed.
 
         Raises:
             OutputError: an earlier batch could not be written, or the run's folder is gone.

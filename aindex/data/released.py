@@ -54,7 +54,7 @@ def _numbered(files: Sequence[str]) -> list[str]:
 
 
 def _inside(name: str) -> PurePosixPath:
-    """A name as a path that cannot leave the folder it is put below: absolute names and ``..`` lose that."""
+    """A name as a path that cannot leave the folder it is put below: a leading slash and every ``..`` are dropped."""
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", "..", ".")]
     # "." and "/" are no pictures, which reading will say; until then they need a name like all others
     return PurePosixPath(*(parts or ["_"]))

@@ -78,7 +78,7 @@ def extract(
         extractor: what describes them.
         root: the folder that names are relative to; None keeps the paths as given.
         batch_size, num_workers, device, precision, progress: as in ``ExtractionSettings``.
-        require: False for those who record what cannot be read, even if that is all of it.
+        require: False returns no rows, rather than raising an error, where no picture can be read.
 
     Raises:
         DataError: there are no pictures, none can be read (unless ``require`` is False), or ``root`` vanished on the

@@ -35,7 +35,7 @@ def fold_batch_norms(module: nn.Module, pixels: Tensor) -> nn.Module:
     for the whole process, under the feet of all other threads.
 
     Args:
-        module: in evaluation mode; one whose way depends on values is copied as it is.
+        module: in evaluation mode; one whose control flow depends on values is copied unchanged.
         pixels: an input, 1×3×R×R.
     """
     folded = copy.deepcopy(module)

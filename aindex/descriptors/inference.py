@@ -53,7 +53,7 @@ class FastExtractor:
         dim: d.
         device: where its weights lie.
         precision: of the arithmetic inside; descriptors come out float32.
-        input_dtype: in which it takes pixels without converting them; any other does too.
+        input_dtype: of pixels that it takes without converting them; others are converted.
     """
 
     def __init__(

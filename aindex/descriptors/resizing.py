@@ -39,7 +39,7 @@ class _AxisWeights(NamedTuple):
         )
 
     def filled(self, count: int) -> "_AxisWeights":
-        """With outputs of no sources at the end, to as many."""
+        """As many outputs as `count`: those added at the end have no sources."""
         missing = count - len(self.starts)
         return self._replace(starts=F.pad(self.starts, (0, missing), value=len(self.sources)))
 
@@ -101,10 +101,10 @@ def _joined(
 
 
 class FlatResize:
-    """As PlaneResize, of B images of several sizes that lie behind each other in a matrix, in a few kernels.
+    """PlaneResize for B images of several sizes, one after the other in a matrix, in a few kernels.
 
-    Each value is one sum, and so is each value of the gradient, which does not depend on the other images: on a GPU,
-    too, where PlaneResize sorts to get there.
+    Each value of the result and of the gradient is one sum that does not depend on the other images, on a GPU too,
+    where PlaneResize must sort for that.
 
     Args:
         shapes: C×H×W of each image, with one C.
@@ -183,7 +183,7 @@ class _FlatResize(torch.autograd.Function):
 
 
 class PlaneResize:
-    """C×H×W → C×size×size as ``preprocess.resize`` would but for the last bits, differentiable: half its time.
+    """C×H×W → C×size×size as ``preprocess.resize`` does but for the last bits, differentiable, in half its time.
 
     Args:
         shape: C, H, W.
@@ -198,7 +198,7 @@ class PlaneResize:
         self._across = _axis_weights(self._width, size, 1, str(device))
 
     def __call__(self, planes: Tensor) -> Tensor:
-        """The planes resized."""
+        """The resized planes."""
         rows = self._down.mix(planes.reshape(-1, self._width))  # C·size×W
         columns = self._across.mix(rows.T.contiguous())  # size×C·size
         return columns.view(self._size, self._count, self._size).permute(1, 2, 0)

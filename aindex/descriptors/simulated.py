@@ -39,7 +39,8 @@ def simulated_copies(
 ) -> Iterator[Matrix]:
     """Descriptors of edited copies of each picture, c×d, picture after picture, in fp32.
 
-    They depend on the picture, its name and the seed alone. Edits are drawn as the loop's, never the evaluation's own.
+    They depend on the picture, its name and the seed alone. The edits are those that the activation loop draws, never
+    the evaluation's.
 
     Args:
         paths: of the pictures.

@@ -48,7 +48,7 @@ class GeM(nn.Module):
         self.eps = eps
 
     def forward(self, features: Tensor) -> Tensor:
-        """Pool in float32 whatever the precision around, as cubes overflow the short mantissa's use."""
+        """Pool in float32 whatever the precision around: cubes need a longer mantissa than bf16 has."""
         with torch.autocast(features.device.type, enabled=False):
             return features.float().clamp(min=self.eps).pow(self.p).mean((2, 3)).pow(1 / self.p)
 

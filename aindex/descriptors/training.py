@@ -97,7 +97,7 @@ class ExtractorTraining(LightningModule):
             self._validation[key].append(value)
 
     def on_validation_epoch_end(self) -> None:
-        """Exhaustive R@1 among the left-out pictures, per attack and on average."""
+        """Exhaustive R@1 among the left-out pictures, per edit and on average."""
         descriptors, images, edits = (
             torch.cat(self._validation.pop(k)) for k in ("descriptors", "images", "edits")
         )

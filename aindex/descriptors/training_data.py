@@ -20,7 +20,7 @@ from aindex.seeding import derive_seed
 
 
 def validation_attacks() -> list[Attack]:
-    """The default attacks but the screenshot, which no descriptor of this size finds among others."""
+    """The default edits without the screenshot, which no descriptor of this size finds among others."""
     return [attack for attack in default_attacks() if attack.name != "overlay_onto_screenshot"]
 
 
@@ -134,9 +134,9 @@ class ViewPairs(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 class EditedCopies(Dataset[tuple[Tensor, int, int] | str]):
-    """Left-out pictures, as they are (edit −1) and under each validation attack: (uint8 3×R×R, image, edit).
+    """Left-out pictures, as they are (edit −1) and under each edit of the validation: (uint8 3×R×R, image, edit).
 
-    What cannot be read or edited is the reason why instead.
+    Of a picture that cannot be read or edited, the reason is returned instead.
     """
 
     def __init__(self, paths: Sequence[Path], *, size: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""What happens to released images: named attacks, random edits, and AugLy made to run on today's Pillow and numpy."""
+"""What happens to released images: named edits, random edits, and AugLy made to run on today's Pillow and numpy."""
 
 from aindex.edits.named import (
     Attack,

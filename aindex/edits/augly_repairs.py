@@ -68,8 +68,8 @@ class _Font(ImageFont.FreeTypeFont):
 def _functional() -> Any:
     """AugLy's image functions.
 
-    AugLy asks libmagic, a system library that is not everywhere, whether its own pictures are pictures. Where it is
-    missing, a stand-in that goes by the file's ending is there while AugLy is imported, and gone afterwards.
+    While it is imported, AugLy asks libmagic, a system library that not every machine has, whether its own files are
+    pictures. Where libmagic is missing, a stand-in that goes by the files' endings answers until the import is done.
     """
     try:
         import magic  # noqa: F401

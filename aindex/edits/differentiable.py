@@ -133,7 +133,7 @@ def draw(rng: random.Random, aspect: float, settings: EditSettings) -> View:
 
 
 def rotation(degrees: float, aspect: float) -> Theta:
-    """Counter-clockwise, on a canvas that grows to hold the picture, of which a square shows all."""
+    """A counter-clockwise rotation, on a canvas that grows to hold the whole picture."""
     angle = math.radians(degrees)
     c, s = math.cos(angle), math.sin(angle)
     width, height = aspect * abs(c) + abs(s), aspect * abs(s) + abs(c)
@@ -141,7 +141,7 @@ def rotation(degrees: float, aspect: float) -> Theta:
 
 
 def window(left: float, top: float, right: float, bottom: float) -> Theta:
-    """What of a picture is seen, as shares of its sides; beyond 0 and 1 there is canvas."""
+    """The part of a picture that is seen, as shares of its sides; beyond 0 and 1 there is canvas."""
     return right - left, 0.0, left + right - 1, 0.0, bottom - top, top + bottom - 1
 
 
@@ -225,24 +225,24 @@ class Edits:
 
     Attributes:
         views: B.
-        numbers: B×22 float64, on the pictures' device: what the views say, 0 where an edit has none of it.
+        numbers: B×22 float64, on the pictures' device: the views' parameters, 0 where a view has no such edit.
     """
 
     views: Sequence[View]
     numbers: Tensor
 
     def some(self, chosen: Sequence[int]) -> "Edits":
-        """Those of some of the pictures."""
+        """The edits of some of the pictures."""
         rows = self.numbers.unbind()
         return Edits([self.views[i] for i in chosen], torch.stack([rows[i] for i in chosen]))
 
     def get(self, name: str, like: Tensor) -> Tensor:
-        """Numbers of each edit, B×n×1×1: one, but for θ, and for a patch's place and colour."""
+        """One parameter of each edit, B×n×1×1: a single number, except θ and a patch's place and colour."""
         return self.numbers[:, _COLUMNS[name]].to(like.dtype)[:, :, None, None]
 
 
 def sent(drawn: Sequence[Sequence[View]], device: torch.device | str) -> list[Edits]:
-    """Edits of B pictures each, ready for a device: all of them in one transfer, since each one waits for a GPU."""
+    """Edits of B pictures each, moved to a device in one transfer, because every transfer waits for a GPU."""
     if not drawn:
         return []
     numbers = torch.tensor([[_numbers(view) for view in views] for views in drawn], dtype=torch.float64)
@@ -262,7 +262,7 @@ def _numbers(view: View) -> list[float]:
 def edited(pictures: Tensor, edits: Edits, size: int) -> Tensor:
     """Each picture after its edit.
 
-    No picture's pixels depend on the others': what a batch is treated with at once rounds each by itself.
+    No picture's pixels depend on the others in its batch, not even in their last digits.
 
     Args:
         pictures: B×3×S×S in [0, 1], S a multiple of R.
@@ -426,9 +426,9 @@ def _those(rows: Tensor, edits: Edits, name: str, edit: Callable[[Tensor, Edits]
 
 
 def _apart(rows: Tensor, edits: Edits, edit: Callable[[Tensor, Edits], Tensor]) -> Tensor:
-    """What an edit by matrix products or means makes of rows, which round by how many there are: always as many.
+    """Apply an edit whose rounding depends on the number of rows (matrix products, means) to equally many each time.
 
-    On a CPU one, where more would not be faster; on a GPU eight, the last of them filled up.
+    On a CPU that is one row, where more would not be faster; on a GPU eight, and the last block is filled up.
     """
     count, size = len(rows), 1 if rows.device.type == "cpu" else _TOGETHER
     pieces = rows.unbind()

@@ -1,4 +1,4 @@
-"""The attacks of the retrieval evaluation: an edit each, with a fixed parameter."""
+"""The edits of the retrieval evaluation, each with a fixed parameter; code and tables keep the paper's word, attack."""
 
 import io
 import math
@@ -52,7 +52,7 @@ def _attacks(name: AttackName, *params: float) -> list[Attack]:
 
 
 def default_attacks() -> list[Attack]:
-    """The fifteen attacks of a normal evaluation."""
+    """The fifteen edits of a normal evaluation."""
     return [
         Attack("none"),
         Attack("auto"),
@@ -70,7 +70,7 @@ def default_attacks() -> list[Attack]:
 
 
 def full_attacks() -> list[Attack]:
-    """The fine grid over every parametric attack, for curves."""
+    """A fine grid over every edit that has a parameter, for curves."""
     tenths = [round(0.1 * step, 1) for step in range(-5, 20)]
     shares = [share for share in tenths if 0.1 <= share <= 1.0]
     factors = [factor for factor in tenths if factor >= 0.5]
@@ -87,13 +87,13 @@ def full_attacks() -> list[Attack]:
 
 
 def unseen_attacks() -> list[Attack]:
-    """Sixteen attacks whose families no loop is trained against."""
+    """Sixteen edits of families that the activation loop never draws."""
     seen_before = _attacks("jpeg", 20)
     return [*(Attack(name, param) for name, (param, _) in UNSEEN.items()), *seen_before]  # type: ignore[arg-type]
 
 
 def attacks_of(which: AttackList) -> list[Attack]:
-    """The attacks of a list.
+    """The edits of a list.
 
     Args:
         which: `default` the fifteen of a normal evaluation, `full` a fine grid over their parameters, `unseen` others.
@@ -162,7 +162,7 @@ def _blur(image: Image.Image, kernel: int) -> Image.Image:
 def _weighted_sums(
     planes: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], *, step: int
 ) -> npt.NDArray[np.float32]:
-    """Each plane and those 1, 2, … steps after it, times symmetric weights; as many as have all of them."""
+    """Sums of each plane and those 1, 2, … steps after it, times symmetric weights, while there are enough planes."""
     radius = len(weights) // 2
     count = len(planes) - 2 * radius * step
     parts = [planes[i * step : i * step + count] for i in range(len(weights))]
@@ -187,7 +187,7 @@ def apply_attack(
         name: how to call the picture in an error.
 
     Raises:
-        EditError: the edit failed; never is the unedited picture returned in its place.
+        EditError: the edit failed; the unedited picture is never returned in its place.
     """
     try:
         match attack.name:

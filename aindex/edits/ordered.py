@@ -1,7 +1,7 @@
 """Sampling and blurring whose gradients a GPU adds in one order, so that two runs give the same pixels.
 
-Torch's own kernels add them as they come (the list stands at `torch.use_deterministic_algorithms`); those of indexing
-and of matrix products are ordered.
+Torch's own kernels add them in no fixed order (the list stands at `torch.use_deterministic_algorithms`); those of
+indexing and of matrix products are ordered.
 """
 
 import torch

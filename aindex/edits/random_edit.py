@@ -1,4 +1,4 @@
-"""The random edit `auto`: one to four edits of different families, drawn under a seed (SPEC 10)."""
+"""The random edit `auto` of copy detection: one to four edits of different families, drawn under a seed."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Edits that no loop is trained against: what they show of a gain is not owed to having seen them."""
+"""Edits that the activation loop never draws, so that a gain on them does not come from having seen them."""
 
 import math
 from collections.abc import Callable, Sequence

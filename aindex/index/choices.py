@@ -147,7 +147,7 @@ def _codes_of(parts: IndexParts) -> Any:
 
 
 def _choices(kind: str, steps: tuple[Step, ...], points: Rows, **more: bool) -> Choices:
-    """Of points M×K×s on consecutive components, s each; all on the same ones where the code is additive."""
+    """Choices among points M×K×s: each looks at the next s components; additive ones all look at the same."""
     count, _, width = points.shape
     first = 0 if more.get("additive") else np.arange(count)[:, None] * width
     columns = torch.from_numpy(np.broadcast_to(first + np.arange(width), (count, width)).copy())

@@ -12,7 +12,7 @@ _PROBES = 256
 def quantiser_difference(one: FaissIndex, other: FaissIndex) -> str | None:
     """How the trained part of an index differs from that of another: a few words, or None if it does not.
 
-    Cells and codebook are compared bit by bit, and with them what both store for some directions.
+    Cells and codebook are compared bit by bit, and so is what both indexes store for a few test vectors.
     """
     if one.d != other.d:
         return f"dimension {one.d}, not {other.d}"

@@ -29,7 +29,7 @@ class SearchCosts:
         """Rows that each query is compared with: nq; nan where a graph is searched.
 
         Args:
-            visited: nq×nprobe cells (`Quantiser.visited`); None for an index without.
+            visited: nq×nprobe cells (`Quantiser.visited`); None for an index without cells.
             queries: nq.
         """
         if visited is not None and self._sizes is not None:

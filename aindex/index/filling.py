@@ -50,7 +50,7 @@ class PackedIndex(NamedTuple):
 
 
 class NumberedNames(Sequence[str]):
-    """Names of rows that have none: ``reference 0``, ``reference 1``, …, however many, in no memory."""
+    """Names for rows that have none: ``reference 0``, ``reference 1``, …, made when asked for, not kept in memory."""
 
     def __init__(self, count: int) -> None:
         self._numbers = range(count)
@@ -69,7 +69,7 @@ class NumberedNames(Sequence[str]):
 
 
 class Filling(NamedTuple):
-    """All rows of an index to be: those of the references, then those of the originals that are not among them.
+    """All rows that an index will have: those of the references, then of the originals that are not among them.
 
     Attributes:
         references: n×d, possibly a file mapped into memory.

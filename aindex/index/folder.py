@@ -260,7 +260,7 @@ def check_place(folder: Path, *, overwrite: bool) -> None:
     """See that a new index may go into a folder, before the work for it is begun.
 
     Raises:
-        OutputError: it is none, holds other things, or an index that is not to be replaced.
+        OutputError: it is no folder, or holds other things or an index that is not to be replaced.
     """
     try:
         if folder.is_dir() and not (overwrite and yaml_hash(folder) is not None):

@@ -60,9 +60,9 @@ class LanceIndex:
     """A vector index of a dataset.
 
     Attributes:
-        dataset: open.
+        dataset: the open dataset.
         name: of the index.
-        column: that it is over.
+        column: that it indexes.
         trained: its quantiser.
     """
 

@@ -67,7 +67,7 @@ class RowNames(Sequence[str]):
             self._ends.append(len(self._data))
 
     def without(self, positions: Iterable[int]) -> "RowNames":
-        """A copy that lacks some names."""
+        """A copy without some of the names."""
         removed = set(map(int, positions))
         kept = RowNames()
         kept.extend(name for position, name in enumerate(self) if position not in removed)

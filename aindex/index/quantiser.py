@@ -62,7 +62,7 @@ class Quantiser:
         return parts.is_lossless and parts.ivf is None and is_lossless_chain(parts.transforms)
 
     def targets(self, descriptors: Descriptors, target: Target = "pq_recons") -> Descriptors:
-        """Where the activation draws these descriptors (SPEC 4).
+        """What activation draws these descriptors to.
 
         ``pq_recons`` is what the index stores, decoded. Where that is the descriptor itself it has nothing to
         do: an index of whole descriptors in cells (``IVF…,Flat``) then gives the cell's centroid, one that

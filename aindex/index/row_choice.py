@@ -14,7 +14,7 @@ LEAST_SHARE = 0.05
 
 
 def check_row_count(count: int, quantiser: Quantiser | None = None) -> None:
-    """Raise a ConfigError unless pictures can have so many rows, in the index of a quantiser where it is known."""
+    """Raise a ConfigError unless pictures can have this many rows, in this quantiser's index if it is known."""
     if not 1 <= count <= MOST_ROWS:
         raise ConfigError(f"rows {count}: expected 1 to {MOST_ROWS} per picture; the default is 1")
     if count > 1 and quantiser is not None and quantiser.cell_count is None:
@@ -27,8 +27,8 @@ def check_row_count(count: int, quantiser: Quantiser | None = None) -> None:
 def choose_rows(own: Rows, copies: Rows, quantiser: Quantiser, count: int) -> Rows:
     """The rows of a picture: one in its own cell, the others in those that most copies fall into.
 
-    Each is the mean of the descriptors in its cell, as long as they are. A cell with less than LEAST_SHARE of them gets
-    none, so there may be fewer rows than asked for.
+    Each row is the mean of the descriptors in its cell, with their average norm. A cell with less than LEAST_SHARE of
+    them gets none, so there may be fewer rows than asked for.
 
     Args:
         own: d, the picture's own descriptor.
@@ -50,7 +50,7 @@ def choose_rows(own: Rows, copies: Rows, quantiser: Quantiser, count: int) -> Ro
 
 
 def _row_of(members: Rows, cell: int, quantiser: Quantiser) -> Rows:
-    """Their mean, as long as they are on average; the member nearest to it if that lies in another cell."""
+    """The members' mean with their average norm; if it lies in another cell, the member nearest to it."""
     mean = members.mean(axis=0)
     length = np.linalg.norm(members, axis=1).mean()
     row: Rows = (mean * (length / max(float(np.linalg.norm(mean)), 1e-12))).astype(np.float32)

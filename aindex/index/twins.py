@@ -24,7 +24,7 @@ class Twins:
     """Rows that hold what an original's own row holds.
 
     Attributes:
-        rows: by the original's own id, those of the others.
+        rows: by the original's own id, the ids of its twins.
     """
 
     rows: Mapping[int, Sequence[int]] = field(default_factory=dict)

@@ -1,10 +1,15 @@
 """`aindex search`, `aindex calibrate`, and their forms in Python."""
 
+import base64
+import hashlib
 import io
 import json
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +24,13 @@ from aindex.collection.building import add_to_index
 from aindex.collection.calibrating import calibrate
 from aindex.collection.calibration import find_threshold, normalised_scores
 from aindex.collection.equipment import visited_cells
+from aindex.collection.matches import NO_ROWS
 from aindex.collection.page import find_picture, write_page
 from aindex.collection.searching import search
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.errors import ConfigError, DataError, FaissIndexError
 from aindex.index.reference_index import ReferenceIndex
-from tests.conftest import draw_picture
+from tests.conftest import contrast, draw_picture
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num_workers", "0"]
 
@@ -248,12 +254,14 @@ class Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.images: list[str] = []
+        self.alts: list[str] = []
         self.tags: list[str] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.images += [value or "" for name, value in attrs if tag == "img" and name == "src"]
+        self.alts += [value or "" for name, value in attrs if tag == "img" and name == "alt"]
         assert not any(name.startswith("on") for name, _ in attrs)
 
     def handle_data(self, data: str) -> None:
@@ -273,14 +281,133 @@ def test_page_is_self_contained_and_names_are_text(
     text = (tmp_path / "page.html").read_text()
     page = Page()
     page.feed(text)
-    assert "script" not in page.tags
+    # one script, and the page lets no other run
+    assert page.tags.count("script") == 1
+    script = text[text.index("<script>") + len("<script>") : text.index("</script>")]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
     assert nasty in page.text
     assert len(page.images) == 4
     assert all(uri.startswith("data:image/jpeg;base64,") for uri in page.images)
     assert not re.search(r"https?://", text)
     write_page(found, tmp_path / "page.html")
-    assert "no picture" in (tmp_path / "page.html").read_text()
+    assert "No picture of the index is shown" in (tmp_path / "page.html").read_text()
     assert "&lt;script&gt;" in found._repr_html_()
+
+
+def _judged(tmp_path: Path, index: Path, quiet: ExtractionSettings) -> Path:
+    """A page of four pictures, two of them with a match, and of a file that is none."""
+    queries = tmp_path / "queries"
+    queries.mkdir()
+    for number, name in enumerate(("b10.jpg", "b9.jpg")):
+        shutil.copy(sorted((tmp_path / "references").iterdir())[number], queries / name)
+    for seed, name in ((900, "a.png"), (901, "c.png")):
+        draw_picture(seed).save(queries / name)
+    (queries / "broken.png").write_text("no picture")
+    free = search(index, queries, k=3, nprobe=4, settings=quiet)
+    nearest = sorted(free.best["distance"])
+    threshold = (nearest[1] + nearest[2]) / 2
+    found = search(index, queries, k=3, nprobe=4, threshold=threshold, settings=quiet)
+    write_page(found, tmp_path / "page.html", pictures=[tmp_path / "references"])
+    return tmp_path / "page.html"
+
+
+def test_page_has_a_row_for_each_query_that_says_its_finding(
+    tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings
+) -> None:
+    text = _judged(tmp_path, tiny_index, quiet).read_text()
+    assert re.findall(r'<tr class="(\w+)"', text) == ["none", "match", "match", "none", "unreadable"]
+    page = Page()
+    page.feed(text)
+    own = sorted(path.name for path in (tmp_path / "references").iterdir())
+    said = [alt for alt in page.alts if alt.startswith(("a.png", "b9.jpg", "b10.jpg"))]
+    assert re.fullmatch(r"a\.png: no match; nearest R\w+\.png, distance \d\.\d{3}", said[0])
+    assert re.fullmatch(rf"b10\.jpg: match {own[0]}, distance \d\.\d{{3}}", said[1])
+    assert re.fullmatch(rf"b9\.jpg: match {own[1]}, distance \d\.\d{{3}}", said[2])
+    assert "its content is no picture of a known format" in page.text.split("unreadable")[-1]
+    # what the filters would show, with how many rows
+    assert re.findall(r'data-kinds="([\w ]*)"[^>]*>([\w ]+) (\d)<', text) == [
+        ("", "all", "5"),
+        ("match", "match", "2"),
+        ("none empty", "no match", "2"),
+        ("unreadable", "unreadable", "1"),
+    ]
+
+
+def test_page_without_a_verdict_and_without_rows(
+    tmp_path: Path, tiny_index: Path, quiet: ExtractionSettings
+) -> None:
+    found = search(tiny_index, tmp_path / "references", k=1, nprobe=4, settings=quiet)
+    lost = replace(found, table=found.table.iloc[1:])
+    write_page(lost, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert re.findall(r'<tr class="(\w+)"', text) == ["empty"] + ["found"] * 11
+    assert NO_ROWS in text
+    assert ": nearest R" in text
+    assert ">with an answer 11<" in text
+
+
+def test_words_of_the_page_stand_out_in_light_and_dark() -> None:
+    css = resources.files("aindex.collection").joinpath("templates/matches.css").read_text()
+    modes = re.findall(r":root \{([^}]*--ink[^}]*)\}", css)
+    assert len(modes) == 2
+    for mode in modes:
+        colours = dict(re.findall(r"--([\w-]+): (#\w{6})", mode))
+        assert contrast(colours["on-pressed"], colours["pressed"]) >= 4.5
+        for word in ("ink", "soft", "match", "none", "unread"):
+            for ground in ("paper", "ground"):
+                assert contrast(colours[word], colours[ground]) >= 4.5, (word, ground)
+
+
+_USE = """<script>addEventListener("load", () => {
+  const names = () => [...document.querySelectorAll("tbody tr")].filter(row => row.getClientRects().length)
+    .map(row => row.dataset.query.split("/").pop()).join(" ");
+  const said = [names()];
+  const press = selector => { document.querySelector(selector).click(); said.push(names()); };
+  for (const key of ["query", "query", "distance", "score", "verdict", "name"]) press(`[data-sort=${key}] button`);
+  for (const kind of ["match", "none empty", "unreadable", ""]) press(`[data-kinds="${kind}"]`);
+  const text = document.getElementById("text");
+  text.value = "B9";
+  text.dispatchEvent(new Event("input"));
+  said.push(names(), document.getElementById("shown").textContent);
+  said.push(document.documentElement.scrollWidth - innerWidth <= 0 ? "fits" : "too wide");
+  document.body.innerHTML = "<p id=result>" + said.join("|") + "</p>";
+});</script>"""
+
+
+# chromium's window is never narrower than 500 pixels
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 500])
+def test_page_is_sorted_and_filtered_in_a_browser(
+    tmp_path: Path,
+    tiny_index: Path,
+    quiet: ExtractionSettings,
+    browse: Callable[[Path, int], tuple[str, list[str]]],
+    width: int,
+) -> None:
+    page = _judged(tmp_path, tiny_index, quiet)
+    document, console = browse(page, width)
+    assert console == []
+    assert '<span id="filters">' in document  # its own script ran
+    # a script of ours is not let in, so it is used in a copy that lets it
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
+    page.write_text(text.replace("</body>", _USE + "</body>"))
+    document, _ = browse(page, width)
+    result = re.search(r'<p id="result">([^<]*)</p>', document)
+    assert result is not None
+    start, up, down, distance, score, verdict, name, *rest = result[1].split("|")
+    assert start == "a.png b10.jpg b9.jpg c.png broken.png"
+    assert up == "a.png b9.jpg b10.jpg broken.png c.png"  # as people count
+    assert down == "c.png broken.png b10.jpg b9.jpg a.png"
+    assert set(distance.split()[:2]) == set(verdict.split()[:2]) == {"b9.jpg", "b10.jpg"}
+    assert [order.split()[-1] for order in (distance, score, verdict, name)] == ["broken.png"] * 4
+    assert [set(shown.split()) for shown in rest[:3]] == [
+        {"b9.jpg", "b10.jpg"},
+        {"a.png", "c.png"},
+        {"broken.png"},
+    ]
+    assert len(rest[3].split()) == 5
+    assert rest[4:] == ["b9.jpg", "1 of 5 shown", "fits"]
 
 
 def test_names_never_lead_out_of_their_folder(tmp_path: Path) -> None:

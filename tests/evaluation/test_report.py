@@ -19,6 +19,7 @@ from aindex.evaluation import figures, run_files
 from aindex.evaluation.html_report import run_series, write_report
 from aindex.evaluation.intervals import wilson
 from aindex.evaluation.run_files import read_run
+from tests.conftest import contrast
 
 PASSIVE = {"passive": "_passive", "active": ""}
 
@@ -249,18 +250,6 @@ def test_charts_say_what_they_show(page):
     )
     assert any(alt.startswith("PSNR (dB), median") for alt in alts)
     assert all(re.search(r"\d\.\d", alt) for alt in alts)
-
-
-def _luminance(colour):
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
-
-
-def contrast(one, other):
-    """WCAG's contrast ratio of two colours."""
-    low, high = sorted(map(_luminance, (one, other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_text_stands_out_in_both_modes(page):

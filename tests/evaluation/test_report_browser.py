@@ -1,8 +1,6 @@
 """The report in a real browser: it loads, says nothing on its console, and every picture has a size."""
 
 import re
-import shutil
-import subprocess
 
 import pytest
 
@@ -16,35 +14,6 @@ _MEASURE = """<script>window.addEventListener("load", () => {
   const wide = document.documentElement.scrollWidth - window.innerWidth;
   document.body.innerHTML = "<p id=result>" + wide + "|" + sizes.join(",") + "</p>";
 });</script>"""
-
-
-@pytest.fixture
-def browse(tmp_path):
-    """A function that opens a page and gives the document after loading and the console's lines."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip(
-            "no chromium: install it (Debian: apt-get install chromium) to see the report in a browser"
-        )
-
-    def open_page(page, width):
-        done = subprocess.run(
-            [
-                browser,
-                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-                f"--user-data-dir={tmp_path / 'profile'}",
-                f"--window-size={width},900",
-                *("--enable-logging=stderr", "--dump-dom", page.as_uri()),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=True,
-        )
-        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-    return open_page
 
 
 def _check(browse, report, width):
