@@ -109,6 +109,40 @@ def test_a_run_takes_what_its_index_has_and_says_so(tiny_pipeline, finished_fit,
     assert ReferenceIndex.open(tiny_pipeline.folder / "run" / "index").nprobe == (given or 3)
 
 
+@pytest.mark.parametrize("command", ["train", "fit", "activate", "compare", "index build"])
+def test_every_command_finds_configurations_and_reads_their_keys_once(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("twice.yaml").write_text("seed: 1\nseed: 2\n")
+    for file, told in (
+        ("twice.yaml", "key 'seed' twice"),
+        ("configs/none.yaml", "demo.yaml"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--config", file])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
+
+
+def test_the_extractor_is_trained_by_its_configuration_from_any_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = ["train", "--config", "configs/extractor.yaml"]
+    main_fails = [
+        ([], "data.data_dir"),
+        (["--data.data_dir", "absent"], "'absent' does not exist"),
+        (["--data.data_dir", "absent", "--data.data_dirs", "x"], "did you mean --data.data_dir?"),
+    ]
+    for options, told in main_fails:
+        with pytest.raises(SystemExit):
+            main([*config, *options])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("aindex: error: ")
+        assert told in line
+    with pytest.raises(SystemExit) as stopped:
+        main([*config, "--data.data_dir", "pictures", "--print_config"])
+    assert stopped.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["name"] == "aindex_small"
+
+
 def test_shipped_name_gives_way_to_a_file_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Path(resolve_config("configs/demo.yaml")).is_absolute()

@@ -183,8 +183,8 @@ def _claim(output: Path, paths: Sequence[Path], root: Path | None, *, overwrite:
 
 
 def augment(
-    source: Path,
-    output: Path,
+    data_dir: Path,
+    output_dir: Path,
     *,
     edits: Edits = "auto",
     copies: int = 1,
@@ -195,7 +195,7 @@ def augment(
     progress: bool = False,
     overwrite: bool = False,
 ) -> Augmented:
-    """Write edited copies of images, and what was done to each.
+    """Write edited copies of images, and a JSON line about each of what was done.
 
     `images/` holds the copies under their sources' names and subfolders, `edits.jsonl` a line per copy (`name` of
     the source, `file` of the copy, `edits` with all parameters), `skipped.csv` what could not be read. The copies
@@ -203,31 +203,32 @@ def augment(
     stands in `skipped.csv` too.
 
     Args:
-        source: a folder (with its subfolders) or a text file with one path per line.
-        output: where the files go.
-        edits: `auto` a random edit per copy; `default`, `full` or `unseen` each attack of the evaluation's lists once.
+        data_dir: images: a folder (with its subfolders) or a text file with one path per line.
+        output_dir: where the files go; an empty or new folder outside of data_dir.
+        edits: `auto` one to four random edits per copy; `default` each of the evaluation's fifteen attacks once per
+            image; `full` each of its long list; `unseen` each of the list that no activation is trained against.
         copies: random copies per image; 1 for the lists.
-        seed: of the random edits.
-        template: screenshot template of the lists' `overlay_onto_screenshot`.
+        seed: of the random edits; they depend on it and on the image's name alone.
+        template: screenshot template of the attack `overlay_onto_screenshot`; the paper used `mobile`.
         format: of the copies; png is lossless.
-        num_workers: processes that edit; 0 edits in this one.
+        num_workers: processes that edit; 0 edits in the main process.
         progress: show a bar.
-        overwrite: replace the copies that an earlier call left in `output`.
+        overwrite: replace what an earlier call left in output_dir.
 
     Raises:
         DataError: no images.
         EditError: every edit failed, or the machine was the reason; it names the image and the edit.
-        OutputError: `output` is not empty, holds the images or lies among them, or cannot be written.
+        OutputError: `output_dir` is not empty, holds the images or lies among them, or cannot be written.
         ConfigError: a number of copies or workers that is not possible.
     """
     _check(edits, copies, num_workers)
-    paths, root = list_images(source), names_root(source)
-    _claim(output, paths, root if os.path.isdir(source) else None, overwrite=overwrite)
+    paths, root = list_images(data_dir), names_root(data_dir)
+    _claim(output_dir, paths, root if os.path.isdir(data_dir) else None, overwrite=overwrite)
     attacks: Sequence[Attack | None] = [None] * copies if edits == "auto" else attacks_of(edits)
     dataset = _Copies(
         paths,
         image_names(paths, root),
-        output,
+        output_dir,
         attacks=attacks,
         seed=seed,
         template=template,
@@ -235,7 +236,8 @@ def augment(
     )
     loader = ProcessLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
     return _write(
-        tqdm(loader, total=len(paths), disable=bars_are_off(progress), desc="augment", unit="image"), output
+        tqdm(loader, total=len(paths), disable=bars_are_off(progress), desc="augment", unit="image"),
+        output_dir,
     )
 
 

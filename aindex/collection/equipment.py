@@ -134,19 +134,20 @@ def visited_cells(index: ReferenceIndex, nprobe: Visits | None) -> int | None:
 
 def describing(
     *,
-    device: str = "auto",
-    precision: Arithmetic = "auto",
     batch_size: int = 16,
     num_workers: int = 2,
+    device: str = "auto",
+    precision: Arithmetic = "auto",
     progress: bool = True,
 ) -> ExtractionSettings:
     """Settings with a device and a precision in place of `auto`.
 
     Args:
-        device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
-        precision: auto takes bf16 where the hardware has it.
         batch_size: images per call of the extractor.
-        num_workers: threads that decode images; 0 decodes each when its turn comes.
+        num_workers: threads that decode images, and encode released ones; 0 does each when its turn comes.
+        device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
+        precision: arithmetic of the extractor; auto takes bf16 where the hardware has it, which is faster, and rounds.
+            What an index is to hold is described in fp32.
         progress: show bars.
 
     Raises:

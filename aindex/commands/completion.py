@@ -7,8 +7,9 @@ from io import StringIO
 from typing import Literal
 
 from aindex.cli import COMMANDS
+from aindex.commands.functions import FunctionCommand
 from aindex.commands.index import ACTIONS
-from aindex.commands.parsing import LIST_OPTIONS, run_function
+from aindex.commands.parsing import LIST_OPTIONS
 
 Shell = Literal["bash", "zsh"]
 
@@ -29,16 +30,6 @@ _SCRIPT = """# Completion of aindex; made by: aindex completion --shell {shell}
 }}
 complete -o default -F _aindex aindex
 """
-
-
-def main(args: list[str]) -> None:
-    """Parse and run."""
-    run_function(
-        completion,
-        args,
-        prog="aindex completion",
-        example="aindex completion --shell bash > ~/.local/share/bash-completion/completions/aindex",
-    )
 
 
 def completion(shell: Shell = "bash") -> None:
@@ -69,3 +60,10 @@ def _options(name: str) -> list[str]:
     with redirect_stdout(printed), suppress(SystemExit):
         run([*([action] if action else []), LIST_OPTIONS])
     return printed.getvalue().split()
+
+
+main = FunctionCommand(
+    name="completion",
+    function=completion,
+    example="--shell bash > ~/.local/share/bash-completion/completions/aindex",
+)
