@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from aindex.collection.equipment import describing
+from aindex.collection.equipment import describing, loaded
 from aindex.collection.sources import describe
 from aindex.data.images import list_images, names_root
 from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import Matrix
-from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import FEATURES
 from aindex.errors import ConfigError, DataError, ExtractorError, FaissIndexError
 from aindex.index import folder as folders
@@ -94,11 +93,7 @@ def adopt_index(
         OutputError: the folder cannot be written, or holds other things.
     """
     output, settings = Path(output).expanduser(), settings or describing()
-    used = (
-        extractor
-        if isinstance(extractor, Extractor)
-        else load_extractor(extractor, resize_size=resize_size, device=settings.device or "cpu")
-    )
+    used = loaded(extractor, resize_size, settings)
     foreign, row_names, encoded = _read(
         str(source), names=names, rows=rows, column=column, name_column=name_column
     )

@@ -10,13 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from aindex.collection.equipment import describing, index_folder, open_equipment
+from aindex.collection.equipment import describing, index_folder, loaded, open_equipment
 from aindex.collection.sources import Source, check_source, describe, picture_paths
 from aindex.data.atomic import exclusive, remove_tree, replace_when_done
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
-from aindex.descriptors.registry import DEFAULT_EXTRACTOR, load_extractor
+from aindex.descriptors.registry import DEFAULT_EXTRACTOR
 from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError, DataError
 from aindex.index.backend import Ids
@@ -173,7 +173,7 @@ def _like(
 ) -> tuple[ReferenceIndex | None, Extractor]:
     """The empty copy of an index that is named, and the extractor."""
     if like is None:
-        return None, _loaded(extractor, resize_size, settings)
+        return None, loaded(extractor or DEFAULT_EXTRACTOR, resize_size, settings)
     found = open_equipment(like, extractor, resize_size=resize_size, settings=settings, read_only=False)
     return found.index.empty_copy(), found.extractor
 
@@ -394,15 +394,6 @@ def _check_options(
             raise ConfigError(
                 f"{name} {wanted!r}, but the index to be like has {found!r}: leave {name} out, or train"
             )
-
-
-def _loaded(
-    extractor: Extractor | Path | str | None, resize_size: int | None, settings: ExtractionSettings
-) -> Extractor:
-    if isinstance(extractor, Extractor):
-        return extractor
-    device = settings.device or "cpu"
-    return load_extractor(extractor or DEFAULT_EXTRACTOR, resize_size=resize_size, device=device)
 
 
 def _new_rows(names: Sequence[str], index: ReferenceIndex, duplicates: Duplicates) -> list[int]:

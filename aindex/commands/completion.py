@@ -1,8 +1,6 @@
 """`aindex completion`: commands and options completed by the shell."""
 
-from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
-from importlib import import_module
 from io import StringIO
 from typing import Literal
 
@@ -55,10 +53,8 @@ def completion(shell: Shell = "bash") -> None:
 def _options(name: str) -> list[str]:
     """The options of a command, as it lists them itself."""
     first, _, action = name.partition(" ")
-    command, printed = COMMANDS[first], StringIO()
-    run: Callable[[list[str]], None] = getattr(import_module(command.module), command.function)
-    with redirect_stdout(printed), suppress(SystemExit):
-        run([*([action] if action else []), LIST_OPTIONS])
+    with redirect_stdout(StringIO()) as printed, suppress(SystemExit):
+        COMMANDS[first].run([*([action] if action else []), LIST_OPTIONS])
     return printed.getvalue().split()
 
 

@@ -8,7 +8,7 @@ import yaml  # type: ignore[import-untyped]
 from aindex.cli import did_you_mean
 from aindex.collection.adopting import Adopted, adopt_index
 from aindex.collection.building import Indexed, add_to_index, build_index, remove_from_index
-from aindex.collection.equipment import index_folder
+from aindex.collection.equipment import SHIPPED, index_folder
 from aindex.collection.exporting import check_against, export_index
 from aindex.commands.functions import FunctionCommand
 from aindex.errors import ConfigError
@@ -16,7 +16,7 @@ from aindex.index.reference_index import ReferenceIndex
 from aindex.terminal import note
 
 
-def info(index: str = "shipped", format: Literal["yaml", "json"] = "yaml") -> None:
+def info(index: str = SHIPPED, format: Literal["yaml", "json"] = "yaml") -> None:
     """Say what an index folder holds.
 
     Args:

@@ -5,7 +5,6 @@ expressions shorten; `_actions` and `_action_groups`, argparse's, are the only l
 Lightning brought along.
 """
 
-import difflib
 import re
 import sys
 from argparse import Action, HelpFormatter
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
+from aindex.cli import did_you_mean
 from aindex.commands.config_files import resolve_config_arguments
 from aindex.shipped import shipped_configs
 
@@ -126,8 +126,7 @@ class OneLineErrors(ArgumentParser):
             siblings = sorted(
                 {option.split(".")[0] + ".*" if "." in option else option for option in options}
             )
-        close = difflib.get_close_matches(name, options, n=1)
-        hint = f" (did you mean --{close[0]}?)" if close else ""
+        hint = did_you_mean(f"--{name}", [f"--{option}" for option in options])
         return f"{hint}: expected one of {', '.join('--' + option for option in siblings)}"
 
     def actions(self) -> dict[str, Action]:

@@ -34,6 +34,7 @@ from aindex.callbacks.progress import ProgressBar
 from aindex.callbacks.report import Report
 from aindex.callbacks.run_folder import RunFolder
 from aindex.callbacks.write_images import WriteImages
+from aindex.collection.equipment import choose_device
 from aindex.commands.config_files import as_written
 from aindex.commands.lightning_options import OptionsCLI, OptionsParser
 from aindex.commands.pipeline_help import TITLES, short_help
@@ -257,8 +258,7 @@ def _precision(given: Any, accelerator: Any) -> str:
         raise ConfigError(f"trainer.precision {name}: expected one of {', '.join(PRECISIONS)}")
     if name is not None:
         return str(name)
-    on_gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
-    best = best_precision("cuda" if on_gpu else "cpu")
+    best = best_precision(choose_device("auto" if accelerator in ("auto", "gpu", "cuda") else "cpu"))
     return next(name for name, precision in PRECISIONS.items() if precision == best)
 
 

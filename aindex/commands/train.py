@@ -49,7 +49,7 @@ class TrainingCLI(OptionsCLI):
         )
 
 
-def train_main(args: Sequence[str]) -> None:
+def main(args: Sequence[str]) -> None:
     """Train, validate, keep the best checkpoint, export it to `<output_dir>/<name>.safetensors`."""
     cli = TrainingCLI(
         "train",

@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from aindex.commands.train import train_main
+from aindex.commands.train import main as train_main
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.training import ExtractorTraining
 from aindex.descriptors.training_data import EpochSampler, TrainingPictures
