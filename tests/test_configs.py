@@ -94,8 +94,8 @@ def test_what_a_later_configuration_replaces_is_said(capsys, tmp_path):
     assert "index.idx_factory IVF64,Flat of" in line
 
 
-@pytest.mark.parametrize("given", [None, 2])
-def test_a_run_takes_what_its_index_has_and_says_so(tiny_pipeline, finished_fit, given):
+@pytest.mark.parametrize("given", [None, 1, 2])
+def test_a_run_takes_what_its_index_has_and_says_so(tiny_pipeline, finished_fit, monkeypatch, given):
     index = ReferenceIndex.open(finished_fit / "index")
     index.nprobe = 3
     index.save(tiny_pipeline.folder / "three")
@@ -107,6 +107,16 @@ def test_a_run_takes_what_its_index_has_and_says_so(tiny_pipeline, finished_fit,
     stored = yaml.safe_load((tiny_pipeline.folder / "run" / "config.yaml").read_text())["index"]
     assert (stored["idx_factory"], stored["quant"], stored["nprobe"]) == ("IVF4,PQ4x4", "L2", given or 3)
     assert ReferenceIndex.open(tiny_pipeline.folder / "run" / "index").nprobe == (given or 3)
+    like = ["index", "build", "--output=like", f"--like={tiny_pipeline.folder / 'three'}"]
+    extractor = [
+        one.replace("model.", "") for one in tiny_pipeline.args() if one.startswith("--model.extractor")
+    ]
+    size = [
+        one.replace("model.", "") for one in tiny_pipeline.args() if one.startswith("--model.resize_size")
+    ]
+    monkeypatch.chdir(tiny_pipeline.folder)
+    main([*like, *extractor, *size, *([] if given is None else [f"--nprobe={given}"])])
+    assert ReferenceIndex.open("like").nprobe == (given or 3)
 
 
 @pytest.mark.parametrize("command", ["train", "fit", "activate", "compare", "index build"])
