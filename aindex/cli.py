@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -20,45 +20,36 @@ from aindex.waiting import wait_asleep_soon
 
 
 class Command(NamedTuple):
-    """A command: one line for people, and the function that runs it with the rest of the arguments."""
+    """A command: one line for people, its module in `aindex.commands`, and what there runs it."""
 
     summary: str
     module: str
-    function: str
+    function: str = "main"
+
+    def run(self, args: list[str]) -> None:
+        """Run it with the rest of the command line; its module is imported now: torch and Lightning take seconds."""
+        getattr(import_module(f"aindex.commands.{self.module}"), self.function)(args)
 
 
-# The modules are imported when a command is chosen: torch and Lightning take seconds.
 COMMANDS = {
     "fit": Command(
-        "activate images against an index, write the released images, evaluate them",
-        "aindex.commands.pipeline",
-        "fit",
+        "activate images against an index, write the released images, evaluate them", "pipeline", "fit"
     ),
     "evaluate": Command(
-        "evaluate released images, or plain ones, without activating", "aindex.commands.pipeline", "evaluate"
+        "evaluate released images, or plain ones, without activating", "pipeline", "evaluate"
     ),
-    "prepare": Command("lay out a data set in the form of DISC21", "aindex.commands.prepare", "main"),
-    "extract": Command("describe images, into fts.pth and filenames.txt", "aindex.commands.extract", "main"),
-    "train": Command("train an extractor on a folder of images", "aindex.commands.train", "train_main"),
-    "index": Command("build, add to and look into index folders", "aindex.commands.index", "main"),
-    "augment": Command(
-        "write edited copies of images, and what was done to each", "aindex.commands.augment", "main"
-    ),
-    "compare": Command("set finished runs side by side", "aindex.commands.compare", "main"),
-    "activate": Command(
-        "release pictures of your own, activated against an index", "aindex.commands.activate", "main"
-    ),
-    "search": Command("find the originals of pictures in an index", "aindex.commands.search", "main"),
+    "prepare": Command("lay out a data set in the form of DISC21", "prepare"),
+    "extract": Command("describe images, into fts.pth and filenames.txt", "extract"),
+    "train": Command("train an extractor on a folder of images", "train"),
+    "index": Command("build, add to and look into index folders", "index"),
+    "augment": Command("write edited copies of images, and what was done to each", "augment"),
+    "compare": Command("set finished runs side by side", "compare"),
+    "activate": Command("release pictures of your own, activated against an index", "activate"),
+    "search": Command("find the originals of pictures in an index", "search"),
     "calibrate": Command(
-        "set an index's threshold from pictures that match nothing",
-        "aindex.commands.search",
-        "calibrate_main",
+        "set an index's threshold from pictures that match nothing", "search", "calibrate_main"
     ),
-    "completion": Command(
-        "print a script that completes commands and options in bash or zsh",
-        "aindex.commands.completion",
-        "main",
-    ),
+    "completion": Command("print a script that completes commands and options in bash or zsh", "completion"),
 }
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
@@ -108,8 +99,7 @@ def _run(arguments: list[str]) -> None:
     wait_asleep_soon()
     with warnings.catch_warnings(), _quiet_threads():
         warnings.showwarning = _show_warning
-        run: Callable[[list[str]], None] = getattr(import_module(command.module), command.function)
-        run(arguments[1:])
+        command.run(arguments[1:])
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """Threads side by side, for work that lets go of Python's lock."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TypeVar
 
 import torch
-
-from aindex.forking import forget_in_children
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,7 +27,8 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> l
     if threads < 2:
         return [function(item) for item in items]
     waiting = iter(enumerate(items))
-    shares = [_threads(threads).submit(_treat, function, waiting) for _ in range(min(threads, len(items)))]
+    pool = _threads(threads, os.getpid())
+    shares = [pool.submit(_treat, function, waiting) for _ in range(min(threads, len(items)))]
     wait(shares)
     results = dict(pair for share in shares for pair in share.result())
     return [results[number] for number in range(len(items))]
@@ -47,8 +47,6 @@ def _treat(
 
 
 @lru_cache(maxsize=1)
-def _threads(count: int) -> ThreadPoolExecutor:
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    # a forked process makes its own: the threads of the one before do not exist in it
     return ThreadPoolExecutor(count, "side by side", initializer=torch.set_num_threads, initargs=(1,))
-
-
-forget_in_children(_threads)

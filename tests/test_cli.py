@@ -2,6 +2,7 @@ import filecmp
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -12,6 +13,8 @@ import torch
 import yaml
 from PIL import Image
 
+from aindex.callbacks.evaluate import Evaluate
+from aindex.callbacks.write_images import WriteImages
 from aindex.cli import COMMANDS, main
 from aindex.data import release_writer
 from aindex.data.parts import PartFiles
@@ -83,6 +86,18 @@ def test_released_images_differ_little_and_have_the_sources_size(finished_fit):
         original = np.asarray(Image.open(finished_fit.parent / "originals" / name))
         assert released.shape == original.shape
         assert 0 < np.abs(released.astype(int) - original).max() < 60
+
+
+def test_signals_end_a_run_as_they_end_any_program(tiny_pipeline, monkeypatch):
+    found = []
+    for callback, hook in ((WriteImages, "on_train_batch_start"), (Evaluate, "on_validation_batch_start")):
+        monkeypatch.setattr(
+            callback, hook, lambda *_: found.append(signal.getsignal(signal.SIGTERM)), raising=False
+        )
+    before = signal.getsignal(signal.SIGTERM)
+    tiny_pipeline.run("fit", "--model.iterations=1")
+    assert len(found) > 2
+    assert set(found) == {before}
 
 
 def test_passive_control_leaves_the_pixels(tiny_pipeline):

@@ -94,8 +94,8 @@ def test_what_a_later_configuration_replaces_is_said(capsys, tmp_path):
     assert "index.idx_factory IVF64,Flat of" in line
 
 
-@pytest.mark.parametrize("given", [None, 2])
-def test_a_run_takes_what_its_index_has_and_says_so(tiny_pipeline, finished_fit, given):
+@pytest.mark.parametrize("given", [None, 1, 2])
+def test_a_run_takes_what_its_index_has_and_says_so(tiny_pipeline, finished_fit, monkeypatch, given):
     index = ReferenceIndex.open(finished_fit / "index")
     index.nprobe = 3
     index.save(tiny_pipeline.folder / "three")
@@ -107,6 +107,50 @@ def test_a_run_takes_what_its_index_has_and_says_so(tiny_pipeline, finished_fit,
     stored = yaml.safe_load((tiny_pipeline.folder / "run" / "config.yaml").read_text())["index"]
     assert (stored["idx_factory"], stored["quant"], stored["nprobe"]) == ("IVF4,PQ4x4", "L2", given or 3)
     assert ReferenceIndex.open(tiny_pipeline.folder / "run" / "index").nprobe == (given or 3)
+    like = ["index", "build", "--output=like", f"--like={tiny_pipeline.folder / 'three'}"]
+    extractor = [
+        one.replace("model.", "") for one in tiny_pipeline.args() if one.startswith("--model.extractor")
+    ]
+    size = [
+        one.replace("model.", "") for one in tiny_pipeline.args() if one.startswith("--model.resize_size")
+    ]
+    monkeypatch.chdir(tiny_pipeline.folder)
+    main([*like, *extractor, *size, *([] if given is None else [f"--nprobe={given}"])])
+    assert ReferenceIndex.open("like").nprobe == (given or 3)
+
+
+@pytest.mark.parametrize("command", ["train", "fit", "activate", "compare", "index build"])
+def test_every_command_finds_configurations_and_reads_their_keys_once(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("twice.yaml").write_text("seed: 1\nseed: 2\n")
+    for file, told in (
+        ("twice.yaml", "key 'seed' twice"),
+        ("configs/none.yaml", "demo.yaml"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--config", file])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
+
+
+def test_the_extractor_is_trained_by_its_configuration_from_any_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = ["train", "--config", "configs/extractor.yaml"]
+    main_fails = [
+        ([], "data.data_dir"),
+        (["--data.data_dir", "absent"], "'absent' does not exist"),
+        (["--data.data_dir", "absent", "--data.data_dirs", "x"], "did you mean --data.data_dir?"),
+    ]
+    for options, told in main_fails:
+        with pytest.raises(SystemExit):
+            main([*config, *options])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("aindex: error: ")
+        assert told in line
+    with pytest.raises(SystemExit) as stopped:
+        main([*config, "--data.data_dir", "pictures", "--print_config"])
+    assert stopped.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["name"] == "aindex_small"
 
 
 def test_shipped_name_gives_way_to_a_file_of_that_name(tmp_path, monkeypatch):

@@ -14,11 +14,12 @@ from aindex import distributed
 from aindex.activation.datamodule import ImageData
 from aindex.activation.module import ActivationModule
 from aindex.activation.run import Run
-from aindex.callbacks.index_building import DEFAULT_FACTORY, Engine, IndexBuilder, IndexSettings, settled
+from aindex.callbacks.index_building import Engine, IndexBuilder, IndexSettings, settled
 from aindex.callbacks.run_folder import check_one_pass, refuse_unclaimed
 from aindex.data.released import SourceImage, released_names
 from aindex.descriptors.files import Matrix
 from aindex.errors import ConfigError, DataError
+from aindex.index.default_factory import DEFAULT_FACTORY
 from aindex.index.devices import Device, gpu_count
 from aindex.index.factory import Metric
 from aindex.index.filling import Placement

@@ -23,6 +23,7 @@ from aindex.descriptors.simulated import simulated_copies
 from aindex.descriptors.stored import descriptors_for, extract_to_folder, read_extraction
 from aindex.errors import ConfigError
 from aindex.index.cache import train_cached
+from aindex.index.default_factory import DEFAULT_FACTORY
 from aindex.index.devices import Device
 from aindex.index.factory import Metric, check_plan
 from aindex.index.filling import AnyIndex, Filling, NumberedNames, PackedIndex, Placement, fill
@@ -40,7 +41,6 @@ from aindex.index.rows import Batch
 from aindex.index.sharded import ShardedIndex
 from aindex.paths import user_path
 
-DEFAULT_FACTORY = "IVF4096,PQ8x8"
 _TRAINED_FOLDER = "trained"
 _IDS_FILE, _ROWS_FILE = "index_ids.npy", "rows.npz"
 

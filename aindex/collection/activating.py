@@ -63,37 +63,40 @@ def activate(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> Release:
-    """Write activated forms of pictures, in the same tree, and a manifest.
+    """Write activated forms of pictures into another folder, in the same tree, with a manifest.
 
     The pictures themselves stay as they are. Interrupted, the same call goes on; pictures that were added or replaced
     since are treated then. Pictures that cannot be read or released are recorded, the others do not notice.
 
     Args:
-        images: a folder (with its subfolders), a list file, one picture, or paths.
-        out: folder of the released pictures; new, empty, or of an earlier call with the same settings.
-        index: an open index, a folder, or `shipped`. Copies of a picture are found in it if it holds the original; a
+        images: a folder of pictures (with its subfolders), a list file (a path per line), one picture, or paths.
+        out: folder of the released pictures and of manifest.csv: new, empty, or of an earlier call with the same
+            settings.
+        index: folder of the index that copies will be searched in (`aindex index build` makes one), or an open one;
+            `shipped` is the one that comes with aindex. Copies of a picture are found in it if it holds the original; a
             warning says how many it does not hold.
-        add: put the originals' descriptors into the index first; an index that was opened gets the rows and is not
-            saved.
+        add: put the originals into the index too, as the released pictures' rows; an index that was opened gets them
+            and is not saved.
         prefix: put before the names of the rows.
-        rows: with `add`, most rows of each picture, in the cells that simulated edits of it fall into. A picture that
-            is in the index is drawn to the cells of all its rows.
-        effort: `robust` against many edits; `fast`, which takes a fraction of its time; `paper` as published. What is
-            None of the next five is the effort's own.
-        min_psnr: dB that every released picture keeps, measured on the saved file.
+        rows: with add, most rows of each picture, in the cells that simulated edits of it fall into. A picture that is
+            in the index is drawn to the cells of all its rows.
+        effort: robust against many edits; fast, which takes a fraction of its time; or paper, the published settings.
+        min_psnr: PSNR in dB that every released picture keeps, measured on the saved file (default: the effort's; so
+            are the next four).
         scaling: strength of the change, in just-noticeable differences.
         iterations: gradient steps per picture.
-        target: where descriptors are drawn (see `Quantiser.targets`), with effort `paper`.
-        delta_size: size at which the change is optimised: `image` the picture's own, `input` the extractor's, or a
-            number, so many times that.
-        format: png, webp and tiff keep every pixel; jpeg does not.
+        target: with effort paper, where the descriptor is drawn: `pq_recons` what the index stores for it,
+            `ivf_cluster` the centroid of its coarse cell, `ivf_cluster_half` midway there, `ori_ft` the descriptor.
+        delta_size: size at which the change is optimised: `image` the picture's own; `input` the extractor's, or a
+            number, so many times that, so that the cost does not grow with the picture.
+        format: png, webp, tiff (all lossless), or jpeg (loses some of the activation).
         jpeg_quality: 1 to 100.
-        compress_level: of PNG, 0 (fast) to 9 (small).
+        compress_level: of PNG, 0 (fast) to 9 (small); the pixels are the same.
         seed: of the start of the optimisation.
-        extractor: one in use, a name or a path; default the one that the index names.
-        resize_size: side of the extractor's input, pixels; default the index's.
+        extractor: name or path, or one in use (default: the one that the index names).
+        resize_size: side of the extractor's square input, pixels (default: the index's).
         settings: device, precision and batch size; default `describing(batch_size=8)`.
-        overwrite: remove an earlier release in `out`, by its own list; other files in it stay.
+        overwrite: remove an earlier release in out, by its own list; other files in it stay.
         dry_run: write nothing, say what would be done.
 
     Returns:

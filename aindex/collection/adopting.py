@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from aindex.collection.equipment import describing
+from aindex.collection.equipment import describing, loaded
 from aindex.collection.sources import describe
 from aindex.data.images import list_images, names_root
 from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import Matrix
-from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import FEATURES
 from aindex.errors import ConfigError, DataError, ExtractorError, FaissIndexError
 from aindex.index import folder as folders
@@ -66,25 +65,26 @@ def adopt_index(
     settings: ExtractionSettings | None = None,
     overwrite: bool = False,
 ) -> Adopted:
-    """Make an index folder of an index that others trained; it takes the place of one that aindex trained.
+    """Make an index folder of an index that others trained.
 
     Args:
-        source: a FAISS file; a Lance dataset, folder or URI, with an IVF_PQ or IVF_FLAT index; a JSON file with the
-            `model_blob` of OpenSearch's k-NN plugin.
-        output: the folder; new or empty.
-        extractor: one in use, a name or a path: what made the descriptors.
-        resize_size: side of the extractor's input, pixels; default the extractor's own.
-        names: of the rows: a text file with one per line in the order of the ids, or a csv or Parquet file with the
-            columns id and name, and owner where pictures have several rows; default: a Lance dataset's column of
-            names, else the ids.
-        rows: take the rows as well; False takes what is trained alone.
-        sample: pictures that are in the index under their paths relative to this folder, or a folder that `extract`
-            made of them: see that their rows lie near them.
-        nprobe: coarse cells that a search visits; default the source's, or 1.
-        column: of the descriptors, where a dataset has several indexes.
-        name_column: of the names in a dataset; default `name`.
+        source: a FAISS file; a Lance dataset (folder or URI) with an IVF_PQ or IVF_FLAT index; a JSON file with the
+            model_blob of OpenSearch's k-NN plugin. On the command line it may stand without its option:
+            `aindex index adopt SOURCE …`.
+        output: the folder to make; new or empty.
+        extractor: name or path of what made the descriptors, see `aindex extract --help`, or one in use.
+        resize_size: side of the extractor's square input, pixels (default: the extractor's own).
+        names: names of the rows: a text file with one per line in the order of the ids, or a csv or Parquet file with
+            the columns id and name, and owner where pictures have several rows (default: a dataset's column of names,
+            else the ids).
+        rows: take the rows as well; false takes what is trained alone.
+        sample: a folder of indexed pictures, named as in the index, or what `aindex extract` made of them: see that
+            they lie near their rows.
+        nprobe: coarse cells visited per search (default: the source's, or 1).
+        column: column of the descriptors, where a dataset has several indexes.
+        name_column: column of the names in a dataset (default: name).
         settings: device, precision and batch size.
-        overwrite: replace an index that is in the folder.
+        overwrite: replace an index that is in output.
 
     Raises:
         FaissIndexError: the source is no such index, or none that activation can aim at.
@@ -93,11 +93,7 @@ def adopt_index(
         OutputError: the folder cannot be written, or holds other things.
     """
     output, settings = Path(output).expanduser(), settings or describing()
-    used = (
-        extractor
-        if isinstance(extractor, Extractor)
-        else load_extractor(extractor, resize_size=resize_size, device=settings.device or "cpu")
-    )
+    used = loaded(extractor, resize_size, settings)
     foreign, row_names, encoded = _read(
         str(source), names=names, rows=rows, column=column, name_column=name_column
     )

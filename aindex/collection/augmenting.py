@@ -52,7 +52,7 @@ class Augmented:
 
 @dataclass(frozen=True)
 class _Copy:
-    """One copy to make: its file, relative to the folder of images, and the attack; None draws a random edit."""
+    """One copy to make: its file, relative to the folder of images, and the edit; None draws a random edit."""
 
     file: str
     attack: Attack | None
@@ -203,8 +203,8 @@ def _claim(output: Path, paths: Sequence[Path], root: Path | None, call: str, *,
 
 
 def augment(
-    source: Path,
-    output: Path,
+    data_dir: Path,
+    output_dir: Path,
     *,
     edits: Edits = "auto",
     copies: int = 1,
@@ -215,7 +215,7 @@ def augment(
     progress: bool = False,
     overwrite: bool = False,
 ) -> Augmented:
-    """Write edited copies of images, and what was done to each.
+    """Write edited copies of images, and a JSON line about each of what was done.
 
     `images/` holds the copies under their sources' names and subfolders, `edits.jsonl` a line per copy (`name` of
     the source, `file` of the copy, `edits` with all parameters), `skipped.csv` what could not be read. The copies
@@ -223,42 +223,43 @@ def augment(
     stands in `skipped.csv` too. Interrupted, the same call goes on.
 
     Args:
-        source: a folder (with its subfolders) or a text file with one path per line.
-        output: where the files go.
-        edits: `auto` a random edit per copy; `default`, `full` or `unseen` each attack of the evaluation's lists once.
+        data_dir: images: a folder (with its subfolders) or a text file with one path per line.
+        output_dir: where the files go; an empty or new folder outside of data_dir.
+        edits: `auto` one to four random edits per copy; `default` each of the evaluation's fifteen edits once per
+            image; `full` each of its long list; `unseen` each of the list that no activation is trained against.
         copies: random copies per image; 1 for the lists.
-        seed: of the random edits.
-        template: screenshot template of the lists' `overlay_onto_screenshot`.
+        seed: of the random edits; they depend on it and on the image's name alone.
+        template: screenshot template of the edit `overlay_onto_screenshot`; the paper used `mobile`.
         format: of the copies; png is lossless.
-        num_workers: processes that edit; 0 edits in this one.
+        num_workers: processes that edit; 0 edits in the main process.
         progress: show a bar.
-        overwrite: replace the copies that an earlier call left in `output`.
+        overwrite: replace what an earlier call left in output_dir.
 
     Raises:
         DataError: no images.
         EditError: every edit failed, or the machine was the reason; it names the image and the edit.
-        OutputError: `output` is not empty, holds the images or lies among them, or cannot be written.
+        OutputError: `output_dir` is not empty, holds the images or lies among them, or cannot be written.
         ConfigError: a number of copies or workers that is not possible.
     """
     _check(edits, copies, num_workers)
-    paths, root = list_images(source), names_root(source)
+    paths, root = list_images(data_dir), names_root(data_dir)
     names = image_names(paths, root)
     listed = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     call = json.dumps([edits, copies, seed, template, format, listed])
-    _claim(output, paths, root if os.path.isdir(source) else None, call, overwrite=overwrite)
-    remove_leftovers(output / IMAGES_FOLDER)
+    _claim(output_dir, paths, root if os.path.isdir(data_dir) else None, call, overwrite=overwrite)
+    remove_leftovers(output_dir / IMAGES_FOLDER)
     attacks: Sequence[Attack | None] = [None] * copies if edits == "auto" else attacks_of(edits)
     dataset = _Copies(
         paths,
         names,
-        output,
+        output_dir,
         attacks=attacks,
         seed=seed,
         template=template,
         format=format,
     )
-    parts = PartFiles(output / _PROGRESS_FOLDER, "copies")
-    done = {int(record["batch"]) for record in parts.records() if _is_there(record, output)}
+    parts = PartFiles(output_dir / _PROGRESS_FOLDER, "copies")
+    done = {int(record["batch"]) for record in parts.records() if _is_there(record, output_dir)}
     left = [position for position in range(len(paths)) if position not in done]
     loader = ProcessLoader(
         Subset(dataset, left), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is
@@ -268,8 +269,8 @@ def augment(
         if isinstance(outcome, Failure):
             raise outcome.error
         parts.append(position, asdict(outcome))
-    made = _write(parts, output)
-    remove_tree(output / _PROGRESS_FOLDER)
+    made = _write(parts, output_dir)
+    remove_tree(output_dir / _PROGRESS_FOLDER)
     return made
 
 
@@ -280,7 +281,7 @@ def _is_there(record: Mapping[str, Any], output: Path) -> bool:
 def _check(edits: Edits, copies: int, num_workers: int) -> None:
     if copies < 1 or (edits != "auto" and copies != 1):
         raise ConfigError(
-            f"copies {copies} with edits {edits}: expected 1 or more, and 1 for a list of attacks"
+            f"copies {copies} with edits {edits}: expected 1 or more, and 1 for a list of edits"
         )
     if num_workers < 0:
         raise ConfigError(f"num_workers {num_workers}: expected 0 or more")

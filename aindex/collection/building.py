@@ -10,13 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from aindex.collection.equipment import describing, index_folder, open_equipment
+from aindex.collection.equipment import describing, index_folder, loaded, open_equipment
 from aindex.collection.sources import Source, check_source, describe, picture_paths
 from aindex.data.atomic import exclusive, remove_tree, replace_when_done
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
-from aindex.descriptors.registry import DEFAULT_EXTRACTOR, load_extractor
+from aindex.descriptors.registry import DEFAULT_EXTRACTOR
 from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError, DataError
 from aindex.index.backend import Ids
@@ -65,25 +65,30 @@ def build_index(
     settings: ExtractionSettings | None = None,
     overwrite: bool = False,
 ) -> Indexed:
-    """Make an index folder: quantiser trained on `train` (or taken from `like`), rows of `references`.
+    """Make an index folder over pictures or descriptors.
 
-    Descriptors of pictures are kept beside the folder until it is whole, so that a killed build goes on.
+    Descriptors of pictures are kept beside the folder until it is whole: killed and started again, the same build goes
+    on. Pictures that cannot be read get no row and are counted.
 
     Args:
-        output: the folder; new or empty.
-        train: training pictures or descriptors, never the references.
-        references: pictures or descriptors that become rows; None for an index without rows.
-        like: an index whose trained quantiser is taken instead of training one.
-        idx_factory: FAISS's factory string; default what `default_factory` finds suitable.
-        quant: L2 or IP; default L2, or that of `like`.
-        nprobe: coarse cells that a search visits; default 1, or that of `like`.
-        extractor: one in use, a name or a path; default `aindex_small`, or the one of `like`.
-        resize_size: side of the extractor's input, pixels; default the extractor's own.
-        names: names of the rows of a descriptor file, one per line.
-        rows: most rows of each picture, in the cells that simulated edits of it fall into; 1 is its own descriptor.
+        output: the folder to make; new or empty.
+        train: what the quantiser is trained on, never the references: a folder of pictures, a list file (a path per
+            line), a folder that `aindex extract` made, or a descriptor file (.pth, .pt, .npy, .safetensors).
+        references: what becomes rows, in the same forms; left out, the index has none.
+        like: an index folder whose trained quantiser is taken, instead of train; `shipped` is the one that comes with
+            aindex.
+        idx_factory: FAISS's factory string (default: Flat up to 1,000 pictures, beyond that IVF with a number of cells
+            that suits pictures and training; with like: its own).
+        quant: metric: L2 (squared Euclidean distance) or IP (inner product) (default: L2; with like: its own).
+        nprobe: coarse cells visited per search (default: 1; with like: its own).
+        extractor: name or path, see `aindex extract --help`, or one in use (default: aindex_small; with like: its own).
+        resize_size: side of the extractor's square input, pixels (default: the extractor's own).
+        names: names of the rows where references is a descriptor file: a text file with one per line.
+        rows: most rows of each picture, in the cells that simulated edits of it fall into; a picture is found once, at
+            its nearest row. 1 is its own descriptor.
         seed: of the training, and of the simulated edits.
         settings: device, precision and batch size.
-        overwrite: replace an index that is in the folder.
+        overwrite: replace an index that is in output.
 
     Raises:
         AindexError: a source, the extractor, the factory or the folder is not possible.
@@ -168,7 +173,7 @@ def _like(
 ) -> tuple[ReferenceIndex | None, Extractor]:
     """The empty copy of an index that is named, and the extractor."""
     if like is None:
-        return None, _loaded(extractor, resize_size, settings)
+        return None, loaded(extractor or DEFAULT_EXTRACTOR, resize_size, settings)
     found = open_equipment(like, extractor, resize_size=resize_size, settings=settings, read_only=False)
     return found.index.empty_copy(), found.extractor
 
@@ -186,17 +191,20 @@ def add_to_index(
     seed: int = 0,
     settings: ExtractionSettings | None = None,
 ) -> Indexed:
-    """Append pictures to an index folder; a crash leaves the old index or the new one.
+    """Append pictures or descriptors to an index folder.
+
+    A crash leaves the old index or the new one. Pictures that cannot be read get no row and are counted.
 
     Args:
         index: the folder.
-        references: pictures or descriptors that become rows.
-        extractor: default the one that the index names.
-        resize_size: side of the extractor's input, pixels; default the index's.
-        names: names of the rows of a descriptor file, one per line.
-        prefix: put before the new names, to tell folders apart whose pictures have the same names.
-        duplicates: what to do about names that the index has: `error`, `skip` them, or `add` them again.
-        rows: most rows of each picture (see `build_index`).
+        references: what becomes rows: a folder of pictures, a list file, a folder that `aindex extract` made, or a
+            descriptor file.
+        extractor: name or path, or one in use (default: the one that the index names).
+        resize_size: side of the extractor's square input, pixels (default: the index's).
+        names: names of the rows where references is a descriptor file: a text file with one per line.
+        prefix: put before the new names, for folders whose pictures have the same names.
+        duplicates: names that the index has already: `error`, `skip` them, or `add` them again.
+        rows: most rows of each picture, in the cells that simulated edits of it fall into.
         seed: of the simulated edits.
         settings: device, precision and batch size.
 
@@ -237,11 +245,13 @@ def add_to_index(
 
 
 def remove_from_index(index: Path | str, names: Sequence[str]) -> tuple[ReferenceIndex, int]:
-    """Take pictures out of an index folder with all their rows; a crash leaves the old index or the new one.
+    """Take pictures out of an index folder, with all their rows.
+
+    A crash leaves the old index or the new one. The pictures after them move up: their rows get other numbers.
 
     Args:
         index: the folder.
-        names: of pictures; where one is there several times all of them go.
+        names: names of pictures in the index; where one is there several times all of them go.
 
     Returns:
         The index as it is then, and how many pictures were removed.
@@ -384,15 +394,6 @@ def _check_options(
             raise ConfigError(
                 f"{name} {wanted!r}, but the index to be like has {found!r}: leave {name} out, or train"
             )
-
-
-def _loaded(
-    extractor: Extractor | Path | str | None, resize_size: int | None, settings: ExtractionSettings
-) -> Extractor:
-    if isinstance(extractor, Extractor):
-        return extractor
-    device = settings.device or "cpu"
-    return load_extractor(extractor or DEFAULT_EXTRACTOR, resize_size=resize_size, device=device)
 
 
 def _new_rows(names: Sequence[str], index: ReferenceIndex, duplicates: Duplicates) -> list[int]:

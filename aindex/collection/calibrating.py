@@ -28,17 +28,18 @@ def calibrate(
     resize_size: int | None = None,
     settings: ExtractionSettings | None = None,
 ) -> Calibration:
-    """Find the threshold of a match, and keep it in the index folder.
+    """Set the threshold of a match from pictures that match nothing, and keep it in the index folder.
 
     Args:
-        index: a folder; an index that is open keeps it until it is saved.
-        negatives: pictures (or descriptors) that match nothing in the index, as queries look like.
+        index: the index folder; an index that is open keeps it until it is saved.
+        negatives: pictures without an original in the index, as queries will look: a folder, a list file, a folder
+            that `aindex extract` made, or a descriptor file. As many as 1 / false_positive_rate, better ten times that.
         false_positive_rate: share of such pictures that may be taken for matches.
-        score: `distance`, or `normalised`: how much nearer the best neighbour is than the next.
-        nprobe: coarse cells that searches will visit; `auto` as many as hold some twenty thousand rows, None the
-            index's own number. Searches that choose by themselves take the same.
-        extractor: one in use, a name or a path; default the one that the index names.
-        resize_size: side of the extractor's input, pixels; default the index's.
+        score: what is compared: `distance` to the best match, or `normalised`, how much nearer it is than the next.
+        nprobe: coarse cells that searches will visit: a number, null (None) for the index's own, or auto: as many as
+            hold some twenty thousand rows. Searches that choose by themselves take the same.
+        extractor: name or path, or one in use (default: the one that the index names).
+        resize_size: side of the extractor's square input, pixels (default: the index's).
         settings: device, precision and batch size.
 
     Raises:

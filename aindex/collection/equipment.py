@@ -83,33 +83,40 @@ def open_equipment(
     return Equipment(opened, loaded, settings)
 
 
+def loaded(
+    extractor: Extractor | Path | str, resize_size: int | None, settings: ExtractionSettings
+) -> Extractor:
+    """An extractor that is in use, or the one of this name or path, on the settings' device.
+
+    Raises:
+        ExtractorError: it cannot be loaded.
+    """
+    if isinstance(extractor, Extractor):
+        return extractor
+    return load_extractor(extractor, resize_size=resize_size, device=settings.device or "cpu")
+
+
 def _extractor_of(
     index: ReferenceIndex,
     extractor: Extractor | Path | str | None,
     resize_size: int | None,
     settings: ExtractionSettings,
 ) -> Extractor:
-    if isinstance(extractor, Extractor):
-        return extractor
     stored = index.extractor
-    if extractor is None and stored is None:
+    if stored is not None and resize_size is None:
+        resize_size = stored.input_size
+    if extractor is not None:
+        return loaded(extractor, resize_size, settings)
+    if stored is None:
         raise ConfigError("the index does not say which extractor made it: give extractor")
-    if extractor is None and stored is not None and not may_be_named_by_others(stored.name):
+    if not may_be_named_by_others(stored.name):
         raise ExtractorError(
             f"the index names the extractor {stored.name!r}, a TorchScript file, which could do anything on this "
             "machine: give it as extractor if you trust it"
         )
-    size = resize_size if stored is None or resize_size is not None else stored.input_size
-    device = settings.device or "cpu"
     try:
-        return load_extractor(
-            stored.name if extractor is None and stored is not None else str(extractor),
-            resize_size=size,
-            device=device,
-        )
+        return loaded(stored.name, resize_size, settings)
     except ExtractorError as error:
-        if extractor is not None:
-            raise
         raise ExtractorError(
             f"the extractor that the index names cannot be loaded, give extractor: {error}"
         ) from error
@@ -134,19 +141,20 @@ def visited_cells(index: ReferenceIndex, nprobe: Visits | None) -> int | None:
 
 def describing(
     *,
-    device: str = "auto",
-    precision: Arithmetic = "auto",
     batch_size: int = 16,
     num_workers: int = 2,
+    device: str = "auto",
+    precision: Arithmetic = "auto",
     progress: bool = True,
 ) -> ExtractionSettings:
     """Settings with a device and a precision in place of `auto`.
 
     Args:
-        device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
-        precision: auto takes bf16 where the hardware has it.
         batch_size: images per call of the extractor.
-        num_workers: threads that decode images; 0 decodes each when its turn comes.
+        num_workers: threads that decode images, and encode released ones; 0 does each when its turn comes.
+        device: cpu, cuda, cuda:<number>; auto takes the GPU where there is one.
+        precision: arithmetic of the extractor; auto takes bf16 where the hardware has it, which is faster, and rounds.
+            What an index is to hold is described in fp32.
         progress: show bars.
 
     Raises:

@@ -35,17 +35,16 @@ def export_index(
     descriptors: Path | str | None = None,
     overwrite: bool = False,
 ) -> ReferenceIndex:
-    """Write an index in a form that other programs search.
-
-    `faiss`: a file that `faiss.read_index` reads, and `names.parquet` (id, name, and owner where a picture has several
-    rows) beside it. `lance`: a dataset (id, name, descriptor) whose index has the same centroids, codebook and codes.
+    """Write an index as a FAISS file or a Lance dataset: `export DIR --to faiss FILE`, `export DIR --to lance DATASET`.
 
     Args:
-        index: the index folder, or `shipped`.
-        to: the form.
+        index: the index folder; `shipped` is the one that comes with aindex. May stand without its option.
+        to: `faiss`: a file that `faiss.read_index` reads, and names.parquet (id, name, and owner where a picture has
+            several rows) beside it; `lance`: a dataset with the columns id, name and descriptor, indexed with the same
+            centroids, codebook and codes. DESTINATION may stand behind it.
         destination: the file, or the folder of the dataset.
-        descriptors: of all rows, for a dataset's column: a folder that `extract` made, or a descriptor file in the
-            order of the rows. Left out, the column is empty: searches need it not, rows that Lance trains anew do.
+        descriptors: of all rows, for a dataset's column: a folder that `aindex extract` made, or a descriptor file in
+            the order of the rows (default: the column is empty; searches need it not, rows that Lance trains anew do).
         overwrite: replace what is there.
 
     Returns:
@@ -81,12 +80,12 @@ def lance_arguments(index: Path | str) -> dict[str, Any]:
 
 
 def check_against(source: Path | str, against: Path | str, *, column: str | None = None) -> str:
-    """See that an engine's index still has the quantiser that pictures were activated against.
+    """See that an engine's index still is the one that pictures were activated against: that it has its quantiser.
 
     Args:
-        source: as for `adopt_index`.
+        source: what `aindex index adopt` takes. May stand without its option.
         against: the index folder.
-        column: as for `adopt_index`.
+        column: column of the descriptors, where a dataset has several indexes.
 
     Returns:
         A line that says so.

@@ -41,18 +41,22 @@ def search(
     resize_size: int | None = None,
     settings: ExtractionSettings | None = None,
 ) -> Matches:
-    """The nearest rows of each picture.
+    """Find the originals of pictures in an index.
+
+    Ranked matches with the squared distance (metric IP: the similarity), the score (how much nearer than the next
+    match) and the verdict against the index's threshold (see `calibrate`).
 
     Args:
-        index: an open index, a folder, or `shipped`.
-        queries: picture files, folders of them, or PIL pictures; one or several.
-        k: matches per picture; default 5, or all rows of a smaller index.
-        nprobe: coarse cells to visit; `auto` as many as were calibrated, else as many as hold some twenty thousand
-            rows; None the index's own number.
-        threshold: distance up to which (with metric IP: similarity from which) a row is a match; default what
-            `calibrate` found.
-        extractor: one in use, a name or a path; default the one that the index names.
-        resize_size: side of the extractor's input, pixels; default the index's.
+        index: folder of the index, or an open one; `shipped` is the one that comes with aindex.
+        queries: picture files or folders of them, one or several; from Python PIL pictures too, on the command line -
+            for a list of paths on the standard input, one per line.
+        k: matches per picture (default: 5, or all rows of a smaller index).
+        nprobe: coarse cells to visit: a number, null (None) for the index's own, or auto: as many as were calibrated,
+            else as many as hold some twenty thousand rows. More find more and take longer.
+        threshold: distance up to which (metric IP: similarity from which) a row is a match (default: what the index was
+            calibrated to).
+        extractor: name or path, or one in use (default: the one that the index names).
+        resize_size: side of the extractor's square input, pixels (default: the index's).
         settings: device, precision and batch size.
 
     Returns:

@@ -1,14 +1,13 @@
 """`aindex completion`: commands and options completed by the shell."""
 
-from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
-from importlib import import_module
 from io import StringIO
 from typing import Literal
 
 from aindex.cli import COMMANDS
+from aindex.commands.functions import FunctionCommand
 from aindex.commands.index import ACTIONS
-from aindex.commands.parsing import LIST_OPTIONS, run_function
+from aindex.commands.parsing import LIST_OPTIONS
 
 Shell = Literal["bash", "zsh"]
 
@@ -29,16 +28,6 @@ _SCRIPT = """# Completion of aindex; made by: aindex completion --shell {shell}
 }}
 complete -o default -F _aindex aindex
 """
-
-
-def main(args: list[str]) -> None:
-    """Parse and run."""
-    run_function(
-        completion,
-        args,
-        prog="aindex completion",
-        example="aindex completion --shell bash > ~/.local/share/bash-completion/completions/aindex",
-    )
 
 
 def completion(shell: Shell = "bash") -> None:
@@ -64,8 +53,13 @@ def completion(shell: Shell = "bash") -> None:
 def _options(name: str) -> list[str]:
     """The options of a command, as it lists them itself."""
     first, _, action = name.partition(" ")
-    command, printed = COMMANDS[first], StringIO()
-    run: Callable[[list[str]], None] = getattr(import_module(command.module), command.function)
-    with redirect_stdout(printed), suppress(SystemExit):
-        run([*([action] if action else []), LIST_OPTIONS])
+    with redirect_stdout(StringIO()) as printed, suppress(SystemExit):
+        COMMANDS[first].run([*([action] if action else []), LIST_OPTIONS])
     return printed.getvalue().split()
+
+
+main = FunctionCommand(
+    name="completion",
+    function=completion,
+    example="--shell bash > ~/.local/share/bash-completion/completions/aindex",
+)

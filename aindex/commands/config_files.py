@@ -1,7 +1,7 @@
 """Configuration files of a command line: found by their names, and no key given twice."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import yaml  # type: ignore[import-untyped]
 from aindex.errors import ConfigError
 from aindex.nested import flat
 from aindex.shipped import resolve_config
+
+_OPTIONS = ("-c", "--config")
 
 
 def resolve_config_arguments(args: list[str]) -> list[str]:
@@ -20,18 +22,11 @@ def resolve_config_arguments(args: list[str]) -> list[str]:
     Raises:
         ConfigError: a file has a key twice.
     """
-    resolved: list[str] = []
-    files: list[str] = []
-    for argument in args:
-        option, equals, value = argument.partition("=")
-        if resolved and resolved[-1] in ("--config", "-c"):
-            resolved.append(resolve_config(argument))
-            files.append(resolved[-1])
-        elif equals and option in ("--config", "-c"):
+    resolved, files = list(args), []
+    for place, option, value in _given(args):
+        if option in _OPTIONS:
             files.append(resolve_config(value))
-            resolved.append(f"{option}={files[-1]}")
-        else:
-            resolved.append(argument)
+            resolved[place] = resolved[place].removesuffix(value) + files[-1]
     for path in files:
         require_unique_keys(path)
     warn_of_replaced(files)
@@ -64,16 +59,21 @@ def _settings(path: str) -> list[tuple[str, Any]]:
 def as_written(args: Sequence[str]) -> dict[str, Any]:
     """What a command line and its configuration files say, by dotted names, before any of it is converted."""
     written: dict[str, Any] = {}
-    arguments = list(args)
-    for position, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if not equals:
-            value = arguments[position + 1] if position + 1 < len(arguments) else ""
-        if option in ("--config", "-c"):
-            written |= dict(_settings(resolve_config(value)))
-        elif option.startswith("--"):
-            written[option.removeprefix("--")] = value
+    for _, option, value in _given(args):
+        written |= dict(
+            _settings(resolve_config(value)) if option in _OPTIONS else [(option.removeprefix("--"), value)]
+        )
     return written
+
+
+def _given(args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """The options of a command line, with their values and where these stand."""
+    for place, argument in enumerate(args):
+        option, equals, value = argument.partition("=")
+        if equals and option.startswith("-"):
+            yield place, option, value
+        elif option.startswith("-") and place + 1 < len(args):
+            yield place + 1, option, args[place + 1]
 
 
 def require_unique_keys(path: str) -> None:

@@ -1,40 +1,29 @@
-"""Argument parsers whose errors are one line and name what is allowed."""
+"""The parser of every command: errors of one line that name what is allowed, and configurations by their names.
 
-import difflib
-import inspect
-import logging
+All that leans on the inside of jsonargparse stands here. Its errors reach a parser as English text alone, which regular
+expressions shorten; `_actions` and `_action_groups`, argparse's, are the only list of the options that classes of
+Lightning brought along.
+"""
+
 import re
 import sys
-from argparse import HelpFormatter
+from argparse import Action, HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
+from aindex.cli import did_you_mean
 from aindex.commands.config_files import resolve_config_arguments
-from aindex.errors import ConfigError
 from aindex.shipped import shipped_configs
 
-CONFIG_HELP = (
+_CONFIG_HELP = (
     "YAML file with options; what stands later on the command line overrules it. A file that comes with aindex is "
     "found by its name, for example configs/demo.yaml."
 )
 
-
 LIST_OPTIONS = "--list_options"
 """What the completion script's maker asks of every command."""
-
-
-class Needs(NamedTuple):
-    """What an option has no effect without.
-
-    Attributes:
-        option: another one.
-        values: those of it that it works with; none: it must be given.
-    """
-
-    option: str
-    values: tuple[Any, ...] = ()
 
 
 class OneLineErrors(ArgumentParser):
@@ -49,6 +38,19 @@ class OneLineErrors(ArgumentParser):
     short_names: Mapping[str, Sequence[str]] = {}
     examples: Sequence[str] = ()
     full_help = "--help"
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *more: Any, **options: Any
+    ) -> Namespace:
+        """Answer what is asked about the options, find configurations by their names, parse.
+
+        Raises:
+            ConfigError: a configuration has a key twice.
+            SystemExit: 0 where something was asked, 2 where the command line is not understood.
+        """
+        given = list(sys.argv[1:] if args is None else args)
+        self.answer(given)
+        return super().parse_args(resolve_config_arguments(given), *more, **options)
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """All options, and examples."""
@@ -68,6 +70,15 @@ class OneLineErrors(ArgumentParser):
             print("\n".join(f"--{name}" for name in self.option_names()))
             raise SystemExit(0)
 
+    def add_config(self) -> None:
+        """Take configurations."""
+        self.add_argument("-c", "--config", action=ActionConfigFile, help=_CONFIG_HELP)
+
+    def usual_options_last(self, title: str) -> None:
+        """List the options that every command has behind the others, under a title for people."""
+        self._optionals.title = title
+        self._sort(lambda group: int(group is self._optionals))
+
     def sort_groups(self, titles: Mapping[str, str]) -> None:
         """Give the groups of options titles for people, and their order.
 
@@ -77,10 +88,11 @@ class OneLineErrors(ArgumentParser):
         order = list(titles)
         for group in self._action_groups:
             group.title = titles.get(_group_of(group), group.title)
+        self._sort(lambda group: order.index(name) if (name := _group_of(group)) in order else len(order))
+
+    def _sort(self, key: Callable[[Any], int]) -> None:
         groups: list[Any] = self._action_groups  # type: ignore[assignment]
-        groups.sort(
-            key=lambda group: order.index(name) if (name := _group_of(group)) in order else len(order)
-        )
+        groups.sort(key=key)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line, exit with code 2."""
@@ -114,9 +126,12 @@ class OneLineErrors(ArgumentParser):
             siblings = sorted(
                 {option.split(".")[0] + ".*" if "." in option else option for option in options}
             )
-        close = difflib.get_close_matches(name, options, n=1)
-        hint = f" (did you mean --{close[0]}?)" if close else ""
+        hint = did_you_mean(f"--{name}", [f"--{option}" for option in options])
         return f"{hint}: expected one of {', '.join('--' + option for option in siblings)}"
+
+    def actions(self) -> dict[str, Action]:
+        """The options, by where their values go."""
+        return {action.dest: action for action in self._actions}
 
     def option_names(self) -> list[str]:
         """The long options, without dashes."""
@@ -148,85 +163,3 @@ def _shortened(line: str) -> str:
     line = re.sub(r"\.? (?:Given value type: .*? Given|Got) value: (.*)", r", got \1", line)
     line = re.sub(r"\s+(?=[,;:])", "", line)
     return re.sub(r'^Parser key "([^"]+)":', r"\1:", line)
-
-
-def quieten_lightning() -> None:
-    """Leave out Lightning's own notes: seeds, devices it looked for, tips."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def run_function(
-    function: Callable[..., Any],
-    args: list[str],
-    *,
-    prog: str,
-    example: str,
-    description: str | None = None,
-    positional: tuple[str, str] | None = None,
-    needs: Mapping[str, Needs] | None = None,
-) -> Any:
-    """Call a typed function with options made from its signature and docstring.
-
-    Args:
-        function: keyword parameters with annotations; their docstring entries become the help texts.
-        args: the command line.
-        prog: how the command is called.
-        example: a command line that the help ends with.
-        description: what `--help` says first; default: the docstring's first line.
-        positional: name and help of the parameter that takes what stands without an option, one or more.
-        needs: options that have no effect without others; they are refused where those are missing.
-
-    Raises:
-        ConfigError: an option would have no effect.
-    """
-    summary = (function.__doc__ or "").strip().split("\n")[0]
-    usage = [prog, *([] if positional is None else [positional[0].upper(), "[…]"])]
-    parameters = inspect.signature(function).parameters.values()
-    required = [one.name for one in parameters if one.default is one.empty]
-    usage += [f"--{name} {name.upper()}" for name in required if positional is None or name != positional[0]]
-    parser = OneLineErrors(
-        prog=prog,
-        usage=" ".join([*usage, "[options]"]),
-        description=description or summary,
-        allow_abbrev=False,
-    )
-    parser.examples = [example]
-    if positional is not None:
-        parser.add_argument(positional[0], nargs="+", help=positional[1])
-    parser.add_function_arguments(
-        function, as_positional=False, skip=None if positional is None else {positional[0]}
-    )
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help=CONFIG_HELP)
-    for group in parser._action_groups:
-        group.title = {summary.rstrip("."): "what it does", "options": "how it is called"}.get(
-            str(group.title), group.title
-        )
-    groups: list[Any] = parser._action_groups  # type: ignore[assignment]
-    groups.sort(key=lambda group: str(group.title) == "how it is called")
-    parser.answer(args)
-    options = parser.instantiate(parser.parse_args(resolve_config_arguments(args)))
-    given = {name: value for name, value in options.items() if name != "config"}
-    _refuse_idle(function, given, needs or {})
-    return function(**given)
-
-
-def _refuse_idle(function: Callable[..., Any], given: Mapping[str, Any], needs: Mapping[str, Needs]) -> None:
-    for name, need in needs.items():
-        if given[name] == inspect.signature(function).parameters[name].default:
-            continue
-        other = given[need.option]
-        if other in need.values if need.values else other is not None:
-            continue
-        allowed = " or ".join(f"{need.option} {_spelled(value)}" for value in need.values) or need.option
-        raise ConfigError(
-            f"{name} {_spelled(given[name])} has no effect with {need.option} {_spelled(other)}: leave {name} out, or "
-            f"give {allowed}"
-        )
-
-
-def _spelled(value: Any) -> str:
-    """A value as it stands on a command line."""
-    if value is None or isinstance(value, bool):
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)

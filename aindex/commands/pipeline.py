@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 from argparse import Action
 from collections import Counter, deque
@@ -14,10 +15,9 @@ import timm.optim
 import timm.scheduler
 import torch
 import yaml  # type: ignore[import-untyped]
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar as Bar
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from timm.scheduler.scheduler import Scheduler
@@ -34,10 +34,10 @@ from aindex.callbacks.progress import ProgressBar
 from aindex.callbacks.report import Report
 from aindex.callbacks.run_folder import RunFolder
 from aindex.callbacks.write_images import WriteImages
-from aindex.cli import COMMANDS
-from aindex.commands.config_files import as_written, resolve_config_arguments
-from aindex.commands.parsing import CONFIG_HELP, OneLineErrors, quieten_lightning
-from aindex.commands.pipeline_help import EXAMPLES, TITLES, short_help
+from aindex.collection.equipment import choose_device
+from aindex.commands.config_files import as_written
+from aindex.commands.lightning_options import OptionsCLI, OptionsParser
+from aindex.commands.pipeline_help import TITLES, short_help
 from aindex.commands.trainer_options import refuse_counts, refuse_options
 from aindex.descriptors.inference import best_precision
 from aindex.distributed import STRATEGY_NAME, IndependentDDP, register_strategy
@@ -67,8 +67,8 @@ _OPTION_HELP = {
 }
 
 
-class PipelineParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser with errors of one line, and a help of what matters beside that of everything."""
+class PipelineParser(OptionsParser):
+    """A parser with a help of what matters beside that of everything."""
 
     full_help = "--help_all"
 
@@ -79,7 +79,7 @@ class PipelineParser(OneLineErrors, LightningArgumentParser):
             self.print_help()
             raise SystemExit(0)
         if "-h" in args or "--help" in args:
-            helps = {action.dest: self.expand_help(action) for action in self._actions}
+            helps = {name: self.expand_help(action) for name, action in self.actions().items()}
             print(short_help(self.prog, helps, self.examples), end="")
             raise SystemExit(0)
 
@@ -96,45 +96,48 @@ class ActivationTrainer(Trainer):
         self.validate(model, datamodule=datamodule, verbose=False)
 
 
-class PipelineCLI(LightningCLI):
+class SignalsEnd(Callback):
+    """Lets signals end a run, which goes on at the next start; Lightning would take note of a SIGTERM and work on."""
+
+    def __init__(self) -> None:
+        self._usual = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take back what Lightning has just set."""
+        signal.signal(signal.SIGTERM, self._usual)
+
+    on_validation_start = on_train_start
+
+
+class PipelineCLI(OptionsCLI):
     """Options in Lightning's groups, and those of index, images and retrieval beside them."""
+
+    titles = TITLES
+    parser_type = PipelineParser
 
     def __init__(self, command: str, args: list[str]) -> None:
         self.command_line = shlex.join(["aindex", command, *args])
-        module_class, args = chosen_module(args)
-        self.command, self.given = command, args
+        self.module_class, self.given = chosen_module(args)
         super().__init__(
-            module_class,
+            command,
+            self.given,
+            self.module_class,
             ImageData,
+            usage="[--config FILE …] [options]",
             trainer_class=ActivationTrainer,
             trainer_defaults=dict(_TRAINER_DEFAULTS),
-            seed_everything_default=0,
-            save_config_callback=None,
-            parser_class=PipelineParser,
-            parser_kwargs={
-                "prog": f"aindex {command}",
-                "allow_abbrev": False,
-                "usage": f"aindex {command} [--config FILE …] [options]",
-                "description": COMMANDS[command].summary,
-            },
-            args=resolve_config_arguments(args),
-            run=False,
-            auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Lightning's parser without the versions that it would write into configuration files."""
-        parser = self.parser_class(**kwargs)
-        assert isinstance(parser, PipelineParser)
+    def init_parser(self, **kwargs: Any) -> OptionsParser:
+        """A parser that knows the classes that options take."""
+        parser = super().init_parser(**kwargs)
         parser.short_names = {
             "model.optimizer": _class_names(Optimizer, torch.optim, timm.optim),
             "model.scheduler": _class_names(
                 (LRScheduler, Scheduler), torch.optim.lr_scheduler, timm.scheduler
             ),
         }
-        parser.examples = EXAMPLES[self.command]
-        parser.add_argument("-c", "--config", action=ActionConfigFile, help=CONFIG_HELP)
         parser.add_argument("--help_all", action="store_true", help="List every option.")
         return parser
 
@@ -174,25 +177,20 @@ class PipelineCLI(LightningCLI):
         parser.link_arguments("output_dir", "trainer.default_root_dir")
         for group in ("model", "retrieval", "index"):
             parser.link_arguments("seed_everything", f"{group}.seed")
-        assert isinstance(parser, PipelineParser)
-        parser.sort_groups(TITLES)
-        for action in parser._actions:
-            action.help = _OPTION_HELP.get(action.dest, action.help)
+        assert isinstance(parser, OptionsParser)
+        for name, action in parser.actions().items():
+            action.help = _OPTION_HELP.get(name, action.help)
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse without Lightning's warning about arguments that are given from within Python."""
-        assert isinstance(parser, PipelineParser)
-        parser.answer(self.given)
+    def before_parsing(self) -> None:
+        """Refuse a configuration of another class, before the parser finds options that this one has not."""
         stored, named = as_written(self.given).get("model_class"), self._named_class()
         if stored not in (None, named):
-            # before the parser finds options that this class has not
             raise ConfigError(
                 f"model_class {stored!r} of a configuration: give --model {stored}, which loads it"
             )
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def _named_class(self) -> str | None:
-        chosen = self._model_class
+        chosen = self.module_class
         return None if chosen is ActivationModule else f"{chosen.__module__}.{chosen.__qualname__}"
 
     def before_instantiate_classes(self) -> None:
@@ -232,7 +230,7 @@ class PipelineCLI(LightningCLI):
             tensorboard=tensorboard,
         )
         own = [self.config_init[key] for key in self.parser.callback_keys]
-        settings["callbacks"] = [first, *own, LogCurves(), LogPictures(), *given]
+        settings["callbacks"] = [first, *own, LogCurves(), LogPictures(), SignalsEnd(), *given]
         try:
             trainer = ActivationTrainer(**settings)
             if isinstance(trainer.strategy, DDPStrategy) and not isinstance(trainer.strategy, IndependentDDP):
@@ -246,8 +244,6 @@ class PipelineCLI(LightningCLI):
             KeyError,
         ) as error:
             raise ConfigError(f"trainer: {error}") from error
-        # Lightning would take note of a SIGTERM and work on. Here a run may end at any moment, so signals end it.
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         return trainer
 
 
@@ -262,8 +258,7 @@ def _precision(given: Any, accelerator: Any) -> str:
         raise ConfigError(f"trainer.precision {name}: expected one of {', '.join(PRECISIONS)}")
     if name is not None:
         return str(name)
-    on_gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
-    best = best_precision("cuda" if on_gpu else "cpu")
+    best = best_precision(choose_device("auto" if accelerator in ("auto", "gpu", "cuda") else "cpu"))
     return next(name for name, precision in PRECISIONS.items() if precision == best)
 
 
@@ -322,18 +317,14 @@ def _class_named(name: str) -> type[ActivationModule]:
 
 def fit(args: list[str]) -> None:
     """Activate, release, evaluate."""
-    cli = _prepare("fit", args)
+    register_strategy()
+    cli = PipelineCLI("fit", args)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
 
 def evaluate(args: list[str]) -> None:
     """Evaluate images that exist."""
-    cli = _prepare("evaluate", args)
+    register_strategy()
+    cli = PipelineCLI("evaluate", args)
     assert isinstance(cli.trainer, ActivationTrainer)
     cli.trainer.evaluate(cli.model, cli.datamodule)
-
-
-def _prepare(command: str, args: list[str]) -> PipelineCLI:
-    register_strategy()
-    quieten_lightning()
-    return PipelineCLI(command, args)

@@ -2,18 +2,8 @@
 
 from pathlib import Path
 
-from aindex.commands.parsing import run_function
+from aindex.commands.functions import FunctionCommand
 from aindex.data.disc21 import prepare
-
-
-def main(args: list[str]) -> None:
-    """Parse and run."""
-    run_function(
-        prepare_folders,
-        args,
-        prog="aindex prepare",
-        example="aindex prepare --data_dir disc21 --output_dir disc21 --groundtruth disc21/dev_queries_groundtruth.csv",
-    )
 
 
 def prepare_folders(
@@ -35,8 +25,13 @@ def prepare_folders(
         queries: images in queries_40k, which match nothing; all of train if it holds fewer.
         progress: show a bar.
     """
-    counts = prepare(
-        Path(data_dir), Path(output_dir), Path(groundtruth), seed=seed, queries=queries, progress=progress
-    )
-    for folder, count in counts.items():
+    folders = Path(data_dir), Path(output_dir), Path(groundtruth)
+    for folder, count in prepare(*folders, seed=seed, queries=queries, progress=progress).items():
         print(f"{folder}: {count} images")
+
+
+main = FunctionCommand(
+    name="prepare",
+    function=prepare_folders,
+    example="--data_dir disc21 --output_dir disc21 --groundtruth disc21/dev_queries_groundtruth.csv",
+)

@@ -5,15 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from aindex.cli import COMMANDS
-from aindex.commands.config_files import resolve_config_arguments
-from aindex.commands.parsing import CONFIG_HELP, OneLineErrors, quieten_lightning
-from aindex.commands.pipeline_help import EXAMPLES
+from aindex.commands.lightning_options import OptionsCLI
 from aindex.descriptors.training import ExportExtractor, ExtractorTraining
 from aindex.descriptors.training_data import TrainingPictures
 from aindex.errors import DataError, OutputError
@@ -26,26 +22,10 @@ TITLES = {
 }
 
 
-class TrainingParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser with errors of one line."""
-
-
-class TrainingCLI(LightningCLI):
+class TrainingCLI(OptionsCLI):
     """Options of the training command beside those of trainer, model and data."""
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Lightning's parser; a configuration that comes with aindex is found by its name."""
-        parser = TrainingParser(**kwargs)
-        parser.examples = EXAMPLES["train"]
-        parser.add_argument("-c", "--config", action=ActionConfigFile, help=CONFIG_HELP)
-        return parser
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse without Lightning's warning about arguments that are given from within Python."""
-        assert isinstance(parser, TrainingParser)
-        parser.sort_groups(TITLES)
-        parser.answer(list(args or ()))
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+    titles = TITLES
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Where the result goes, what it is called, and whether to go on from a checkpoint."""
@@ -69,23 +49,14 @@ class TrainingCLI(LightningCLI):
         )
 
 
-def train_main(args: Sequence[str]) -> None:
+def main(args: Sequence[str]) -> None:
     """Train, validate, keep the best checkpoint, export it to `<output_dir>/<name>.safetensors`."""
-    quieten_lightning()
     cli = TrainingCLI(
+        "train",
+        list(args),
         ExtractorTraining,
         TrainingPictures,
-        run=False,
-        args=resolve_config_arguments(list(args)),
-        seed_everything_default=0,
-        save_config_callback=None,
-        auto_configure_optimizers=False,
-        parser_kwargs={
-            "prog": "aindex train",
-            "allow_abbrev": False,
-            "usage": "aindex train [--config FILE …] --data.data_dir PICTURES [options]",
-            "description": COMMANDS["train"].summary,
-        },
+        usage="[--config FILE …] --data.data_dir PICTURES [options]",
         trainer_defaults={
             "use_distributed_sampler": False,
             "num_sanity_val_steps": 0,

@@ -2,6 +2,9 @@
 
 import math
 
+DEFAULT_FACTORY = "IVF4096,PQ8x8"
+"""Of a run, which the published experiments have; collections of pictures get what `default_factory` finds suitable."""
+
 EXACT_PICTURES = 1_000
 """Up to so many pictures each search compares with all of them: a millisecond, and nothing is lost in cells."""
 

@@ -1,5 +1,6 @@
 """Nearest neighbours that depend on nothing but the query and the stored rows: not on batches, shards, threads."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -8,7 +9,6 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from aindex.forking import forget_in_children
 from aindex.index.backend import (
     FaissIndex,
     Ids,
@@ -172,7 +172,7 @@ def _search_cells(ivf: FaissIndex, rows: Rows, k: int) -> tuple[npt.NDArray[np.f
     workers = min(import_faiss().omp_get_max_threads(), len(rows) // _ROWS_PER_THREAD)
     if workers < 2:
         return treat(rows)
-    found = list(_threads().map(treat_alone, np.array_split(rows, workers)))
+    found = list(_threads(os.getpid()).map(treat_alone, np.array_split(rows, workers)))
     return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
 
 
@@ -241,13 +241,15 @@ def _one_by_one(index: FaissIndex, queries: Rows, k: int) -> tuple[npt.NDArray[n
     if workers < 2:
         treat(range(len(queries)))
     else:
-        list(_threads().map(treat, [range(start, len(queries), workers) for start in range(workers)]))
+        list(
+            _threads(os.getpid()).map(
+                treat, [range(start, len(queries), workers) for start in range(workers)]
+            )
+        )
     return distances, ids
 
 
 @lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
+def _threads(process: int) -> ThreadPoolExecutor:
+    # a forked process makes its own: the threads of the one before do not exist in it
     return ThreadPoolExecutor(import_faiss().omp_get_max_threads(), "search")
-
-
-forget_in_children(_threads)

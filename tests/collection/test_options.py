@@ -1,8 +1,6 @@
 """Every option of every command: its default spelled out, out of range, and contradicting another."""
 
-import functools
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ from aindex.callbacks.report import Report
 from aindex.callbacks.write_images import WriteImages
 from aindex.cli import main
 from aindex.collection.building import build_index
-from aindex.commands import activate, augment, compare, completion, engines, extract, index, prepare, search
-from aindex.commands.parsing import run_function
+from aindex.commands import activate, augment, compare, completion, extract, index, prepare, search
+from aindex.commands.functions import FunctionCommand
 from aindex.commands.trainer_options import _HONOURED
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.index.reference_index import ReferenceIndex
@@ -28,22 +26,10 @@ from tests.conftest import CACHED, TinyPipeline, write_pictures
 
 Values = dict[str, list[str]]
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "activate": activate.activate_pictures,
-    "augment": augment.augment_images,
-    "compare": compare.compare_runs,
-    "completion": completion.completion,
-    "extract": extract.extract_images,
-    "prepare": prepare.prepare_folders,
-    "search": search.search_pictures,
-    "calibrate": search.calibrate_threshold,
-    "index build": index.build,
-    "index add": index.add,
-    "index remove": index.remove,
-    "index info": index.info,
-    "index adopt": engines.adopt,
-    "index export": engines.export,
-    "index check": engines.check,
+MODULES = (activate, augment, compare, completion, extract, prepare, search)
+COMMANDS: dict[str, FunctionCommand] = {
+    command.name: command
+    for command in (*(module.main for module in MODULES), search.calibrate_main, *index.ACTIONS.values())
 }
 
 ANY: list[str] = []
@@ -179,8 +165,15 @@ CASES = [
 
 
 def test_no_option_is_missing_here() -> None:
-    for command, function in FUNCTIONS.items():
-        assert set(OUT_OF_RANGE[command]) == set(inspect.signature(function).parameters), command
+    assert OUT_OF_RANGE.keys() == COMMANDS.keys()
+    for name, command in COMMANDS.items():
+        assert OUT_OF_RANGE[name].keys() == command.options().keys(), name
+
+
+def test_every_option_says_what_it_is() -> None:
+    for name, command in COMMANDS.items():
+        assert [option for option, (_, _, text) in command.options().items() if not text] == [], name
+        assert set(command.defaults) | set(command.needs) | set(command.read) <= set(command.options()), name
 
 
 class Bench:
@@ -325,26 +318,18 @@ def spelled(value: Any) -> str:
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_default_spelled_out_changes_nothing(data: st.DataObject) -> None:
-    command = data.draw(st.sampled_from(sorted(FUNCTIONS)))
-    function = FUNCTIONS[command]
-    parameters = inspect.signature(function).parameters.values()
-    optional = [one for one in parameters if one.default is not one.empty]
-    chosen = data.draw(st.sets(st.sampled_from(optional))) if optional else set()
-    required = {one.name: [one.name] for one in parameters if one.default is one.empty}
-    positional = next((name for name in ("queries", "runs", "names") if name in required), None)
-    usual = [] if positional is None else ["a"]
-    usual += [f"--{name}={_possible(name)}" for name in required if name != positional]
-
-    @functools.wraps(function)
-    def recorder(**given: Any) -> dict[str, Any]:
-        return given
-
-    def parsed(*args: str) -> dict[str, Any]:
-        more = {} if positional is None else {"positional": (positional, "")}
-        found: dict[str, Any] = run_function(recorder, [*usual, *args], prog="x", example="", **more)
-        return found
-
-    assert parsed(*(f"--{one.name}={spelled(one.default)}" for one in chosen)) == parsed()
+    command = COMMANDS[data.draw(st.sampled_from(sorted(COMMANDS)))]
+    required, optional = [], {}
+    for name, option in command.options().items():
+        if option.default is inspect.Parameter.empty:
+            required.append(name)
+        else:
+            optional[name] = option.default
+    chosen = data.draw(st.sets(st.sampled_from(sorted(optional)))) if optional else set()
+    usual = [] if command.positional is None else ["a"]
+    usual += [f"--{name}={_possible(name)}" for name in required if name != command.positional]
+    spelled_out = [f"--{name}={spelled(optional[name])}" for name in chosen]
+    assert command.parsed([*usual, *spelled_out]) == command.parsed(usual)
 
 
 def _possible(name: str) -> str:

@@ -4,10 +4,11 @@ import os
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from aindex.commands.train import train_main
+from aindex.commands.train import main as train_main
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.training import ExtractorTraining
 from aindex.descriptors.training_data import EpochSampler, TrainingPictures
@@ -64,6 +65,16 @@ def test_the_exported_extractor_is_taken_by_path_and_the_best_checkpoint_kept(pi
     for key, value in trained.items():
         if not key.endswith("num_batches_tracked"):
             torch.testing.assert_close(value, best[f"model.{key}"], atol=1e-3, rtol=1e-3)
+
+
+def test_the_shipped_configuration_trains_from_any_folder(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = ["--trainer.check_val_every_n_epoch=1", "--trainer.precision=32-true"]
+    train_main(["--config", "configs/extractor.yaml", *arguments(pictures, "run", *here)])
+    assert (tmp_path / "run" / "tiny.safetensors").is_file()
+    assert (
+        yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["gradient_clip_val"] == 1.0
+    )
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights_and_is_never_overwritten(
