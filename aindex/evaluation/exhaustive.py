@@ -130,20 +130,6 @@ class ExhaustiveSearch:
         return torch.addmm(self._weight * norms, rows, matrix.T, alpha=-(1.0 + self._weight))
 
 
-def exhaustive_ranks(
-    queries: Array,
-    references: Sequence[Array],
-    true_ids: npt.ArrayLike,
-    *,
-    metric: Literal["L2", "IP"] = "L2",
-    device: str | torch.device = "cpu",
-    chunk_rows: int = 65_536,
-) -> npt.NDArray[np.int64]:
-    """Each true answer's rank if every query were compared with every descriptor (see `ExhaustiveSearch`)."""
-    search = ExhaustiveSearch(references, metric=metric, device=device, chunk_rows=chunk_rows)
-    return search.ranks(queries, true_ids)
-
-
 def time_search(
     search: Callable[[Array, int, int | None], object],
     queries: Array,
