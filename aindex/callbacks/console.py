@@ -1,7 +1,7 @@
 """A run's results as text for a terminal."""
 
 from aindex.evaluation.measures import RETRIEVAL_FILE, Cell, measures_of
-from aindex.evaluation.summary import Series, attack_means, attack_number, measure_table
+from aindex.evaluation.summary import Series, attack_number, measure_table
 from aindex.evaluation.table import Table, plain
 
 
@@ -14,7 +14,7 @@ def results_text(series: Series) -> str:
 
 def answers_table(series: Series) -> Table:
     """R@k and AP per attack with the 95 % intervals of shares; passive → active where both are known."""
-    means = [attack_means(results) for results in series.values()]
+    means = [results.means for results in series.values()]
     measures = [measure for measure in measures_of(RETRIEVAL_FILE) if measure.key in means[-1]]
     arrow = " passive → active" if len(means) > 1 else ""
     header = ["attack", "n"]

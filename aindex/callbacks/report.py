@@ -27,7 +27,7 @@ from aindex.errors import ConfigError
 from aindex.evaluation.html_report import run_series, write_report
 from aindex.evaluation.measures import IMAGES_FILE, RETRIEVAL_FILE, measures_of
 from aindex.evaluation.run_files import CONFIG_FILE, REPORT_FILE, read_run
-from aindex.evaluation.summary import Series, attack_means, summaries
+from aindex.evaluation.summary import Series, summaries
 
 
 class Report(Callback):
@@ -121,7 +121,7 @@ def _line(figures: Mapping[str, float]) -> str:
 
 def _nested(series: Series) -> dict[str, Any]:
     known = summaries(series)
-    means = {label: attack_means(results) for label, results in series.items()}
+    means = {label: results.means for label, results in series.items()}
     keys = [measure.key for measure in measures_of(RETRIEVAL_FILE)]
     return {
         "retrieval": {

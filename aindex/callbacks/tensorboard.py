@@ -22,7 +22,7 @@ from aindex.evaluation.retrieval import attack_label
 from aindex.evaluation.run_files import ASSETS_FOLDER, CONFIG_FILE, Results
 from aindex.evaluation.sections import curves_of, worst_table
 from aindex.evaluation.setting_differences import flat_settings
-from aindex.evaluation.summary import attack_means, measure_table, summary
+from aindex.evaluation.summary import measure_table, summary
 from aindex.evaluation.table import markdown
 
 _POINTS = 127
@@ -76,7 +76,7 @@ def log_configuration(trainer: Trainer, text: str) -> None:
 
 def scalars(results: Results) -> Iterator[tuple[str, float]]:
     """Every number of the tables per attack and of the summary, with its tag."""
-    means = attack_means(results)
+    means = results.means
     for file, folder in ((RETRIEVAL_FILE, "retrieval"), (QUERIES_FILE, "queries")):
         for measure in measures_of(file):
             if measure.key in means:

@@ -1,7 +1,6 @@
 """Why copies are found or lost: coarse cells, distances to codes, image quality, the exhaustive ceiling.
 
-Rows are made here for csv files; every summary is computed from such rows, so each number that is shown
-can be traced to a column:
+The rows of the csv files are made here; all summaries are computed from them:
 
 - `images_df.csv` (`image_columns`): one row per released image;
 - `queries_df.csv` (`QUERY_COLUMNS`): one row per edited copy, in the order of `retr_df.csv`;
@@ -48,7 +47,7 @@ Array = npt.NDArray[Any]
 
 
 def _optional(values: npt.ArrayLike | None, count: int, name: str) -> npt.NDArray[np.float64]:
-    """A column of numbers; of nan where there is nothing to say."""
+    """A column of numbers; nan where nothing is known."""
     column = np.full(count, np.nan) if values is None else np.asarray(values, dtype=np.float64)
     if column.shape != (count,):
         raise ValueError(f"{name}: shape {column.shape}, expected ({count},)")
@@ -95,7 +94,7 @@ def query_rows(
     exhaustive_rank: npt.ArrayLike | None = None,
     scanned_rows: npt.ArrayLike | None = None,
 ) -> pd.DataFrame:
-    """Rows of `queries_df.csv`; what an index has not (cells, codes) is left out and stays empty.
+    """Rows of `queries_df.csv`; columns that are not given stay empty (an index may have no cells or codes).
 
     Args:
         image_index: nq ids of the images that the queries are copies of.
@@ -174,9 +173,9 @@ def query_table(queries: pd.DataFrame) -> pd.DataFrame:
 def code_distances(
     images: pd.DataFrame | None, queries: pd.DataFrame | None
 ) -> dict[str, "pd.Series[float]"]:
-    """Squared distances of descriptors to their codes, of what is known: `original`, `released`, `edited`.
+    """Squared distances of descriptors to their codes, as far as known, of `original`, `released`, `edited` images.
 
-    Edited copies are those of every attack but `none`.
+    Edited are the copies of all attacks but `none`.
     """
     parts: dict[str, pd.Series[float]] = {}
     if images is not None:
@@ -185,12 +184,3 @@ def code_distances(
     if queries is not None:
         parts["edited"] = queries["code_distance"][queries["attack"] != "none"]
     return {name: values for name, values in parts.items() if values.notna().any()}
-
-
-def code_distance_summary(images: pd.DataFrame | None, queries: pd.DataFrame | None) -> pd.DataFrame:
-    """A row each for what `code_distances` knows: columns `descriptors`, `mean`, `std` (population), `count`."""
-    rows = [
-        {"descriptors": name, "mean": v.mean(), "std": v.std(ddof=0), "count": int(v.notna().sum())}
-        for name, v in code_distances(images, queries).items()
-    ]
-    return pd.DataFrame(rows, columns=["descriptors", "mean", "std", "count"])

@@ -35,7 +35,7 @@ def attack_table(
     """A row per attack, averages last; under each measure a column per series.
 
     Args:
-        means: `attack_means` of each series.
+        means: of the results of each series.
         measures: of them.
         title: the caption.
         counted_in: the csv file with a row per copy; the number of copies stands in front then, once where all

@@ -20,7 +20,7 @@ from aindex.evaluation.figures import (
     figure_bytes,
     recall_curves_figure,
 )
-from aindex.evaluation.html_report import PASSIVE, Card, facts, picture, render
+from aindex.evaluation.html_report import PASSIVE, Card, facts, picture, render_page, report_sections
 from aindex.evaluation.measures import COUNT, Number, measures_of
 from aindex.evaluation.run_files import (
     ASSETS_FOLDER,
@@ -32,9 +32,9 @@ from aindex.evaluation.run_files import (
     write_csv,
     write_text,
 )
-from aindex.evaluation.sections import counts_of, curves_of, recalls_of
+from aindex.evaluation.sections import counts_of, curves_of, numbers_section, values_of
 from aindex.evaluation.setting_differences import differing_settings, settings_section, warnings_of
-from aindex.evaluation.summary import Series, attack_means, attack_number, measure_table, summary
+from aindex.evaluation.summary import Series, attack_number, measure_table, summary
 from aindex.evaluation.table import Table, latex, markdown, markdown_text
 
 MARKDOWN_FILE = "compare.md"
@@ -94,12 +94,13 @@ def compare(
     for name, content in _figures(series).items():
         with replace_when_done(output / name) as temporary:
             temporary.write_bytes(content)
-    html = render(
+    differing = settings_section(read)
+    html = render_page(
         title=" · ".join(read),
         kind=f"comparison of {len(read)} runs" if len(read) > 1 else "one run",
-        series=series,
         facts={"runs": str(len(read)), **_shared_facts(read)},
-        first=[section for section in (settings_section(read),) if section.tables or section.text],
+        sections=[*([differing] if settings or warned else []), *report_sections(series)],
+        numbers=numbers_section(series),
         cards=_cards(read, examples),
         cards_text="The released image of each run and its change, amplified around grey.",
         configs=[(label, run.config) for label, run in read.items() if run.config],
@@ -110,7 +111,7 @@ def compare(
 
 def _attack_tables(series: Series) -> list[Table]:
     """How many copies there are per attack, then a table for each measure that a series knows."""
-    means = {label: attack_means(results) for label, results in series.items()}
+    means = {label: results.means for label, results in series.items()}
     measures = [m for m in measures_of(RETRIEVAL_FILE) if any(m.key in table for table in means.values())]
     counts = attack_table(means, [COUNT], title="Copies per attack (n)")
     return [counts, *(attack_table(means, [m], title=f"{m.name} per attack") for m in measures)]
@@ -123,11 +124,11 @@ def _shared_facts(runs: Mapping[str, Run]) -> dict[str, str]:
 
 
 def _figures(series: Series) -> dict[str, bytes]:
-    """The contents of the figure files; a figure per file, as saving one changes its layout."""
+    """The contents of the figure files; each is drawn anew, as saving changes a layout."""
     kinds: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
     files = {
         f"{CURVES}.{kind}": figure_bytes(
-            comparison_figure(recalls_of(series), curves_of(series), counts_of(series)), kind
+            comparison_figure(values_of(series, "r@1"), curves_of(series), counts_of(series)), kind
         )
         for kind in kinds
     }
@@ -140,7 +141,7 @@ def _figures(series: Series) -> dict[str, bytes]:
 
 
 def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
-    """Runs by the names of their folders; by parent and name where names meet, numbered where those do."""
+    """Runs by the names of their folders, with the parent folder and a number where names are equal."""
     short = Counter(run.label for run in runs)
     labelled: dict[str, Run] = {}
     for run in runs:
@@ -153,7 +154,7 @@ def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def comparison_series(runs: Mapping[str, Run]) -> dict[str, Results]:
-    """The results to compare: passive ones, each once, then those of the runs."""
+    """The results to compare: passive ones, equal ones once, then those of the runs."""
     passive: dict[str, Results] = {}
     for label, run in runs.items():
         if run.passive is not None and not any(
@@ -183,7 +184,7 @@ def comparison_numbers(series: Series) -> pd.DataFrame:
 
     risk = risks(series)
     for label, results in series.items():
-        means = attack_means(results)
+        means = results.means
         for attack in means.index:
             for measure in (COUNT, *measures_of(RETRIEVAL_FILE)):
                 add(label, "retrieval", attack, measure.key, attack_number(means, attack, measure))

@@ -1,4 +1,4 @@
-"""What finding costs and what it risks: rows scanned, bytes per picture, false positives at one threshold."""
+"""The section on costs and risks: rows scanned, bytes per picture, false positives at one threshold."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def limits(series: Series) -> dict[str, float]:
 
 
 def risks(series: Series) -> dict[str, list[Number]]:
-    """By series what its threshold does (see `at_limit`): the share of false positives, and of copies found."""
+    """Per series the shares of false positives and of copies found at its threshold (see `at_limit`)."""
     found = {}
     for label, limit in limits(series).items():
         rows = series[label].copy_detection
@@ -51,7 +51,7 @@ def risks(series: Series) -> dict[str, list[Number]]:
 
 
 def cost_points(series: Series) -> dict[str, "figures.CostPoint"]:
-    """By series R@1 and the rows scanned for it, where both are known."""
+    """Per series R@1 and the rows scanned, where both are known."""
     return {
         label: figures.CostPoint(
             known["scanned_rows"].value,

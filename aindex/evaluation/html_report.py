@@ -56,7 +56,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CopyPicture:
-    """An edited copy and what became of it."""
+    """An edited copy, and who found it."""
 
     picture: Picture
     verdicts: Sequence[Verdict]
@@ -90,12 +90,13 @@ def write_report(run_folder: Path | str, *, examples: int = 12) -> Path:
     cards = [
         _card(example, series) for example in read_examples(run.folder / ASSETS_FOLDER)[: max(examples, 0)]
     ]
-    html = render(
+    html = render_page(
         title=run.label,
         kind="report of a run",
-        series=series,
         facts=facts(run),
         tiles=tiles(series),
+        sections=report_sections(series),
+        numbers=numbers_section(series),
         cards=cards,
         cards_text=_CARDS_TEXT + (_PASSIVE_TEXT if PASSIVE in series and len(series) > 1 else ""),
         configs=[("config.yaml", run.config)] if run.config else [],
@@ -114,7 +115,7 @@ def run_series(run: Run) -> dict[str, Results]:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """What was evaluated, in what index, by which command and when, as far as the run says it."""
+    """The head of the page: what was evaluated, the index, the command, the time."""
     results = run.results
     found = {"pictures": f"{results.retrieval['image_index'].nunique():,}"}
     if results.copy_detection is not None:
@@ -164,7 +165,7 @@ def _card(example: Example, series: Series) -> Card:
 
 
 def _ranks(retrieval: pd.DataFrame, image_index: int) -> dict[str, tuple[int, bool]]:
-    """Rank and whether it was found at all, per attack, of one image's copies."""
+    """Per attack the rank of an image's copy, and whether it was found at all."""
     rows = retrieval[retrieval["image_index"] == image_index]
     found = zip(attack_labels(rows), rows["rank"], rows["ap"] > 0, strict=True)
     return {label: (int(rank), bool(hit)) for label, rank, hit in found}
@@ -183,13 +184,13 @@ def _copy(
 
 
 def _verdict(rank: int, hit: bool) -> tuple[str, str]:
-    """In words, and as a kind."""
+    """The verdict in words, and its class on the page."""
     text = "found" if rank == 0 else f"place {rank + 1}" if hit else "not found"
     return text, "found" if rank == 0 else "near" if hit else "lost"
 
 
 def verdicts_of(retrieval: pd.DataFrame, image_index: int) -> dict[str, str]:
-    """What became of an image's copies, by the attack's label: `found`, `place 3`, `not found`.
+    """The verdict on each copy of an image, by the attack's label: `found`, `place 3`, `not found`.
 
     Args:
         retrieval: rows of `retr_df.csv`.
@@ -198,31 +199,10 @@ def verdicts_of(retrieval: pd.DataFrame, image_index: int) -> dict[str, str]:
     return {attack: _verdict(*known)[0] for attack, known in _ranks(retrieval, image_index).items()}
 
 
-def render(
-    *,
-    title: str,
-    kind: str,
-    series: Series,
-    facts: Mapping[str, str] = MappingProxyType({}),
-    tiles: Sequence[tuple[Number, Number | None]] = (),
-    cards: Sequence[Card] = (),
-    cards_text: str = "",
-    configs: Sequence[tuple[str, str]] = (),
-    first: Sequence[Section] = (),
-) -> str:
-    """The page as text, with `first` above its own sections; everything that comes from a run is escaped."""
+def report_sections(series: Series) -> list[Section]:
+    """The sections of a report that are not empty, without that of all numbers."""
     sections = [make(series) for make in _SECTIONS]
-    return render_page(
-        title=title,
-        kind=kind,
-        facts=facts,
-        tiles=tiles,
-        sections=[*first, *(section for section in sections if section.tables or section.charts)],
-        numbers=numbers_section(series),
-        cards=cards,
-        cards_text=cards_text,
-        configs=configs,
-    )
+    return [section for section in sections if section.tables or section.charts]
 
 
 def render_page(
@@ -237,7 +217,7 @@ def render_page(
     cards_text: str = "",
     configs: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """A page in the report's form, of any sections: `sections` above the examples, `numbers` below them."""
+    """A page in the form of the report: `sections`, the examples, `numbers`; everything in it is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -9,7 +9,7 @@ from aindex.evaluation.blocks import Chart, Section
 from aindex.evaluation.findings import distribution_chart, finding
 from aindex.evaluation.measures import MEASURES, QUERIES_FILE, Cell, Number, measures_of
 from aindex.evaluation.sections import MOST_SERIES_OF_ONE_TABLE, attack_tables, counts_of, values_of
-from aindex.evaluation.summary import Series, attack_means, mean_number
+from aindex.evaluation.summary import Series, mean_number
 from aindex.evaluation.table import Table
 
 
@@ -20,7 +20,7 @@ def index_section(series: Series) -> Section:
         "A copy can be found when it stays in its original's coarse cell; its code is the better, the nearer it "
         "lies to the descriptor. Distances are squared.",
     )
-    means = {label: attack_means(r) for label, r in series.items() if r.queries is not None}
+    means = {label: r.means for label, r in series.items() if r.queries is not None}
     if cells := values_of(series, "same_cell"):
         name = MEASURES["same_cell"].name
         chart = figures.dots_figure(cells, xlabel=name, n=counts_of(series))

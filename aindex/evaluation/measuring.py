@@ -1,4 +1,4 @@
-"""What is measured of images and their edited copies beside the answers of the index."""
+"""Measurements of images, their edited copies and the index, beside the answers of the search."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -30,18 +30,18 @@ _EXTRA_COLUMNS = ("file", "loss", "feature_loss", "image_loss")
 class Analyses:
     """Coarse cells, distances to codes, and exhaustive ranks of edited copies.
 
-    What the index has not (cells; codes that can be decoded) stays empty in the rows.
+    Columns stay empty where the index has no cells, or codes that FAISS cannot decode.
 
     Args:
-        index: that the copies are searched in.
+        index: the copies are searched in it.
         images: the originals.
         descriptors: n×d, theirs.
         rows: descriptors of all pictures in the index, see `BuildIndex.row_descriptors`; None if they are not known.
-        own_rows: per original r×d, what its rows in the index are made of; None where that is its descriptor.
+        own_rows: per original the r×d descriptors of its rows in the index; None if that is its own descriptor.
         twins: rows that count as an original's own.
         device: where the exhaustive search multiplies.
 
-    Making one is collective for shards.
+    With shards all ranks must make one together.
     """
 
     def __init__(

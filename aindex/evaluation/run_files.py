@@ -1,8 +1,9 @@
-"""The files of a finished run: their names, how they are written, and reading them back."""
+"""The files of a finished run: names, writing, reading."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import DataError
-from aindex.evaluation.analyses import INDEX_COLUMNS, QUERY_COLUMNS, image_columns
+from aindex.evaluation.analyses import INDEX_COLUMNS, QUERY_COLUMNS, image_columns, query_table
 from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS, IndexMetric
 from aindex.evaluation.exhaustive import SEARCH_COLUMNS
 from aindex.evaluation.measures import COPY_DETECTION_FILE as COPY_DETECTION_FILE
@@ -20,7 +21,7 @@ from aindex.evaluation.measures import QUERIES_FILE as QUERIES_FILE
 from aindex.evaluation.measures import RETRIEVAL_FILE as RETRIEVAL_FILE
 from aindex.evaluation.measures import SEARCH_FILE as SEARCH_FILE
 from aindex.evaluation.measures import columns_of
-from aindex.evaluation.retrieval import LIST_COLUMNS, RETRIEVAL_COLUMNS, read_results
+from aindex.evaluation.retrieval import LIST_COLUMNS, RETRIEVAL_COLUMNS, read_results, retrieval_table
 
 CONFIG_FILE = "config.yaml"
 ASSETS_FOLDER = "report_assets"
@@ -42,6 +43,14 @@ class Results:
     queries: pd.DataFrame | None = None
     search: pd.DataFrame | None = None
     index: pd.DataFrame | None = None
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """What is known per attack and over attacks: a row each, columns `images` and the keys of measures."""
+        means = retrieval_table(self.retrieval).set_index("attack")
+        if self.queries is not None:
+            means = means.join(query_table(self.queries).set_index("attack").drop(columns="images"))
+        return means.dropna(axis="columns", how="all")
 
     @property
     def metric(self) -> IndexMetric | None:

@@ -27,7 +27,7 @@ from aindex.evaluation.measures import (
     measures_of,
 )
 from aindex.evaluation.retrieval import attack_labels
-from aindex.evaluation.summary import Series, attack_means, measure_table
+from aindex.evaluation.summary import Series, measure_table
 from aindex.evaluation.table import Table
 
 MOST_SERIES_OF_ONE_TABLE = 2
@@ -40,7 +40,7 @@ def retrieval_section(series: Series) -> Section:
         "the mean of 1/(rank+1) (AP). The average is over the attacks, the unedited picture (none) among them. Small "
         "numbers are 95 % intervals (Wilson) for n copies. "
     )
-    means = {label: attack_means(results) for label, results in series.items()}
+    means = {label: results.means for label, results in series.items()}
     first, *others = measures_of(RETRIEVAL_FILE)
     exhaustive = MEASURES["exhaustive_r@1"]
     ceilings = [table[exhaustive.key] for table in means.values() if exhaustive.key in table]
@@ -54,7 +54,7 @@ def retrieval_section(series: Series) -> Section:
     section = Section("Retrieval", text)
     # whose ceiling a tick shows is clear for one run only
     ceiling = ceilings[-1] if ceilings and len(series) <= MOST_SERIES_OF_ONE_TABLE else None
-    recalls = recalls_of(series)
+    recalls = values_of(series, first.key)
     chart = figures.dots_figure(recalls, xlabel=first.name, n=counts_of(series), ceiling=ceiling)
     caption = "R@1 per attack, with 95 % intervals"
     section.charts.append(Chart(figures.svg_data_uri(chart), caption, finding(first.name, recalls)))
@@ -72,30 +72,20 @@ def attack_tables(means: Mapping[str, pd.DataFrame], measures: Sequence[Measure]
     return [attack_table(means, some, counted_in=file) for some in together if some]
 
 
-def without_curves(values: "pd.Series[Any]", retrieval: pd.DataFrame) -> "pd.Series[Any]":
-    """Values per attack without the attacks that are drawn against their parameter."""
-    drawn = retrieval["attack"].isin(figures.curve_families(retrieval))
-    return values.drop(labels=attack_labels(retrieval[drawn]).unique(), errors="ignore")
-
-
 def values_of(series: Series, key: str) -> dict[str, "pd.Series[Any]"]:
-    """A measure per attack of each series that knows it, for a chart."""
-    means = {label: attack_means(results) for label, results in series.items()}
-    return {
-        label: without_curves(table[key], series[label].retrieval)
-        for label, table in means.items()
-        if key in table
-    }
-
-
-def recalls_of(series: Series) -> dict[str, "pd.Series[Any]"]:
-    """R@1 per attack of each series, for a chart."""
-    return values_of(series, "r@1")
+    """A measure of each series that knows it, per attack without those that are drawn against their parameter."""
+    found = {}
+    for label, results in series.items():
+        means, retrieval = results.means, results.retrieval
+        drawn = retrieval["attack"].isin(figures.curve_families(retrieval))
+        if key in means:
+            found[label] = means[key].drop(attack_labels(retrieval[drawn]).unique(), errors="ignore")
+    return found
 
 
 def counts_of(series: Series) -> dict[str, "pd.Series[Any]"]:
-    """How many copies each of these values is the share of."""
-    return {label: attack_means(results)["images"] for label, results in series.items()}
+    """The number of copies per attack of each series."""
+    return {label: results.means["images"] for label, results in series.items()}
 
 
 def curves_of(series: Series) -> dict[str, dict[Score, PrecisionRecallCurve]]:

@@ -1,4 +1,4 @@
-"""In what the runs of a comparison differ, and whether their numbers may be set against each other at all."""
+"""How the settings of compared runs differ, and warnings about runs that cannot be compared."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -43,7 +43,7 @@ def differing_settings(runs: Mapping[str, Run]) -> Table | None:
 
 
 def warnings_of(runs: Mapping[str, Run]) -> list[str]:
-    """Why numbers of these runs cannot be set against each other: other pictures, other attacks; a line each."""
+    """A line for each run that was evaluated on other pictures or attacks than the first."""
     found = []
     pictures, attacks = {}, {}
     named = all(run.results.images is not None for run in runs.values())

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from aindex.evaluation.analyses import code_distances, query_table
+from aindex.evaluation.analyses import code_distances
 from aindex.evaluation.copy_detection import copy_detection_table
 from aindex.evaluation.intervals import Interval, mean_interval
 from aindex.evaluation.measures import (
@@ -21,23 +21,15 @@ from aindex.evaluation.measures import (
     Number,
     measures_of,
 )
-from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT, retrieval_table
+from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT
 from aindex.evaluation.run_files import Results
 from aindex.evaluation.table import Table
 
 Series = Mapping[str, Results]
 
 
-def attack_means(results: Results) -> pd.DataFrame:
-    """What is known per attack and over attacks: a row each, columns `images` and the measures' keys."""
-    means = retrieval_table(results.retrieval).set_index("attack")
-    if results.queries is not None:
-        means = means.join(query_table(results.queries).set_index("attack").drop(columns="images"))
-    return means.dropna(axis="columns", how="all")
-
-
 def attack_number(means: pd.DataFrame, attack: str, measure: Measure, series: str = "") -> Number:
-    """A number of `attack_means`."""
+    """A number of `Results.means`."""
     value = means[measure.key].get(attack, np.nan) if measure.key in means else np.nan
     n = float(means["images"].get(attack, 0)) if measure.is_share else None
     return Number(float(value), measure, f"{series}|{measure.file}|{attack}|{measure.key}", n)
@@ -78,7 +70,7 @@ def measure_table(series: Series, *, left_out: Sequence[str] = (), sources: bool
 
 
 def _of_attacks(results: Results) -> Iterator[Number]:
-    means = attack_means(results)
+    means = results.means
     for measure in measures_of(RETRIEVAL_FILE, QUERIES_FILE):
         if measure.label:
             number = attack_number(means, AVERAGE, measure)
@@ -134,5 +126,5 @@ def _search(results: Results) -> Iterator[Number]:
         settings = {name: f"{row[name]:g}" for name in ("nprobe", "k") if not pd.isna(row[name])}
         key = "_".join(name + value for name, value in settings.items())
         label = ", ".join(f"{name} {value}" for name, value in settings.items())
-        one = replace(measure, key=f"search_ms_{key}", label=f"{measure.label}, {label}")
+        one = replace(measure, key=f"search_ms_{key}", columns=measure.key, label=f"{measure.label}, {label}")
         yield Number(row["ms_per_query"], one)

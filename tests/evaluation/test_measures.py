@@ -4,6 +4,7 @@ import pandas as pd
 
 from aindex.callbacks.console import results_text
 from aindex.callbacks.tensorboard import scalars
+from aindex.evaluation.analyses import image_rows
 from aindex.evaluation.comparison import compare
 from aindex.evaluation.html_report import run_series, write_report
 from aindex.evaluation.measures import IMAGES_FILE, MEASURES, Measure
@@ -13,9 +14,11 @@ from aindex.evaluation.table import markdown
 
 
 def test_a_new_measure_of_images_is_shown_everywhere(make_run, tmp_path, monkeypatch):
+    """Rows of the csv, terminal, TensorBoard, HTML, Markdown, LaTeX; an older run without it is read all the same."""
     old = make_run("old")
     new = Measure("lpips", IMAGES_FILE, "LPIPS", "LPIPS, mean", 5, higher_is_better=False, is_tile=True)
     monkeypatch.setitem(MEASURES, "lpips", new)
+    assert image_rows(image_index=[0], names=["a"], lpips=[0.25])["lpips"].tolist() == [0.25]
     folder = make_run("new")
     images = pd.read_csv(folder / IMAGES_FILE, keep_default_na=False).assign(lpips=0.25)
     images.to_csv(folder / IMAGES_FILE, index=False)
