@@ -24,9 +24,9 @@ from aindex.cli import main as aindex
 from aindex.data.images import list_images
 from aindex.evaluation.analyses import image_summary, query_table
 from aindex.evaluation.copy_detection import copy_detection_table
-from aindex.evaluation.retrieval import AVERAGE_WITHOUT_SCREENSHOT, retrieval_table
+from aindex.evaluation.measures import MEASURES
+from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT, retrieval_table
 from aindex.evaluation.run_files import Results, Run, read_run
-from aindex.evaluation.summary import cell_share
 
 TARGETS = {
     "IVF128,PQ8x8": "pq_recons",
@@ -119,18 +119,17 @@ def figures(results: Results) -> dict[str, float | None]:
     row: dict[str, float | None] = {"R@1 average": recalls.pop(AVERAGE_WITHOUT_SCREENSHOT, None)}
     row |= {f"R@1 {attack}": value for attack, value in recalls.items() if attack != "average"}
     if results.queries is not None:
-        ceiling = of_attacks(query_table(results.queries), "exhaustive_r@1")
+        queries = query_table(results.queries)
+        ceiling = of_attacks(queries, "exhaustive_r@1")
         row["R@1 exhaustive"] = ceiling.get(AVERAGE_WITHOUT_SCREENSHOT)
-        row["cell share"] = cell_share(results.queries)
+        row["cell share"] = of_attacks(queries, "same_cell")[AVERAGE]
     if results.copy_detection is not None:
         plain = copy_detection_table(results.copy_detection).iloc[0]
         row |= {"µAP": float(plain["uap"]), "R@P90": float(plain["recall_at_p90"])}
     if results.images is not None:
-        names = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "linf": "L∞ (grey levels)"}
-        summary = image_summary(results.images).set_index("measure")
-        for measure, name in names.items():
-            row[name] = float(summary.loc[measure, "mean"])
-            row[f"{name} std"] = float(summary.loc[measure, "std"])
+        for quality in image_summary(results.images).to_dict("records"):
+            name = MEASURES[quality["measure"]].name
+            row[name], row[f"{name} std"] = float(quality["mean"]), float(quality["std"])
         row["activation (s per image)"] = float(results.images["activation_seconds"].mean())
         for which in ("original", "released"):
             row[f"code distance {which}"] = float(results.images[f"code_distance_{which}"].mean())

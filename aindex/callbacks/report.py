@@ -25,16 +25,9 @@ from aindex.callbacks.tensorboard import log_configuration, log_results
 from aindex.data.images import SkippedImages
 from aindex.errors import ConfigError
 from aindex.evaluation.html_report import run_series, write_report
-from aindex.evaluation.retrieval import MEASURES, retrieval_table
-from aindex.evaluation.run_files import (
-    CONFIG_FILE,
-    IMAGES_FILE,
-    REPORT_FILE,
-    RETRIEVAL_FILE,
-    Results,
-    read_run,
-)
-from aindex.evaluation.summary import measures
+from aindex.evaluation.measures import IMAGES_FILE, RETRIEVAL_FILE, measures_of
+from aindex.evaluation.run_files import CONFIG_FILE, REPORT_FILE, read_run
+from aindex.evaluation.summary import Series, summaries
 
 
 class Report(Callback):
@@ -126,27 +119,27 @@ def _line(figures: Mapping[str, float]) -> str:
     return " · ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
-def _nested(series: Mapping[str, Results]) -> dict[str, Any]:
+def _nested(series: Series) -> dict[str, Any]:
+    known = summaries(series)
+    means = {label: results.means for label, results in series.items()}
+    keys = [measure.key for measure in measures_of(RETRIEVAL_FILE)]
     return {
         "retrieval": {
             label: {
-                str(row["attack"]): {
-                    "n": int(row["images"]),
-                    **{name: float(row[name]) for name in MEASURES if math.isfinite(row[name])},
-                }
-                for row in retrieval_table(results.retrieval).to_dict("records")
+                attack: {"n": int(row["images"]), **{key: row[key] for key in keys if key in row}}
+                for attack, row in table.to_dict("index").items()
             }
-            for label, results in series.items()
+            for label, table in means.items()
         },
         "measures": {
             # JSON has no infinity, which is the PSNR of unchanged images
-            label: {one.key: float(one.value) for one in measures(results) if math.isfinite(one.value)}
-            for label, results in series.items()
+            label: {key: float(one.value) for key, one in found.items() if math.isfinite(one.value)}
+            for label, found in known.items()
         },
         # of the shares among them: 95 %
         "intervals": {
-            label: {one.key: list(one.interval) for one in measures(results) if one.interval is not None}
-            for label, results in series.items()
+            label: {key: list(one.interval) for key, one in found.items() if one.interval is not None}
+            for label, found in known.items()
         },
     }
 

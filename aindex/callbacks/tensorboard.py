@@ -12,16 +12,18 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from aindex.evaluation.analyses import QUALITY, QUERY_MEASURES, code_distances, query_table, worst_images
+from aindex.callbacks.console import answers_table
+from aindex.evaluation.analyses import code_distances
 from aindex.evaluation.copy_detection import Pairs, pairs_of_rows, precision_recall_curve
 from aindex.evaluation.examples import Example, read_examples
 from aindex.evaluation.html_report import verdicts_of
-from aindex.evaluation.retrieval import MEASURES, attack_label, format_table, retrieval_table
+from aindex.evaluation.measures import IMAGES_FILE, QUERIES_FILE, RETRIEVAL_FILE, measures_of
+from aindex.evaluation.retrieval import attack_label
 from aindex.evaluation.run_files import ASSETS_FOLDER, CONFIG_FILE, Results
-from aindex.evaluation.sections import curves_of
+from aindex.evaluation.sections import curves_of, worst_table
 from aindex.evaluation.setting_differences import flat_settings
-from aindex.evaluation.summary import measures
-from aindex.evaluation.text_tables import markdown, measure_table
+from aindex.evaluation.summary import measure_table, summary
+from aindex.evaluation.table import markdown
 
 _POINTS = 127
 """TensorBoard's own number of points of a precision-recall curve."""
@@ -49,7 +51,9 @@ def log_results(trainer: Trainer, folder: Path, series: Mapping[str, Results]) -
             with SummaryWriter(str(Path(logger.log_dir) / label)) as writer:
                 for tag, value in scalars(results):
                     writer.add_scalar(tag, value, step)
-                _log_texts(writer, results, step)
+                writer.add_text("retrieval", markdown(answers_table({label: results})), step)
+                if results.images is not None:
+                    writer.add_text("most changed images", markdown(worst_table(results.images)), step)
                 _log_distributions(writer, results, step)
                 _log_curves(writer, results, step)
                 _log_hyperparameters(writer, folder, label, results)
@@ -72,17 +76,14 @@ def log_configuration(trainer: Trainer, text: str) -> None:
 
 def scalars(results: Results) -> Iterator[tuple[str, float]]:
     """Every number of the tables per edit and of the summary, with its tag."""
-    for row in retrieval_table(results.retrieval).to_dict("records"):
-        for name in MEASURES:
-            if not pd.isna(row[name]):
-                yield f"retrieval/{name}/{row['attack']}", float(row[name])
-    if results.queries is not None:
-        for row in query_table(results.queries).to_dict("records"):
-            for name in QUERY_MEASURES:
-                if not pd.isna(row[name]):
-                    yield f"queries/{name}/{row['attack']}", float(row[name])
-    for one in measures(results):
-        yield f"summary/{one.key}", float(one.value)
+    means = results.means
+    for file, folder in ((RETRIEVAL_FILE, "retrieval"), (QUERIES_FILE, "queries")):
+        for measure in measures_of(file):
+            if measure.key in means:
+                for attack, value in means[measure.key].dropna().items():
+                    yield f"{folder}/{measure.key}/{attack}", float(value)
+    for key, number in summary(results).items():
+        yield f"summary/{key}", float(number.value)
 
 
 def _log_hyperparameters(writer: SummaryWriter, folder: Path, label: str, results: Results) -> None:
@@ -90,24 +91,8 @@ def _log_hyperparameters(writer: SummaryWriter, folder: Path, label: str, result
     settings = flat_settings(config.read_text(encoding="utf-8")) if config.is_file() else {}
     values = {name: x if isinstance(x, bool | int | float | str) else str(x) for name, x in settings.items()}
     found = {tag: value for tag, value in scalars(results) if tag.startswith("summary/")}
-    summaries = hparams({"images": label, **values}, found)  # type: ignore[no-untyped-call]
-    for summary in summaries:
-        writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
-
-
-def _log_texts(writer: SummaryWriter, results: Results, step: int) -> None:
-    writer.add_text("retrieval", format_table(retrieval_table(results.retrieval), style="markdown"), step)
-    if results.images is not None:
-        lines = [
-            f"| {_escaped(row['name'])} | {row['psnr_db']:.2f} | {row['ssim']:.4f} | {row['linf']:.0f} |"
-            for row in worst_images(results.images).to_dict("records")
-        ]
-        header = ["| image | PSNR (dB) | SSIM | L∞ |", "|---|---:|---:|---:|"]
-        writer.add_text("most changed images", "\n".join([*header, *lines]), step)
-
-
-def _escaped(name: str) -> str:
-    return "".join("\\" + c if c in "\\`*_|<>[]" else c for c in name)
+    for part in hparams({"images": label, **values}, found):  # type: ignore[no-untyped-call]
+        writer._get_file_writer().add_summary(part)  # type: ignore[no-untyped-call]
 
 
 def _log_distributions(writer: SummaryWriter, results: Results, step: int) -> None:
@@ -116,7 +101,8 @@ def _log_distributions(writer: SummaryWriter, results: Results, step: int) -> No
         for part, values in code_distances(results.images, results.queries).items()
     }
     if results.images is not None:
-        known |= {f"released images/{name}": results.images[name] for name in QUALITY}
+        for measure in measures_of(IMAGES_FILE):
+            known[f"released images/{measure.key}"] = results.images[measure.key]
     for name, values in known.items():
         finite = values[np.isfinite(values)].to_numpy(dtype=np.float64)
         if finite.size:

@@ -1,9 +1,8 @@
 """Why copies are found or lost: coarse cells, distances to codes, image quality, the exhaustive ceiling.
 
-Rows are made here for csv files; every summary is computed from such rows, so each number that is shown
-can be traced to a column:
+The rows of the csv files are made here; all summaries are computed from them:
 
-- `images_df.csv` (`IMAGE_COLUMNS`): one row per released image;
+- `images_df.csv` (`image_columns`): one row per released image;
 - `queries_df.csv` (`QUERY_COLUMNS`): one row per edited copy, in the order of `retr_df.csv`;
 - `index_df.csv` (`INDEX_COLUMNS`): one row about the index that was searched;
 - `search_df.csv` (`SEARCH_COLUMNS` of `aindex.evaluation.exhaustive`): one row per setting of the search.
@@ -18,18 +17,9 @@ import pandas as pd
 
 from aindex.data.tables import name_table
 from aindex.errors import DataError
+from aindex.evaluation.measures import IMAGES_FILE, QUERIES_FILE, columns_of, measures_of
 from aindex.evaluation.retrieval import AttackParam, attack_labels, average_rows, spread
 
-IMAGE_COLUMNS = (
-    "image_index",
-    "name",
-    "psnr_db",
-    "ssim",
-    "linf",
-    "code_distance_original",
-    "code_distance_released",
-    "activation_seconds",
-)
 QUERY_COLUMNS = (
     "image_index",
     "attack",
@@ -40,7 +30,6 @@ QUERY_COLUMNS = (
     "exhaustive_rank",
     "scanned_rows",
 )
-QUERY_MEASURES = ("same_cell", "code_distance", "stored_distance", "exhaustive_r@1", "scanned_rows")
 INDEX_COLUMNS = (
     "extractor",
     "idx_factory",
@@ -53,55 +42,44 @@ INDEX_COLUMNS = (
     "rows_per_picture",
     "bytes_per_picture",
 )
-QUALITY = ("psnr_db", "ssim", "linf")
 
 Array = npt.NDArray[Any]
 
 
 def _optional(values: npt.ArrayLike | None, count: int, name: str) -> npt.NDArray[np.float64]:
-    """A column of numbers; of nan where there is nothing to say."""
+    """A column of numbers; nan where nothing is known."""
     column = np.full(count, np.nan) if values is None else np.asarray(values, dtype=np.float64)
     if column.shape != (count,):
         raise ValueError(f"{name}: shape {column.shape}, expected ({count},)")
     return column
 
 
+def image_columns() -> list[str]:
+    """The columns of `images_df.csv`."""
+    return ["image_index", "name", *columns_of(IMAGES_FILE)]
+
+
 def image_rows(
-    *,
-    image_index: npt.ArrayLike,
-    names: Sequence[str],
-    psnr_db: npt.ArrayLike,
-    ssim: npt.ArrayLike,
-    linf: npt.ArrayLike,
-    code_distance_original: npt.ArrayLike | None = None,
-    code_distance_released: npt.ArrayLike | None = None,
-    activation_seconds: npt.ArrayLike | None = None,
+    *, image_index: npt.ArrayLike, names: Sequence[str], **measured: npt.ArrayLike | None
 ) -> pd.DataFrame:
     """Rows of `images_df.csv`.
 
     Args:
         image_index: n ids in the index.
         names: n names of the images.
-        psnr_db: n values in dB between original and released image; infinite for an unchanged one.
-        ssim: n values; nan, here and below, where a value is not known.
-        linf: n values, largest change in grey levels.
-        code_distance_original: n squared distances of the originals' descriptors to their codes.
-        code_distance_released: the same of the released images' descriptors.
-        activation_seconds: n times; an image's share of its batch's time.
+        measured: n values per measure of `images_df.csv`; nan, or no values at all, for what is not known. The PSNR of
+            an unchanged image is infinite; `activation_seconds` is an image's share of its batch's time.
+
+    Raises:
+        ValueError: a count does not fit, or there is no such measure.
     """
-    ids = np.asarray(image_index, dtype=np.int64)
-    columns = {
-        "psnr_db": psnr_db,
-        "ssim": ssim,
-        "linf": linf,
-        "code_distance_original": code_distance_original,
-        "code_distance_released": code_distance_released,
-        "activation_seconds": activation_seconds,
-    }
-    numbers = {name: _optional(values, len(ids), name) for name, values in columns.items()}
+    ids, columns = np.asarray(image_index, dtype=np.int64), columns_of(IMAGES_FILE)
+    if unknown := measured.keys() - set(columns):
+        raise ValueError(f"{', '.join(sorted(unknown))}: expected measures of images: {', '.join(columns)}")
     if len(names) != len(ids):
         raise ValueError(f"{len(names)} names for {len(ids)} images")
-    return name_table({"image_index": ids, "name": list(names), **numbers}, list(IMAGE_COLUMNS))
+    numbers = {name: _optional(measured.get(name), len(ids), name) for name in columns}
+    return name_table({"image_index": ids, "name": list(names), **numbers}, image_columns())
 
 
 def query_rows(
@@ -116,7 +94,7 @@ def query_rows(
     exhaustive_rank: npt.ArrayLike | None = None,
     scanned_rows: npt.ArrayLike | None = None,
 ) -> pd.DataFrame:
-    """Rows of `queries_df.csv`; what an index has not (cells, codes) is left out and stays empty.
+    """Rows of `queries_df.csv`; columns that are not given stay empty (an index may have no cells or codes).
 
     Args:
         image_index: nq ids of the images that the queries are copies of.
@@ -126,7 +104,7 @@ def query_rows(
         original_cells: nq or nq×r coarse cells of their originals' rows.
         code_distance: nq squared distances of the copies' descriptors to their own codes.
         stored_distance: nq squared distances to what the index stores for the originals.
-        exhaustive_rank: nq ranks of an exhaustive search, from 0 (see `exhaustive_ranks`).
+        exhaustive_rank: nq ranks of an exhaustive search, from 0.
         scanned_rows: nq numbers of rows in the cells that the search visited.
     """
     ids = np.asarray(image_index, dtype=np.int64)
@@ -149,14 +127,8 @@ def query_rows(
     )
 
 
-def squared_distances(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Squared Euclidean distance of each row of a to the same row of b: n×d, n×d → n."""
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    return np.asarray(np.square(difference).sum(axis=1))
-
-
 def image_summary(images: pd.DataFrame) -> pd.DataFrame:
-    """Quality of the released images: a row each for those of `psnr_db`, `ssim`, `linf` that are known.
+    """Quality of the released images: a row for each of its measures that is known.
 
     Returns:
         Columns `measure`, `mean`, `std` (of the population), `worst`, `worst_name`, `unchanged`. An unchanged
@@ -165,16 +137,16 @@ def image_summary(images: pd.DataFrame) -> pd.DataFrame:
     if images.empty:
         raise DataError("0 released images: expected at least one")
     table = []
-    for measure in QUALITY:
-        known = images[["name", measure]].dropna()
+    for measure in measures_of(IMAGES_FILE):
+        known = images[["name", measure.key]].dropna()
         if known.empty:
             continue
-        values = known[measure].to_numpy(dtype=np.float64)
+        values = known[measure.key].to_numpy(dtype=np.float64)
         finite = values[np.isfinite(values)]
-        worst = int(values.argmax() if measure == "linf" else values.argmin())
+        worst = int(values.argmin() if measure.higher_is_better else values.argmax())
         table.append(
             {
-                "measure": measure,
+                "measure": measure.key,
                 "mean": finite.mean() if finite.size else np.inf,
                 "std": finite.std() if finite.size else 0.0,
                 "worst": values[worst],
@@ -187,29 +159,23 @@ def image_summary(images: pd.DataFrame) -> pd.DataFrame:
 
 def worst_images(images: pd.DataFrame, count: int = 10) -> pd.DataFrame:
     """The most visibly changed images: rows of the lowest PSNR, worst first."""
-    columns = ["name", *QUALITY]
+    columns = ["name", *(measure.key for measure in measures_of(IMAGES_FILE))]
     return images.sort_values("psnr_db", kind="stable")[columns].head(count).reset_index(drop=True)
 
 
 def query_table(queries: pd.DataFrame) -> pd.DataFrame:
-    """Means per attack, with the averages over attacks of `retrieval_table`.
-
-    Returns:
-        Columns `attack`, `images`, `same_cell` (share), `code_distance`, `stored_distance`, `exhaustive_r@1`,
-        `scanned_rows`.
-    """
-    known = queries.assign(
-        exhaustive_r1=np.where(queries["exhaustive_rank"].isna(), np.nan, queries["exhaustive_rank"] == 0)
-    ).rename(columns={"exhaustive_r1": "exhaustive_r@1"})
-    return average_rows(known, attack_labels(known), QUERY_MEASURES)
+    """Means of the measures of `queries_df.csv` per attack and over attacks (see `average_rows`)."""
+    rank = queries["exhaustive_rank"]
+    known = queries.assign(**{"exhaustive_r@1": (rank == 0).astype(float).where(rank.notna())})
+    return average_rows(known, attack_labels(known), [measure.key for measure in measures_of(QUERIES_FILE)])
 
 
 def code_distances(
     images: pd.DataFrame | None, queries: pd.DataFrame | None
 ) -> dict[str, "pd.Series[float]"]:
-    """Squared distances of descriptors to their codes, of what is known: `original`, `released`, `edited`.
+    """Squared distances of descriptors to their codes, as far as known, of `original`, `released`, `edited` images.
 
-    Edited copies are those of every attack but `none`.
+    Edited are the copies of all attacks but `none`.
     """
     parts: dict[str, pd.Series[float]] = {}
     if images is not None:
@@ -218,17 +184,3 @@ def code_distances(
     if queries is not None:
         parts["edited"] = queries["code_distance"][queries["attack"] != "none"]
     return {name: values for name, values in parts.items() if values.notna().any()}
-
-
-def code_distance_summary(images: pd.DataFrame | None, queries: pd.DataFrame | None) -> pd.DataFrame:
-    """A row each for what `code_distances` knows: columns `descriptors`, `mean`, `std` (population), `count`."""
-    rows = [
-        {"descriptors": name, "mean": v.mean(), "std": v.std(ddof=0), "count": int(v.notna().sum())}
-        for name, v in code_distances(images, queries).items()
-    ]
-    return pd.DataFrame(rows, columns=["descriptors", "mean", "std", "count"])
-
-
-def search_table(search: pd.DataFrame) -> pd.DataFrame:
-    """Milliseconds per query: a row per nprobe, a column per k."""
-    return search.pivot(index="nprobe", columns="k", values="ms_per_query")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import ConfigError, OutputError
+from aindex.evaluation.blocks import attack_table
 from aindex.evaluation.cost_section import cost_points, risks
 from aindex.evaluation.examples import Example, read_examples
 from aindex.evaluation.figures import (
@@ -19,14 +20,22 @@ from aindex.evaluation.figures import (
     figure_bytes,
     recall_curves_figure,
 )
-from aindex.evaluation.html_report import PASSIVE, Card, Fact, facts, picture, render, write_html
-from aindex.evaluation.intervals import wilson
-from aindex.evaluation.retrieval import SHARES, retrieval_table
-from aindex.evaluation.run_files import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run, write_csv
-from aindex.evaluation.sections import counts_of, curves_of, recalls_of
+from aindex.evaluation.html_report import PASSIVE, Card, facts, picture, render_page, report_sections
+from aindex.evaluation.measures import COUNT, Number, measures_of
+from aindex.evaluation.run_files import (
+    ASSETS_FOLDER,
+    REPORT_FILE,
+    RETRIEVAL_FILE,
+    Results,
+    Run,
+    read_run,
+    write_csv,
+    write_text,
+)
+from aindex.evaluation.sections import counts_of, curves_of, numbers_section, values_of
 from aindex.evaluation.setting_differences import differing_settings, settings_section, warnings_of
-from aindex.evaluation.summary import measures
-from aindex.evaluation.text_tables import attack_tables, latex, markdown, markdown_text, measure_table
+from aindex.evaluation.summary import Series, attack_number, measure_table, summary
+from aindex.evaluation.table import Table, latex, markdown, markdown_text
 
 MARKDOWN_FILE = "compare.md"
 LATEX_FILE = "compare.tex"
@@ -38,7 +47,6 @@ BEST_TEXT = (
     "Bold: the best of a row, where its 95 % interval lies beyond those of all others: Wilson's (in brackets) for "
     "shares, the standard error's for means; AP and µAP have none here.\n"
 )
-_NO_SHARE = (None, None, None)
 _OWN_FILES = (MARKDOWN_FILE, LATEX_FILE, NUMBERS_FILE, f"{CURVES}.png", REPORT_FILE)
 
 
@@ -78,39 +86,49 @@ def compare(
     settings, warned = differing_settings(read), warnings_of(read)
     for line in warned:
         warnings.warn(line, stacklevel=2)
-    tables = [*attack_tables(series), measure_table(series), *([settings] if settings else [])]
+    tables = [*_attack_tables(series), measure_table(series), *([settings] if settings else [])]
     lines = [f"**Warning:** {markdown_text(line)}.\n" for line in warned]
-    _write(output / MARKDOWN_FILE, "\n".join([*lines, *(markdown(table) for table in tables), BEST_TEXT]))
-    _write(output / LATEX_FILE, "\n".join(latex(table) for table in tables))
+    write_text("\n".join([*lines, *map(markdown, tables), BEST_TEXT]), output / MARKDOWN_FILE)
+    write_text("\n".join(map(latex, tables)), output / LATEX_FILE)
     write_csv(comparison_numbers(series), output / NUMBERS_FILE)
     for name, content in _figures(series).items():
         with replace_when_done(output / name) as temporary:
             temporary.write_bytes(content)
-    html = render(
+    differing = settings_section(read)
+    html = render_page(
         title=" · ".join(read),
         kind=f"comparison of {len(read)} runs" if len(read) > 1 else "one run",
-        series=series,
-        facts=[Fact("runs", str(len(read))), *_shared_facts(read)],
-        first=[section for section in (settings_section(read),) if section.tables or section.text],
+        facts={"runs": str(len(read)), **_shared_facts(read)},
+        sections=[*([differing] if settings or warned else []), *report_sections(series)],
+        numbers=numbers_section(series),
         cards=_cards(read, examples),
         cards_text="The released image of each run and its change, amplified around grey.",
         configs=[(label, run.config) for label, run in read.items() if run.config],
     )
-    return write_html(html, output / REPORT_FILE)
+    write_text(html, output / REPORT_FILE)
+    return output / REPORT_FILE
 
 
-def _shared_facts(runs: Mapping[str, Run]) -> list[Fact]:
+def _attack_tables(series: Series) -> list[Table]:
+    """How many copies there are per attack, then a table for each measure that a series knows."""
+    means = {label: results.means for label, results in series.items()}
+    measures = [m for m in measures_of(RETRIEVAL_FILE) if any(m.key in table for table in means.values())]
+    counts = attack_table(means, [COUNT], title="Copies per attack (n)")
+    return [counts, *(attack_table(means, [m], title=f"{m.name} per attack") for m in measures)]
+
+
+def _shared_facts(runs: Mapping[str, Run]) -> dict[str, str]:
     """What the headers of all runs say alike."""
-    known = [facts(run) for run in runs.values()]
-    return [fact for fact in known[0] if all(fact in others for others in known[1:])]
+    first, *others = (facts(run) for run in runs.values())
+    return {name: text for name, text in first.items() if all(one.get(name) == text for one in others)}
 
 
-def _figures(series: Mapping[str, Results]) -> dict[str, bytes]:
-    """The contents of the figure files; a figure per file, as saving one changes its layout."""
+def _figures(series: Series) -> dict[str, bytes]:
+    """The contents of the figure files; each is drawn anew, as saving changes a layout."""
     kinds: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
     files = {
         f"{CURVES}.{kind}": figure_bytes(
-            comparison_figure(recalls_of(series), curves_of(series), counts_of(series)), kind
+            comparison_figure(values_of(series, "r@1"), curves_of(series), counts_of(series)), kind
         )
         for kind in kinds
     }
@@ -122,13 +140,8 @@ def _figures(series: Mapping[str, Results]) -> dict[str, bytes]:
     return files
 
 
-def _write(path: Path, text: str) -> None:
-    with replace_when_done(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
 def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
-    """Runs by the names of their folders; by parent and name where names meet, numbered where those do."""
+    """Runs by the names of their folders, with the parent folder and a number where names are equal."""
     short = Counter(run.label for run in runs)
     labelled: dict[str, Run] = {}
     for run in runs:
@@ -141,7 +154,7 @@ def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def comparison_series(runs: Mapping[str, Run]) -> dict[str, Results]:
-    """The results to compare: passive ones, each once, then those of the runs."""
+    """The results to compare: passive ones, equal ones once, then those of the runs."""
     passive: dict[str, Results] = {}
     for label, run in runs.items():
         if run.passive is not None and not any(
@@ -160,24 +173,26 @@ def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     return a.equals(b)
 
 
-def comparison_numbers(series: Mapping[str, Results]) -> pd.DataFrame:
+def comparison_numbers(series: Series) -> pd.DataFrame:
     """Every number of a comparison: `series`, `table`, `row`, `column`, `value`; of shares `n`, `low` and `high`."""
-    numbers: list[tuple[object, ...]] = []
+    rows: list[tuple[object, ...]] = []
+
+    def add(label: str, table: str, row: object, column: str, number: Number) -> None:
+        if not pd.isna(number.value):
+            more = (None, None, None) if number.interval is None else (number.n, *number.interval)
+            rows.append((label, table, row, column, number.value, *more))
+
+    risk = risks(series)
     for label, results in series.items():
-        for row in retrieval_table(results.retrieval).to_dict("records"):
-            for column in ("images", "r@1", "r@10", "r@100", "ap"):
-                if not pd.isna(row[column]):
-                    value, n = float(row[column]), row["images"]
-                    more = (n, *wilson(value, n)) if column in SHARES else _NO_SHARE
-                    numbers.append((label, "retrieval", row["attack"], column, value, *more))
-        for measure in measures(results):
-            more = (measure.n, *measure.interval) if measure.interval is not None else _NO_SHARE
-            numbers.append((label, "measures", measure.key, "value", measure.value, *more))
-    for label, risk in risks(series).items():
-        for share, n in (("false_positives", risk["strangers"]), ("found", risk["copies"])):
-            if not pd.isna(risk[share]):
-                numbers.append((label, "at_limit", share, "value", risk[share], n, *wilson(risk[share], n)))
-    return pd.DataFrame(numbers, columns=["series", "table", "row", "column", "value", "n", "low", "high"])
+        means = results.means
+        for attack in means.index:
+            for measure in (COUNT, *measures_of(RETRIEVAL_FILE)):
+                add(label, "retrieval", attack, measure.key, attack_number(means, attack, measure))
+        for key, number in summary(results).items():
+            add(label, "measures", key, "value", number)
+        for number in risk.get(label, ()):
+            add(label, "at_limit", number.measure.key, "value", number)
+    return pd.DataFrame(rows, columns=["series", "table", "row", "column", "value", "n", "low", "high"])
 
 
 def _cards(runs: Mapping[str, Run], count: int) -> list[Card]:

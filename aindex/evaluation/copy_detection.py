@@ -110,7 +110,7 @@ def pooled_pairs(
         indices: nq×k retrieved ids, -1 for an empty place, which makes no pair.
         image_index: nq true ids, -1 for a query that matches nothing.
         score: `plain` is −distance (or the similarity); `normalised` is the next candidate's distance minus
-            this one's, so that a candidate counts that stands out; the last has no next and makes no pair.
+            this one's, high for a candidate that stands out; the last candidate has no next and makes no pair.
         metric: the index's.
 
     Raises:
@@ -136,7 +136,7 @@ def pooled_pairs(
 
 
 def nearest_closeness(rows: pd.DataFrame, metric: IndexMetric | None = None) -> npt.NDArray[np.float64]:
-    """How close the best candidate of each query is, larger is closer; −inf without any: nq.
+    """Closeness of each query's best candidate, nq: −distance or similarity; −inf where there is no candidate.
 
     Args:
         rows: see `pairs_of_rows`.
@@ -151,7 +151,7 @@ def nearest_closeness(rows: pd.DataFrame, metric: IndexMetric | None = None) -> 
 def closeness_limit(
     rows: pd.DataFrame, *, rate: float = 0.01, metric: IndexMetric | None = None
 ) -> float | None:
-    """Beyond this closeness at most `rate` of the queries that match nothing have a candidate; None without such."""
+    """The threshold that the best candidates of at most `rate` of the non-matching queries pass; None without such."""
     strangers = nearest_closeness(rows, metric)[rows["image_index"].to_numpy() < 0]
     if not len(strangers):
         return None
@@ -159,11 +159,11 @@ def closeness_limit(
 
 
 def at_limit(rows: pd.DataFrame, limit: float, *, metric: IndexMetric | None = None) -> dict[str, float]:
-    """What a fixed threshold does: a candidate counts that is closer than `limit` (see `closeness_limit`).
+    """Shares at a fixed threshold: only candidates closer than `limit` count (see `closeness_limit`).
 
     Returns:
-        `false_positives`, the share of the `strangers` queries that match nothing, and `found`, the share of the
-        `copies` whose own picture comes first; nan of none.
+        `false_positives`, a share of the `strangers` (queries that match nothing), and `found`, the share of the
+        `copies` whose own picture comes first; nan where there are none.
     """
     taken = nearest_closeness(rows, metric) > limit
     true_ids = rows["image_index"].to_numpy()
@@ -190,7 +190,7 @@ def copy_detection_rows(
     Args:
         batch: the number of the batch.
         image_index: nq ids, -1 for a query that matches nothing.
-        edits: per query the drawn edits with their parameters, of things JSON can hold.
+        edits: per query the drawn edits with their parameters, as JSON can hold them.
         distances: nq×k, nearest first.
         indices: nq×k retrieved ids.
 

@@ -1,22 +1,17 @@
-"""What finding costs and what it risks: rows scanned, bytes per picture, false positives at one threshold."""
+"""The section on costs and risks: rows scanned, bytes per picture, false positives at one threshold."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from aindex.evaluation import figures
-from aindex.evaluation.blocks import UNKNOWN, Cell, Chart, Section, Table, measure_cell, number
+from aindex.evaluation.blocks import Chart, Section
 from aindex.evaluation.copy_detection import at_limit, closeness_limit
-from aindex.evaluation.run_files import Results
-from aindex.evaluation.summary import Measure, measures
+from aindex.evaluation.intervals import wilson
+from aindex.evaluation.measures import MEASURES, UNKNOWN, Cell, Number
+from aindex.evaluation.summary import Series, summaries
+from aindex.evaluation.table import Table
 
-_HEADERS = {
-    "r@1": "R@1",
-    "rows_per_picture": "rows per evaluated picture",
-    "scanned_rows": "rows scanned per query",
-    "bytes_per_picture": "bytes per picture",
-    "uap_plain": "µAP",
-}
+_COLUMNS = ("r@1", "rows_per_picture", "scanned_rows", "bytes_per_picture", "uap_plain")
+_AT_LIMIT = {"false_positives": "strangers", "found": "copies"}
 _TEXT = (
     "Rows scanned are those in the cells that a search visits; bytes are codes, ids and numbers of rows in memory, for "
     "all pictures of the index together."
@@ -27,83 +22,69 @@ _RISK = (
 )
 
 
-@dataclass(frozen=True)
-class Limit:
-    """A threshold that several series share.
-
-    Attributes:
-        value: closeness beyond which a candidate counts.
-        series: whose 1 % it is.
-    """
-
-    value: float
-    series: str
-
-
-def limits(series: Mapping[str, Results]) -> dict[str, Limit]:
-    """By series the threshold: that of the first with the same extractor and metric, where distances mean the same."""
-    first: dict[tuple[Any, ...], Limit] = {}
+def limits(series: Series) -> dict[str, float]:
+    """The threshold of each series: that of the first one with the same extractor and metric."""
+    first: dict[tuple[Any, ...], float] = {}
     found = {}
     for label, results in series.items():
         if results.copy_detection is None:
             continue
-        known = () if results.index is None else tuple(results.index[["extractor", "metric"]].iloc[0])
-        if known not in first:
-            value = closeness_limit(results.copy_detection, metric=results.metric)
-            if value is None:
-                continue
-            first[known] = Limit(value, label)
-        found[label] = first[known]
+        index = () if results.index is None else tuple(results.index[["extractor", "metric"]].iloc[0])
+        limit = first.get(index, closeness_limit(results.copy_detection, metric=results.metric))
+        if limit is not None:
+            found[label] = first.setdefault(index, limit)
     return found
 
 
-def risks(series: Mapping[str, Results]) -> dict[str, dict[str, float]]:
-    """By series what its threshold does: see `at_limit`."""
+def risks(series: Series) -> dict[str, list[Number]]:
+    """Per series the shares of false positives and of copies found at its threshold (see `at_limit`)."""
+    found = {}
+    for label, limit in limits(series).items():
+        rows = series[label].copy_detection
+        assert rows is not None
+        known = at_limit(rows, limit, metric=series[label].metric)
+        found[label] = [
+            Number(known[share], MEASURES[share], f"{label}|icd_df.csv|{share}|at_limit", known[of])
+            for share, of in _AT_LIMIT.items()
+        ]
+    return found
+
+
+def cost_points(series: Series) -> dict[str, "figures.CostPoint"]:
+    """Per series R@1 and the rows scanned, where both are known."""
     return {
-        label: at_limit(rows, limit.value, metric=series[label].metric)
-        for label, limit in limits(series).items()
-        if (rows := series[label].copy_detection) is not None
+        label: figures.CostPoint(
+            known["scanned_rows"].value,
+            known["r@1"].value,
+            wilson(known["r@1"].value, known["r@1"].n or 0),
+            known.get("rows_per_picture", UNKNOWN).value,
+        )
+        for label, known in summaries(series).items()
+        if "scanned_rows" in known
     }
 
 
-def cost_points(series: Mapping[str, Results]) -> dict[str, "figures.CostPoint"]:
-    """By series R@1 and the rows scanned for it, where both are known."""
-    points = {}
-    for label, known in _known(series).items():
-        found, scanned = known["r@1"], known.get("scanned_rows")
-        if scanned is not None and found.interval is not None:
-            rows = known["rows_per_picture"].value if "rows_per_picture" in known else float("nan")
-            points[label] = figures.CostPoint(scanned.value, found.value, found.interval, rows)
-    return points
-
-
-def cost_section(series: Mapping[str, Results]) -> Section:
+def cost_section(series: Series) -> Section:
     """R@1 against rows scanned, and a table of costs and risks."""
     section = Section("What it costs and risks", _TEXT)
     points = cost_points(series)
     if not points:
         return section
     risk = risks(series)
-    rows: list[list[Cell]] = []
-    for label, known in _known(series).items():
-        cells: list[Cell] = [measure_cell(known.get(key), label) for key in _HEADERS]
-        for share, count in (("false_positives", "strangers"), ("found", "copies")) if risk else ():
-            if label in risk:
-                key = f"{label}|icd_df.csv|{share}|at_limit"
-                cells.append(number(risk[label][share], 3, key, n=risk[label][count]))
-            else:
-                cells.append(UNKNOWN)
-        rows.append([label, *cells])
-    header = ["", *_HEADERS.values(), *(["false positives", "found, at that threshold"] if risk else [])]
+    rows: list[list[Cell]] = [
+        [
+            label,
+            *(known.get(key, UNKNOWN) for key in _COLUMNS),
+            *(risk.get(label, [UNKNOWN] * 2) if risk else []),
+        ]
+        for label, known in summaries(series).items()
+    ]
+    names = [MEASURES[key].name for key in (*_COLUMNS, *(_AT_LIMIT if risk else ()))]
     source = "retr_df.csv: r@1; queries_df.csv: scanned_rows; index_df.csv; icd_df.csv"
-    section.tables.append(Table(header, rows, source))
+    section.tables.append(Table(["", *names], rows, source))
     if len(points) > 1:
         chart = figures.svg_data_uri(figures.cost_figure(points))
         alt = "; ".join(f"{label} {p.recall:.3f} at {p.scanned_rows:.0f} rows" for label, p in points.items())
         caption = "R@1 against rows scanned per query, 95 % intervals; numbers: rows per evaluated picture"
         section.charts.append(Chart(chart, caption, f"R@1 against rows scanned per query: {alt}."))
     return Section(section.title, _TEXT + (_RISK if risk else ""), section.charts, section.tables)
-
-
-def _known(series: Mapping[str, Results]) -> dict[str, dict[str, Measure]]:
-    return {label: {one.key: one for one in measures(results)} for label, results in series.items()}

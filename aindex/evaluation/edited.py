@@ -67,10 +67,10 @@ class EditedCopies:
         item: its number in the data set.
         position: the image's number in the list.
         attacks: what was done, n.
-        inputs: prepared for the extractor, n×3×R×R; one more where the unedited image is not among them.
-        unedited: the row of the image itself, and
-        quality: what activation did to it; both in an image's first item only.
-        failed: attack, path and reason of attacks that failed; they are not among the others.
+        inputs: prepared for the extractor, n×3×R×R; the unedited image follows if it is not one of the copies.
+        unedited: the row of the unedited image; only in the image's first item.
+        quality: how far the image is from its original; only in the image's first item.
+        failed: attack, path and reason of attacks that failed.
     """
 
     item: int
@@ -152,7 +152,7 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
         return EditedCopies(item, position, attacks, inputs, unedited, quality, failed)
 
     def copy(self, image: Image.Image, position: int, attack: Attack) -> Image.Image:
-        """The image at a position as an attack leaves it.
+        """The image at a position, edited by an attack.
 
         Raises:
             EditError: the attack failed.
@@ -177,10 +177,10 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
 
 
 def why_edit_failed(path: Path, error: EditError) -> tuple[str, str]:
-    """Path and reason of an edit that failed on a picture.
+    """Path and reason of an edit that failed because of the picture.
 
     Raises:
-        EditError: not the picture but the machine was the reason; another time it may work.
+        EditError: it failed because of the machine and may work another time.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -192,7 +192,7 @@ def why_edit_failed(path: Path, error: EditError) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class RandomCopies:
-    """A randomly edited copy each of some images.
+    """Some images, each with one random edit.
 
     Attributes:
         item: its number in the data set.

@@ -1,4 +1,4 @@
-"""Pictures of a few images for the report, each in its own folder, so that ranks never share a file.
+"""Example pictures for the report, each image in a folder of its own.
 
 `report_assets/<image_index, eight digits>/` holds JPEG files and `example.json`:
 

@@ -1,4 +1,4 @@
-"""What an approximate search is measured against: the exhaustive one, and the clock."""
+"""Exhaustive search, the ceiling of an approximate one, and search times."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ _QUERIES = 512
 
 
 class ExhaustiveSearch:
-    """Compares queries with every descriptor as it is: the ceiling of an approximate index.
+    """Compares queries with every descriptor, not with its code.
 
     Args:
         references: matrices n_i×d whose rows, one matrix after the other, have the ids 0, 1, …; memory maps
@@ -58,12 +58,12 @@ class ExhaustiveSearch:
         *,
         twins: Mapping[int, Sequence[int]] = MappingProxyType({}),
     ) -> npt.NDArray[np.int64]:
-        """Each true answer's rank, from 0. As in an exact search the smaller id wins a tie.
+        """The rank of each true answer, from 0; in a tie the smaller id comes first.
 
         Args:
             queries: nq×d descriptors of edited copies.
             true_ids: nq ids.
-            twins: by a true id, others that are as right and so never come before it.
+            twins: by a true id, other ids that are as right; they are not counted before it.
 
         Raises:
             DataError: an id is not among the references.
@@ -106,7 +106,7 @@ class ExhaustiveSearch:
         return row
 
     def _prepare(self) -> None:
-        """Squared norms once; the references to the GPU where there is room."""
+        """Compute squared norms once; copy the references to the GPU if they fit."""
         if self._norms or not self._pieces:
             return
         if self._device.type == "cuda":
@@ -126,22 +126,8 @@ class ExhaustiveSearch:
         return matrix.square().sum(1)
 
     def _remoteness(self, matrix: torch.Tensor, norms: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Squared distance without the query's own norm, which does not change the order; or −similarity."""
+        """Squared distance minus the query's squared norm (which keeps the order), or −similarity."""
         return torch.addmm(self._weight * norms, rows, matrix.T, alpha=-(1.0 + self._weight))
-
-
-def exhaustive_ranks(
-    queries: Array,
-    references: Sequence[Array],
-    true_ids: npt.ArrayLike,
-    *,
-    metric: Literal["L2", "IP"] = "L2",
-    device: str | torch.device = "cpu",
-    chunk_rows: int = 65_536,
-) -> npt.NDArray[np.int64]:
-    """Each true answer's rank if every query were compared with every descriptor (see `ExhaustiveSearch`)."""
-    search = ExhaustiveSearch(references, metric=metric, device=device, chunk_rows=chunk_rows)
-    return search.ranks(queries, true_ids)
 
 
 def time_search(

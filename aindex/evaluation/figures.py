@@ -1,4 +1,4 @@
-"""Charts of an evaluation as matplotlib figures, made without pyplot so that nothing global is touched."""
+"""Charts of an evaluation as matplotlib figures, without pyplot, whose state is global."""
 
 import base64
 import io
@@ -60,7 +60,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib does not take for a formula, in its middle shortened if it is very long."""
+    """A label without formulas, shortened in the middle if it is very long."""
     short = text if len(text) <= _LONGEST_LABEL else f"{text[:20]}…{text[-15:]}"
     return short.replace("$", r"\$")
 
@@ -80,7 +80,7 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:
-    """A legend above everything, for which the figure grows."""
+    """Add a legend at the top and make the figure taller by its height."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = _legend_columns(labels, figure.get_figwidth())
@@ -95,7 +95,6 @@ def dots_figure(
     xlabel: str,
     n: Mapping[str, "pd.Series[Any]"] | None = None,
     ceiling: "pd.Series[Any] | None" = None,
-    ceiling_label: str = "exhaustive search",
 ) -> "Figure":
     """A line per attack with a dot per series: for R@1, or the share in the same cell.
 
@@ -103,12 +102,11 @@ def dots_figure(
         series: per label the values between 0 and 1, indexed by the attack's label.
         xlabel: what the values are.
         n: per label how many copies each value is the share of, for 95 % intervals.
-        ceiling: values drawn as a tick across each line.
-        ceiling_label: their name.
+        ceiling: values of an exhaustive search, drawn as a tick across each line.
     """
     figure = _figure(_WIDTH, 0.9)
     axes = figure.add_subplot()
-    draw_dots(axes, series, xlabel=xlabel, n=n, ceiling=ceiling, ceiling_label=ceiling_label)
+    draw_dots(axes, series, xlabel=xlabel, n=n, ceiling=ceiling)
     figure.set_figheight(1.0 + len(axes.get_yticks()) * _line_height(len(series)))
     _legend(figure, axes)
     return figure
@@ -125,9 +123,8 @@ def draw_dots(
     xlabel: str,
     n: Mapping[str, "pd.Series[Any]"] | None = None,
     ceiling: "pd.Series[Any] | None" = None,
-    ceiling_label: str = "exhaustive search",
 ) -> None:
-    """Draw what `dots_figure` shows into axes."""
+    """Draw `dots_figure` into axes."""
     attacks = list(dict.fromkeys(attack for values in series.values() for attack in values.index))
     averages = [attack for attack in attacks if attack in (AVERAGE, AVERAGE_WITHOUT_SCREENSHOT)]
     attacks = [attack for attack in attacks if attack not in averages] + averages
@@ -144,7 +141,7 @@ def draw_dots(
         axes.plot(values, places + offset, "o", color=colour, markersize=4.5, label=_plain(label))
     if ceiling is not None and ceiling.notna().any():
         known = ceiling.reindex(attacks).to_numpy(dtype=float)
-        axes.vlines(known, places - 0.42, places + 0.42, color=_INK, linewidth=1.4, label=ceiling_label)
+        axes.vlines(known, places - 0.42, places + 0.42, color=_INK, linewidth=1.4, label="exhaustive search")
     axes.set_yticks(places, ["\n".join(wrap(_plain(attack).replace("_", " "), 18)) for attack in attacks])
     axes.set_ylim(places[-1] + 0.6, -0.6)
     # beyond 0 and 1, or half of a dot there would be cut off
@@ -154,7 +151,7 @@ def draw_dots(
 
 
 class CostPoint(NamedTuple):
-    """What a series finds, and what it looks at for that."""
+    """A point of the chart of R@1 against rows scanned."""
 
     scanned_rows: float
     recall: float
@@ -239,7 +236,7 @@ def precision_recall_figure(
 
 
 def draw_precision_recall(axes: "Axes", curves: Mapping[str, Mapping[Score, PrecisionRecallCurve]]) -> None:
-    """Draw what `precision_recall_figure` shows into axes."""
+    """Draw `precision_recall_figure` into axes."""
     axes.axhline(0.9, color=_INK, linewidth=0.8, linestyle=":")
     for label, colour in colours(list(curves)).items():
         for score, curve in curves[label].items():
@@ -264,7 +261,7 @@ def draw_precision_recall(axes: "Axes", curves: Mapping[str, Mapping[Score, Prec
 
 
 def _points_to_draw(curve: PrecisionRecallCurve) -> npt.NDArray[np.int64]:
-    """The points where recall grows: the many false pairs between them would take the places of the few."""
+    """The points where recall grows; of all points evenly chosen ones would miss them."""
     grows = np.flatnonzero(np.diff(curve.recall, prepend=0) > 0)
     grows = np.union1d(grows, [curve.recall.size - 1])
     return grows[np.unique(np.linspace(0, grows.size - 1, _MOST_POINTS).round().astype(np.int64))]
@@ -280,7 +277,7 @@ def distribution_figure(
     Args:
         values: per label; what is not finite is left out.
         xlabel: the quantity and its unit.
-        series: which series each label belongs to, for its colour; default the label itself.
+        series: the series of each label, which decides its colour; by default the label itself.
     """
     figure = _figure(_WIDTH, 0.9 + 0.42 * max(len(values), 1))
     axes = figure.add_subplot()
@@ -306,7 +303,7 @@ def distribution_figure(
 def _stacked(
     values: npt.NDArray[np.float64], everything: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Places of dots so that no two of about the same value lie on each other: values, and heights 0 to 0.42."""
+    """Places of dots, those of about the same value above each other: values, and heights 0 to 0.42."""
     low, high = everything.min(), everything.max()
     columns = np.floor((values - low) / ((high - low) or 1.0) * 60).astype(int)
     order = np.argsort(values, kind="stable")
@@ -346,7 +343,7 @@ def comparison_figure(
 
 
 def figure_bytes(figure: "Figure", kind: Literal["svg", "png", "pdf"] = "svg") -> bytes:
-    """A figure as a file's content, the same for the same figure; SVG has no ground and follows a page's dark mode."""
+    """A figure as the content of a file; SVG is transparent and follows the dark mode of a page."""
     import matplotlib
 
     buffer = io.BytesIO()
@@ -357,7 +354,7 @@ def figure_bytes(figure: "Figure", kind: Literal["svg", "png", "pdf"] = "svg") -
 
 
 def _with_dark_mode(svg: bytes) -> bytes:
-    """Colours as variables, which have other values where dark pages are preferred."""
+    """The SVG with colours that change in dark mode."""
     text = svg.decode()
     for number, colour in enumerate(_DARK):
         text = text.replace(f": {colour}", f": var(--c{number})")
@@ -370,5 +367,5 @@ def _with_dark_mode(svg: bytes) -> bytes:
 
 
 def svg_data_uri(figure: "Figure") -> str:
-    """A figure as a picture address that needs no file."""
+    """A figure as a data URI."""
     return "data:image/svg+xml;base64," + base64.b64encode(figure_bytes(figure)).decode()

@@ -1,4 +1,4 @@
-"""What a chart shows, in words: for those who cannot see it."""
+"""Alternative texts: what a chart shows, in words."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +12,11 @@ from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT
 
 
 def finding(what: str, series: Mapping[str, "pd.Series[Any]"]) -> str:
-    """The averages of values per attack, and where first and last series are furthest apart, or one is lowest.
+    """The averages over attacks, and the attack with the largest difference (of one series: with the lowest value).
 
     Args:
-        what: the values are.
-        series: per label the values, by the attack's label.
+        what: name of the values.
+        series: per series the values, by the attack's label.
     """
     averages = [f"{label} {values[AVERAGE]:.3f}" for label, values in series.items() if AVERAGE in values]
     text = f"{what}, average over attacks: {', '.join(averages)}."
@@ -37,12 +37,12 @@ def finding(what: str, series: Mapping[str, "pd.Series[Any]"]) -> str:
 def distribution_chart(
     values: Mapping[str, "pd.Series[float]"], name: str, of: Mapping[str, str] | None = None
 ) -> Chart:
-    """A chart of distributions with medians and spreads in words.
+    """A chart of distributions; its alternative text has their medians and quantiles.
 
     Args:
         values: per label.
         name: of the quantity, with its unit.
-        of: which series each label belongs to, for its colour; default the label itself.
+        of: the series of each label, which decides its colour; by default the label itself.
     """
     figure = figures.distribution_figure(values, xlabel=name, series=of)
     known = {label: some[np.isfinite(some)] for label, some in values.items()}

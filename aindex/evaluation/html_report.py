@@ -4,61 +4,34 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 from PIL import Image
 
-from aindex.data.atomic import replace_when_done
-from aindex.evaluation.blocks import Number, Section, measure_cell
+from aindex.evaluation.blocks import Section
 from aindex.evaluation.cost_section import cost_section
 from aindex.evaluation.examples import Example, ExampleCopy, read_examples
 from aindex.evaluation.index_section import index_section
+from aindex.evaluation.measures import Number
 from aindex.evaluation.retrieval import attack_label, attack_labels
-from aindex.evaluation.run_files import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run
+from aindex.evaluation.run_files import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run, write_text
 from aindex.evaluation.sections import (
-    Series,
     copy_detection_section,
     numbers_section,
     quality_section,
     retrieval_section,
 )
-from aindex.evaluation.summary import measures
+from aindex.evaluation.summary import Series, summaries
 
 ACTIVE = "active"
 PASSIVE = "passive"
-_TILES = (
-    ("r@1", "R@1, average over attacks"),
-    ("exhaustive_r@1", "R@1 of an exhaustive search"),
-    ("uap_plain", "µAP of copy detection"),
-    ("same_cell", "copies in their original's cell"),
-    ("psnr_db", "PSNR of released images, dB"),
-    ("ssim", "SSIM"),
-    ("linf", "L∞, grey levels"),
-    ("activation_seconds", "activation, seconds per image"),
-)
 _SECTIONS = (retrieval_section, cost_section, copy_detection_section, quality_section, index_section)
 _CARDS_TEXT = (
     "Each image before and after activation, the change amplified around grey, the map of where a change is least "
     "visible (bright), and edited copies of the released image with the place of the original among the answers."
 )
 _PASSIVE_TEXT = " Passive is the same edit of the original image."
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A number at the top of the report, with the passive one where it is known."""
-
-    label: str
-    number: Number
-    passive: Number | None
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A line of the page's header."""
-
-    name: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -83,7 +56,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CopyPicture:
-    """An edited copy and what became of it."""
+    """An edited copy, and who found it."""
 
     picture: Picture
     verdicts: Sequence[Verdict]
@@ -117,17 +90,19 @@ def write_report(run_folder: Path | str, *, examples: int = 12) -> Path:
     cards = [
         _card(example, series) for example in read_examples(run.folder / ASSETS_FOLDER)[: max(examples, 0)]
     ]
-    html = render(
+    html = render_page(
         title=run.label,
         kind="report of a run",
-        series=series,
         facts=facts(run),
         tiles=tiles(series),
+        sections=report_sections(series),
+        numbers=numbers_section(series),
         cards=cards,
         cards_text=_CARDS_TEXT + (_PASSIVE_TEXT if PASSIVE in series and len(series) > 1 else ""),
         configs=[("config.yaml", run.config)] if run.config else [],
     )
-    return write_html(html, run.folder / REPORT_FILE)
+    write_text(html, run.folder / REPORT_FILE)
+    return run.folder / REPORT_FILE
 
 
 def run_series(run: Run) -> dict[str, Results]:
@@ -139,36 +114,27 @@ def run_series(run: Run) -> dict[str, Results]:
     return {PASSIVE: run.passive, ACTIVE: run.results}
 
 
-def facts(run: Run) -> list[Fact]:
-    """What was evaluated, in what index, by which command and when, as far as the run says it."""
+def facts(run: Run) -> dict[str, str]:
+    """The head of the page: what was evaluated, the index, the command, the time."""
     results = run.results
-    found = [Fact("pictures", f"{results.retrieval['image_index'].nunique():,}")]
+    found = {"pictures": f"{results.retrieval['image_index'].nunique():,}"}
     if results.copy_detection is not None:
-        strangers = int((results.copy_detection["image_index"] < 0).sum())
-        found.append(Fact("queries that match nothing", f"{strangers:,}"))
+        found["queries that match nothing"] = f"{(results.copy_detection['image_index'] < 0).sum():,}"
     if results.index is not None:
         index = results.index.iloc[0]
         parts = [f"{index['idx_factory']}", f"{index['metric']}", f"{index['pictures']:,.0f} pictures"]
         parts += [f"{index['rows']:,.0f} rows"] if index["rows"] != index["pictures"] else []
         parts += [] if pd.isna(index["cells"]) else [f"nprobe {index['nprobe']:.0f}"]
-        found += [Fact("index", ", ".join(parts)), Fact("extractor", str(index["extractor"]))]
-    return found + [Fact(name, text) for name, text in run.provenance.items()]
+        found |= {"index": ", ".join(parts), "extractor": str(index["extractor"])}
+    return {**found, **run.provenance}
 
 
-def tiles(series: Series) -> list[Tile]:
+def tiles(series: Series) -> list[tuple[Number, Number | None]]:
     """The numbers at the top: those of the last series, beside the passive ones."""
-    known = {label: {m.key: m for m in measures(results)} for label, results in series.items()}
+    known = summaries(series)
     label = list(known)[-1]
     passive = known.get(PASSIVE, {}) if label != PASSIVE else {}
-    return [
-        Tile(
-            text,
-            measure_cell(known[label][key], label),
-            measure_cell(passive[key], PASSIVE) if key in passive else None,
-        )
-        for key, text in _TILES
-        if key in known[label]
-    ]
+    return [(number, passive.get(key)) for key, number in known[label].items() if number.measure.is_tile]
 
 
 def picture(path: Path, caption: str) -> Picture:
@@ -199,7 +165,7 @@ def _card(example: Example, series: Series) -> Card:
 
 
 def _ranks(retrieval: pd.DataFrame, image_index: int) -> dict[str, tuple[int, bool]]:
-    """Rank and whether it was found at all, per attack, of one image's copies."""
+    """Per attack the rank of an image's copy, and whether it was found at all."""
     rows = retrieval[retrieval["image_index"] == image_index]
     found = zip(attack_labels(rows), rows["rank"], rows["ap"] > 0, strict=True)
     return {label: (int(rank), bool(hit)) for label, rank, hit in found}
@@ -218,13 +184,13 @@ def _copy(
 
 
 def _verdict(rank: int, hit: bool) -> tuple[str, str]:
-    """In words, and as a kind."""
+    """The verdict in words, and its class on the page."""
     text = "found" if rank == 0 else f"place {rank + 1}" if hit else "not found"
     return text, "found" if rank == 0 else "near" if hit else "lost"
 
 
 def verdicts_of(retrieval: pd.DataFrame, image_index: int) -> dict[str, str]:
-    """What became of an image's copies, by the attack's label: `found`, `place 3`, `not found`.
+    """The verdict on each copy of an image, by the attack's label: `found`, `place 3`, `not found`.
 
     Args:
         retrieval: rows of `retr_df.csv`.
@@ -233,31 +199,10 @@ def verdicts_of(retrieval: pd.DataFrame, image_index: int) -> dict[str, str]:
     return {attack: _verdict(*known)[0] for attack, known in _ranks(retrieval, image_index).items()}
 
 
-def render(
-    *,
-    title: str,
-    kind: str,
-    series: Series,
-    facts: Sequence[Fact] = (),
-    tiles: Sequence[Tile] = (),
-    cards: Sequence[Card] = (),
-    cards_text: str = "",
-    configs: Sequence[tuple[str, str]] = (),
-    first: Sequence[Section] = (),
-) -> str:
-    """The page as text, with `first` above its own sections; everything that comes from a run is escaped."""
+def report_sections(series: Series) -> list[Section]:
+    """The sections of a report that are not empty, without that of all numbers."""
     sections = [make(series) for make in _SECTIONS]
-    return render_page(
-        title=title,
-        kind=kind,
-        facts=facts,
-        tiles=tiles,
-        sections=[*first, *(section for section in sections if section.tables or section.charts)],
-        numbers=numbers_section(series),
-        cards=cards,
-        cards_text=cards_text,
-        configs=configs,
-    )
+    return [section for section in sections if section.tables or section.charts]
 
 
 def render_page(
@@ -266,13 +211,13 @@ def render_page(
     kind: str,
     sections: Sequence[Section],
     numbers: Section,
-    facts: Sequence[Fact] = (),
-    tiles: Sequence[Tile] = (),
+    facts: Mapping[str, str] = MappingProxyType({}),
+    tiles: Sequence[tuple[Number, Number | None]] = (),
     cards: Sequence[Card] = (),
     cards_text: str = "",
     configs: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """A page in the report's form, of any sections: `sections` above the examples, `numbers` below them."""
+    """A page in the form of the report: `sections`, the examples, `numbers`; everything in it is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -292,10 +237,3 @@ def render_page(
         cards_text=cards_text,
         configs=configs,
     )
-
-
-def write_html(html: str, path: Path) -> Path:
-    """Write a page; a file name in it that is not valid Unicode is shown with backslash escapes."""
-    with replace_when_done(path) as temporary:
-        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
-    return path

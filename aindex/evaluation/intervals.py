@@ -1,4 +1,4 @@
-"""How sure a share or a mean is: the same intervals wherever they are used."""
+"""95 % intervals of shares and means."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What is measured of images and their edited copies beside the answers of the index."""
+"""Measurements of images, their edited copies and the index, beside the answers of the search."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -14,8 +14,9 @@ from aindex.data.released import SourceImage
 from aindex.descriptors.files import Matrix
 from aindex.edits import Attack
 from aindex.errors import FaissIndexError
-from aindex.evaluation.analyses import INDEX_COLUMNS, image_rows, query_rows, squared_distances
+from aindex.evaluation.analyses import INDEX_COLUMNS, image_rows, query_rows
 from aindex.evaluation.exhaustive import ExhaustiveSearch, time_search
+from aindex.evaluation.measures import IMAGES_FILE, columns_of
 from aindex.index.costs import SearchCosts
 from aindex.index.filling import AnyIndex
 from aindex.index.twins import Twins
@@ -29,18 +30,18 @@ _EXTRA_COLUMNS = ("file", "loss", "feature_loss", "image_loss")
 class Analyses:
     """Coarse cells, distances to codes, and exhaustive ranks of edited copies.
 
-    What the index has not (cells; codes that can be decoded) stays empty in the rows.
+    Columns stay empty where the index has no cells, or codes that FAISS cannot decode.
 
     Args:
-        index: that the copies are searched in.
+        index: the copies are searched in it.
         images: the originals.
         descriptors: n×d, theirs.
         rows: descriptors of all pictures in the index, see `BuildIndex.row_descriptors`; None if they are not known.
-        own_rows: per original r×d, what its rows in the index are made of; None where that is its descriptor.
+        own_rows: per original the r×d descriptors of its rows in the index; None if that is its own descriptor.
         twins: rows that count as an original's own.
         device: where the exhaustive search multiplies.
 
-    Making one is collective for shards.
+    With shards all ranks must make one together.
     """
 
     def __init__(
@@ -143,14 +144,15 @@ class Analyses:
         """Rows of `images_df.csv`, followed by what activation noted.
 
         Args:
-            measured: by the image's position `psnr_db`, `ssim`, `linf` and `code_distance_released`; images that could
-                not be activated are missing.
+            measured: by the image's position its `Quality` and `code_distance_released`; images that could not be
+                activated are missing.
             released: a row per measured image of `ReleaseRecord`, or None where nothing was activated in this run.
         """
         positions = sorted(measured)
         columns = {
             name: [measured[position][name] for position in positions]
-            for name in ("psnr_db", "ssim", "linf", "code_distance_released")
+            for name in columns_of(IMAGES_FILE)
+            if positions and name in measured[positions[0]]
         }
         rows = image_rows(
             image_index=self._ids[positions],
@@ -185,6 +187,6 @@ def _nearest_distances(
     descriptors: npt.NDArray[np.float32], stored: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64]:
     """Squared distance of each descriptor, nq×d, to the nearest of its original's rows, nq×r×d."""
-    distances = np.stack([squared_distances(descriptors, row) for row in stored.transpose(1, 0, 2)])
-    nearest: npt.NDArray[np.float64] = distances.min(axis=0)
+    differences = descriptors[:, None].astype(np.float64) - stored
+    nearest: npt.NDArray[np.float64] = np.square(differences).sum(axis=2).min(axis=1)
     return nearest

@@ -3,33 +3,20 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from aindex.errors import DataError
-from aindex.evaluation.intervals import wilson
+from aindex.evaluation.measures import RETRIEVAL_FILE, columns_of, measures_of
 
-RETRIEVAL_COLUMNS = (
-    "batch",
-    "image_index",
-    "attack",
-    "attack_param",
-    "retrieved_distances",
-    "retrieved_indices",
-    "rank",
-    "r@1",
-    "r@10",
-    "r@100",
-    "ap",
-)
-MEASURES = ("r@1", "r@10", "r@100", "ap")
 LIST_COLUMNS = ("retrieved_distances", "retrieved_indices")
+RETRIEVAL_COLUMNS = (
+    "batch", "image_index", "attack", "attack_param", *LIST_COLUMNS, "rank", *columns_of(RETRIEVAL_FILE),
+)  # fmt: skip
 SCREENSHOTS = ("overlay_onto_screenshot", "screenshot_mobile")
-SHARES = {"r@1": 1, "r@10": 10, "r@100": 100}
-"""Of the measures those that are shares of the copies, with the number of answers that they look at."""
 AVERAGE = "average"
 AVERAGE_WITHOUT_SCREENSHOT = "average without screenshot"
 
@@ -156,8 +143,8 @@ def retrieval_rows(
             "rank": ranks,
             # of five answers nobody knows what ten would hold
             **{
-                name: recall_at(ranks, k, kneighbors) if k <= kneighbors else np.full(count, np.nan)
-                for name, k in SHARES.items()
+                f"r@{k}": recall_at(ranks, k, kneighbors) if k <= kneighbors else np.full(count, np.nan)
+                for k in (1, 10, 100)
             },
             "ap": average_precision(ranks, kneighbors),
         },
@@ -228,77 +215,5 @@ def retrieval_table(retrieval: pd.DataFrame) -> pd.DataFrame:
     Args:
         retrieval: rows of `retr_df.csv`, from memory or read back.
     """
-    return average_rows(retrieval, attack_labels(retrieval), MEASURES)
-
-
-def known_measures(table: pd.DataFrame) -> list[str]:
-    """The measures of a table of `retrieval_table` that are known: of five answers there is no R@10."""
-    return [name for name in MEASURES if table[name].notna().any()]
-
-
-def share_texts(value: float, n: int, measure: str) -> list[str]:
-    """A measure's value, and its 95 % interval where it is a share."""
-    if value != value:
-        return ["–", ""] if measure in SHARES else ["–"]
-    return [f"{value:.3f}", wilson(value, n).text] if measure in SHARES else [f"{value:.3f}"]
-
-
-def _headings(measure: str) -> list[str]:
-    return [measure.upper(), "95 %"] if measure in SHARES else [measure.upper()]
-
-
-def format_table(
-    table: pd.DataFrame,
-    *,
-    psnr_db: float | None = None,
-    linf: float | None = None,
-    seconds_per_image: float | None = None,
-    style: Literal["text", "markdown"] = "text",
-) -> str:
-    """The table of `retrieval_table` as aligned text or Markdown, with what is known of the images below it.
-
-    Beside each share stands its 95 % interval (`wilson`) for the n copies that it is of.
-
-    Args:
-        table: of `retrieval_table`.
-        psnr_db: mean PSNR of the released images, dB.
-        linf: mean largest change of a channel value, grey levels.
-        seconds_per_image: time of activation per image, seconds.
-        style: `text` for a terminal, `markdown` for a file.
-    """
-    known = known_measures(table)
-    header = ["attack", "n", *(part for name in known for part in _headings(name))]
-    rows = [
-        [
-            str(row["attack"]),
-            str(row["images"]),
-            *(part for name in known for part in share_texts(row[name], row["images"], name)),
-        ]
-        for row in table.to_dict("records")
-    ]
-    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
-
-    def line(cells: list[str]) -> str:
-        padded = [
-            cells[0].ljust(widths[0]),
-            *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)),
-        ]
-        return "| " + " | ".join(padded) + " |" if style == "markdown" else "  ".join(padded)
-
-    markdown_rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
-    rule = markdown_rule if style == "markdown" else "  ".join("-" * w for w in widths)
-    lines = [line(header), rule]
-    for cells in rows:
-        if style == "text" and cells[0] == AVERAGE:
-            lines.append(rule)
-        lines.append(line(cells))
-    notes = [
-        f"{name} {value:{form}}{unit}"
-        for name, value, form, unit in (
-            ("PSNR", psnr_db, ".2f", " dB"),
-            ("L∞", linf, ".1f", " grey levels"),
-            ("activation", seconds_per_image, ".3g", " s per image"),
-        )
-        if value is not None
-    ]
-    return "\n".join([*lines, *(["", " · ".join(notes)] if notes else [])])
+    measures = [measure.key for measure in measures_of(RETRIEVAL_FILE)]
+    return average_rows(retrieval, attack_labels(retrieval), measures)

@@ -1,8 +1,9 @@
-"""The files of a finished run: their names, how they are written, and reading them back."""
+"""The files of a finished run: names, writing, reading."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,19 @@ import pandas as pd
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import DataError
-from aindex.evaluation.analyses import IMAGE_COLUMNS, INDEX_COLUMNS, QUERY_COLUMNS
+from aindex.evaluation.analyses import INDEX_COLUMNS, QUERY_COLUMNS, image_columns, query_table
 from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS, IndexMetric
 from aindex.evaluation.exhaustive import SEARCH_COLUMNS
-from aindex.evaluation.retrieval import LIST_COLUMNS, RETRIEVAL_COLUMNS, read_results
+from aindex.evaluation.measures import COPY_DETECTION_FILE as COPY_DETECTION_FILE
+from aindex.evaluation.measures import IMAGES_FILE as IMAGES_FILE
+from aindex.evaluation.measures import INDEX_FILE as INDEX_FILE
+from aindex.evaluation.measures import QUERIES_FILE as QUERIES_FILE
+from aindex.evaluation.measures import RETRIEVAL_FILE as RETRIEVAL_FILE
+from aindex.evaluation.measures import SEARCH_FILE as SEARCH_FILE
+from aindex.evaluation.measures import columns_of
+from aindex.evaluation.retrieval import LIST_COLUMNS, RETRIEVAL_COLUMNS, read_results, retrieval_table
 
 CONFIG_FILE = "config.yaml"
-RETRIEVAL_FILE = "retr_df.csv"
-COPY_DETECTION_FILE = "icd_df.csv"
-IMAGES_FILE = "images_df.csv"
-QUERIES_FILE = "queries_df.csv"
-SEARCH_FILE = "search_df.csv"
-INDEX_FILE = "index_df.csv"
 ASSETS_FOLDER = "report_assets"
 REPORT_FILE = "report.html"
 
@@ -41,6 +43,14 @@ class Results:
     queries: pd.DataFrame | None = None
     search: pd.DataFrame | None = None
     index: pd.DataFrame | None = None
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """What is known per attack and over attacks: a row each, columns `images` and the keys of measures."""
+        means = retrieval_table(self.retrieval).set_index("attack")
+        if self.queries is not None:
+            means = means.join(query_table(self.queries).set_index("attack").drop(columns="images"))
+        return means.dropna(axis="columns", how="all")
 
     @property
     def metric(self) -> IndexMetric | None:
@@ -76,6 +86,12 @@ def provenance_text(command: str, started: str) -> str:
     return "".join(f"# {name}: {value}\n" for name, value in known.items() if value)
 
 
+def write_text(text: str, path: Path) -> None:
+    """Write a text; a file name in it that is not valid Unicode is shown with backslash escapes."""
+    with replace_when_done(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table without its index; the file appears whole or not at all.
 
@@ -85,18 +101,16 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, encoding="utf-8", errors="backslashreplace")
 
 
-_COLUMNS: dict[str, tuple[str, ...]] = {
+_COLUMNS: dict[str, Callable[[], Sequence[str]]] = {
     # the long lists of the retrieval rows are needed by no table
-    RETRIEVAL_FILE: tuple(column for column in RETRIEVAL_COLUMNS if column not in LIST_COLUMNS),
-    COPY_DETECTION_FILE: COPY_DETECTION_COLUMNS,
-    IMAGES_FILE: IMAGE_COLUMNS,
-    QUERIES_FILE: QUERY_COLUMNS,
-    SEARCH_FILE: SEARCH_COLUMNS,
-    INDEX_FILE: INDEX_COLUMNS,
+    RETRIEVAL_FILE: lambda: [column for column in RETRIEVAL_COLUMNS if column not in LIST_COLUMNS],
+    COPY_DETECTION_FILE: lambda: COPY_DETECTION_COLUMNS,
+    IMAGES_FILE: image_columns,
+    QUERIES_FILE: lambda: QUERY_COLUMNS,
+    SEARCH_FILE: lambda: SEARCH_COLUMNS,
+    INDEX_FILE: lambda: INDEX_COLUMNS,
 }
 _PROVENANCE = re.compile(r"^# (command|started): (.*)$", re.MULTILINE)
-# what earlier runs have not noted
-_OPTIONAL = ("scanned_rows",)
 
 
 def _read(folder: Path, name: str, *, passive: bool = False) -> pd.DataFrame | None:
@@ -105,16 +119,17 @@ def _read(folder: Path, name: str, *, passive: bool = False) -> pd.DataFrame | N
     if not path.exists():
         return None
     try:
+        columns = list(_COLUMNS[name]())
         if name == COPY_DETECTION_FILE:
-            return read_results(path)[list(_COLUMNS[name])]
+            return read_results(path)[columns]
         # "NA" is a legal file name, not a missing value
-        columns = [column for column in _COLUMNS[name] if column != "name"]
-        missing = {column: ["", "nan", "NaN"] for column in columns}
+        missing = {column: ["", "nan", "NaN"] for column in columns if column != "name"}
         table = pd.read_csv(
-            path, keep_default_na=False, na_values=missing, usecols=lambda column: column in _COLUMNS[name]
+            path, keep_default_na=False, na_values=missing, usecols=lambda column: column in columns
         )
-        table = table.assign(**{column: np.nan for column in _OPTIONAL if column not in table})
-        table = table[list(_COLUMNS[name])]
+        # an earlier run has not noted what was not measured then
+        optional = columns_of(name) if name in (IMAGES_FILE, QUERIES_FILE) else []
+        table = table.assign(**{column: np.nan for column in optional if column not in table})[columns]
         if name == INDEX_FILE and len(table) != 1:
             raise ValueError(f"{len(table)} rows")
         return table

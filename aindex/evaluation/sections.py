@@ -1,27 +1,14 @@
 """The parts of a report as tables and charts, over any number of named results."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from aindex.evaluation import figures
-from aindex.evaluation.analyses import (
-    image_summary,
-    query_table,
-    worst_images,
-)
-from aindex.evaluation.blocks import (
-    AttackColumn,
-    Cell,
-    Chart,
-    Section,
-    Table,
-    attack_table,
-    count_columns,
-    measure_cell,
-    number,
-)
+from aindex.evaluation.analyses import image_summary, worst_images
+from aindex.evaluation.blocks import Chart, Section, attack_table
 from aindex.evaluation.copy_detection import (
     PrecisionRecallCurve,
     Score,
@@ -30,16 +17,19 @@ from aindex.evaluation.copy_detection import (
     precision_recall_curve,
 )
 from aindex.evaluation.findings import distribution_chart, finding
-from aindex.evaluation.retrieval import (
-    SHARES,
-    attack_labels,
-    known_measures,
-    retrieval_table,
+from aindex.evaluation.measures import (
+    IMAGES_FILE,
+    MEASURES,
+    RETRIEVAL_FILE,
+    Cell,
+    Measure,
+    Number,
+    measures_of,
 )
-from aindex.evaluation.run_files import QUERIES_FILE, RETRIEVAL_FILE, Results
-from aindex.evaluation.summary import measures
+from aindex.evaluation.retrieval import attack_labels
+from aindex.evaluation.summary import Series, measure_table
+from aindex.evaluation.table import Table
 
-Series = Mapping[str, Results]
 MOST_SERIES_OF_ONE_TABLE = 2
 
 
@@ -50,35 +40,11 @@ def retrieval_section(series: Series) -> Section:
         "the mean of 1/(rank+1) (AP). The average is over the attacks, the unedited picture (none) among them. Small "
         "numbers are 95 % intervals (Wilson) for n copies. "
     )
-    tables = {label: retrieval_table(r.retrieval).set_index("attack") for label, r in series.items()}
-    measures_known = {name for table in tables.values() for name in known_measures(table)}
-    columns = [
-        AttackColumn(
-            name,
-            label,
-            table[measure],
-            RETRIEVAL_FILE,
-            measure,
-            n=table["images"] if measure in SHARES else None,
-        )
-        for measure, name in (("r@1", "R@1"), ("r@10", "R@10"), ("r@100", "R@100"), ("ap", "AP"))
-        if measure in measures_known
-        for label, table in tables.items()
-    ]
-    exhaustive = [
-        AttackColumn(
-            "R@1, exhaustive",
-            label,
-            values,
-            QUERIES_FILE,
-            "exhaustive_r@1",
-            "exhaustive_rank",
-            n=table["images"],
-        )
-        for label, table in query_tables(series).items()
-        if (values := table["exhaustive_r@1"]).notna().any()
-    ]
-    if exhaustive:
+    means = {label: results.means for label, results in series.items()}
+    first, *others = measures_of(RETRIEVAL_FILE)
+    exhaustive = MEASURES["exhaustive_r@1"]
+    ceilings = [table[exhaustive.key] for table in means.values() if exhaustive.key in table]
+    if ceilings:
         text += "Exhaustive is what a search without any approximation reaches on the same copies."
     elif any(results.queries is not None for results in series.values()):
         text += (
@@ -87,47 +53,39 @@ def retrieval_section(series: Series) -> Section:
         )
     section = Section("Retrieval", text)
     # whose ceiling a tick shows is clear for one run only
-    ceiling = exhaustive[-1].values if exhaustive and len(series) <= MOST_SERIES_OF_ONE_TABLE else None
-    recalls = recalls_of(series)
-    chart = figures.dots_figure(recalls, xlabel="R@1", n=counts_of(series), ceiling=ceiling)
+    ceiling = ceilings[-1] if ceilings and len(series) <= MOST_SERIES_OF_ONE_TABLE else None
+    recalls = values_of(series, first.key)
+    chart = figures.dots_figure(recalls, xlabel=first.name, n=counts_of(series), ceiling=ceiling)
     caption = "R@1 per attack, with 95 % intervals"
-    section.charts.append(Chart(figures.svg_data_uri(chart), caption, finding("R@1", recalls)))
+    section.charts.append(Chart(figures.svg_data_uri(chart), caption, finding(first.name, recalls)))
     if any(figures.curve_families(results.retrieval) for results in series.values()):
         curves = figures.recall_curves_figure({label: results.retrieval for label, results in series.items()})
         section.charts.append(Chart(figures.svg_data_uri(curves), "R@1 against the attack's parameter"))
-    counts = count_columns({label: table["images"] for label, table in tables.items()}, RETRIEVAL_FILE)
-    ordered = [*columns[: len(tables)], *exhaustive, *columns[len(tables) :]]
-    section.tables.extend(attack_tables(ordered, counts))
+    section.tables.extend(attack_tables(means, [first, exhaustive, *others], RETRIEVAL_FILE))
     return section
 
 
-def attack_tables(columns: Sequence[AttackColumn], counts: Sequence[AttackColumn] = ()) -> list[Table]:
-    """One table, or one per group of columns where more than two series would make it too wide."""
-    groups = list(dict.fromkeys(column.group for column in columns))
-    if len(columns) <= MOST_SERIES_OF_ONE_TABLE * len(groups):
-        return [attack_table([*counts, *columns])]
-    return [
-        attack_table([*counts, *(column for column in columns if column.group == group)]) for group in groups
-    ]
+def attack_tables(means: Mapping[str, pd.DataFrame], measures: Sequence[Measure], file: str) -> list[Table]:
+    """One table of what is known, or one per measure where more than two series would make it too wide."""
+    known = [measure for measure in measures if any(measure.key in table for table in means.values())]
+    together = [known] if len(means) <= MOST_SERIES_OF_ONE_TABLE else [[measure] for measure in known]
+    return [attack_table(means, some, counted_in=file) for some in together if some]
 
 
-def without_curves(values: "pd.Series[Any]", retrieval: pd.DataFrame) -> "pd.Series[Any]":
-    """Values per attack without the attacks that are drawn against their parameter."""
-    drawn = retrieval["attack"].isin(figures.curve_families(retrieval))
-    return values.drop(labels=attack_labels(retrieval[drawn]).unique(), errors="ignore")
-
-
-def recalls_of(series: Series) -> dict[str, "pd.Series[Any]"]:
-    """R@1 per attack of each series, for a chart."""
-    return {
-        label: without_curves(retrieval_table(r.retrieval).set_index("attack")["r@1"], r.retrieval)
-        for label, r in series.items()
-    }
+def values_of(series: Series, key: str) -> dict[str, "pd.Series[Any]"]:
+    """A measure of each series that knows it, per attack without those that are drawn against their parameter."""
+    found = {}
+    for label, results in series.items():
+        means, retrieval = results.means, results.retrieval
+        drawn = retrieval["attack"].isin(figures.curve_families(retrieval))
+        if key in means:
+            found[label] = means[key].drop(attack_labels(retrieval[drawn]).unique(), errors="ignore")
+    return found
 
 
 def counts_of(series: Series) -> dict[str, "pd.Series[Any]"]:
-    """How many copies each of these values is the share of."""
-    return {label: retrieval_table(r.retrieval).set_index("attack")["images"] for label, r in series.items()}
+    """The number of copies per attack of each series."""
+    return {label: results.means["images"] for label, results in series.items()}
 
 
 def curves_of(series: Series) -> dict[str, dict[Score, PrecisionRecallCurve]]:
@@ -162,92 +120,77 @@ def copy_detection_section(series: Series) -> Section:
         if (found := results.copy_detection) is None:
             continue
         for row in copy_detection_table(found, metric=results.metric).to_dict("records"):
-            key = f"{label}|icd_df.csv|{row['score']}|"
-            values = [
-                number(row["uap"], 3, f"{key}uap"),
-                number(row["recall_at_p90"], 3, f"{key}recall_at_p90", n=row["true_pairs"]),
-            ]
-            counts = [number(row[name], 0, key + name) for name in ("queries", "true_pairs")]
-            rows.append([f"{label}, {row['score']}", *values, *counts])
-    header = ["score", "µAP", "recall at 90 % precision", "queries", "true pairs"]
-    source = "icd_df.csv: image_index, retrieved_distances, retrieved_indices"
-    section.tables.append(Table(header, rows, source))
+            score, key = row["score"], f"{label}|icd_df.csv|{row['score']}|"
+            uap = Number(row["uap"], MEASURES[f"uap_{score}"], f"{key}uap")
+            recall = Number(
+                row["recall_at_p90"],
+                MEASURES[f"recall_at_p90_{score}"],
+                f"{key}recall_at_p90",
+                row["true_pairs"],
+            )
+            counts = [Number(row[name], key=key + name) for name in ("queries", "true_pairs")]
+            rows.append([f"{label}, {score}", uap, recall, *counts])
+    plain = [MEASURES[key] for key in ("uap_plain", "recall_at_p90_plain")]
+    header = ["score", *(measure.name for measure in plain), "queries", "true pairs"]
+    section.tables.append(Table(header, rows, plain[0].source))
     chart = figures.precision_recall_figure(curves)
     caption = "Precision against recall; the dot is the recall at 90 % precision"
-    said = ", ".join(f"{row[0]} {_text(row[1])} and {_text(row[2])}" for row in rows)
+    said = ", ".join(f"{name} {uap.text} and {recall.text}" for name, uap, recall, *_ in rows)  # type: ignore[union-attr]
     alt = f"Precision against recall; µAP and recall at 90 % precision: {said}."
     section.charts.append(Chart(figures.svg_data_uri(chart), caption, alt))
     return section
 
 
-def _text(cell: Cell) -> str:
-    return cell if isinstance(cell, str) else cell.text
-
-
 def quality_section(series: Series) -> Section:
     """How far the released images are from their originals."""
     section = Section("Released images", "The change between each original and its released image.")
-    names = {"psnr_db": ("PSNR (dB)", 2), "ssim": ("SSIM", 4), "linf": ("L∞ (grey levels)", 1)}
+    images = {label: results.images for label, results in series.items() if results.images is not None}
     rows: list[list[Cell]] = []
     changed: dict[str, pd.DataFrame] = {}
-    for label, results in series.items():
-        if results.images is None:
-            continue
-        summary = image_summary(results.images).to_dict("records")
+    for label, table in images.items():
+        summary = image_summary(table).to_dict("records")
         for row in summary:
-            name, decimals = names[str(row["measure"])]
-            key = f"{label}|images_df.csv|{row['measure']}|"
-            cells = [number(row[part], decimals, key + part) for part in ("mean", "std", "worst")]
-            unchanged = number(row["unchanged"], 0, key + "unchanged")
-            rows.append([_named(name, label, series), *cells, row["worst_name"], unchanged])
-        if summary and summary[0]["unchanged"] < len(results.images):
-            changed[label] = results.images
+            measure, key = MEASURES[str(row["measure"])], f"{label}|images_df.csv|{row['measure']}|"
+            cells = [Number(row[part], measure, key + part) for part in ("mean", "std", "worst")]
+            unchanged = Number(row["unchanged"], key=f"{key}unchanged")
+            rows.append([_named(measure.name, label, images), *cells, row["worst_name"], unchanged])
+        if summary and summary[0]["unchanged"] < len(table):
+            changed[label] = table
     if rows:
         header = ["measure", "mean", "spread (σ)", "worst", "worst image", "unchanged images"]
-        section.tables.append(Table(header, rows, "images_df.csv: name, psnr_db, ssim, linf"))
-    for label, images in changed.items():
-        section.tables.append(
-            _worst_table(label, images, title=_named("The ten most changed", label, series))
-        )
-    for column, (name, _) in names.items():
-        values = {label: i[column] for label, i in changed.items() if i[column].notna().any()}
+        section.tables.append(Table(header, rows, _quality_source()))
+    for label, table in changed.items():
+        section.tables.append(worst_table(table, label, _named("The ten most changed", label, images)))
+    for measure in measures_of(IMAGES_FILE):
+        values = {label: i[measure.key] for label, i in changed.items() if i[measure.key].notna().any()}
         if values:
-            section.charts.append(distribution_chart(values, name))
+            section.charts.append(distribution_chart(values, measure.name))
     return section
 
 
-def _named(name: str, label: str, series: Series) -> str:
-    """A row's name, with the series where several have images."""
-    several = sum(results.images is not None for results in series.values()) > 1
-    return f"{name}, {label}" if several else name
+def _quality_source() -> str:
+    return f"{IMAGES_FILE}: {', '.join(['name', *(measure.key for measure in measures_of(IMAGES_FILE))])}"
 
 
-def _worst_table(label: str, images: pd.DataFrame, *, title: str) -> Table:
-    rows: list[list[Cell]] = []
-    for place, row in enumerate(worst_images(images).to_dict("records")):
-        key = f"{label}|images_df.csv|worst {place}|"
-        values = [(c, number(row[c], d, key + c)) for c, d in (("psnr_db", 2), ("ssim", 4), ("linf", 1))]
-        rows.append([str(row["name"]), *(cell for _, cell in values)])
-    header = ["image", "PSNR (dB)", "SSIM", "L∞"]
-    return Table(header, rows, "images_df.csv: name, psnr_db, ssim, linf", title)
+def _named(name: str, label: str, series: Mapping[str, object]) -> str:
+    """A row's name, with the series where there are several."""
+    return f"{name}, {label}" if len(series) > 1 else name
 
 
-def query_tables(series: Series) -> dict[str, pd.DataFrame]:
-    """`query_table` of every result that has such rows, by the attack's label."""
-    return {
-        label: query_table(results.queries).set_index("attack")
-        for label, results in series.items()
-        if results.queries is not None
-    }
+def worst_table(images: pd.DataFrame, label: str = "", title: str = "") -> Table:
+    """The most visibly changed images of a series."""
+    measures = measures_of(IMAGES_FILE)
+    rows: list[list[Cell]] = [
+        [
+            str(row["name"]),
+            *(Number(row[m.key], m, f"{label}|{IMAGES_FILE}|worst {place}|{m.key}") for m in measures),
+        ]
+        for place, row in enumerate(worst_images(images).to_dict("records"))
+    ]
+    return Table(["image", *(measure.name for measure in measures)], rows, _quality_source(), title)
 
 
 def numbers_section(series: Series) -> Section:
     """Every summary number of every series with its source."""
-    known = {label: {m.key: m for m in measures(results)} for label, results in series.items()}
-    rows: list[list[Cell]] = []
-    for key in dict.fromkeys(key for found in known.values() for key in found):
-        cells: list[Cell] = [measure_cell(found.get(key), label) for label, found in known.items()]
-        any_of = next(found[key] for found in known.values() if key in found)
-        rows.append([any_of.label, *cells, any_of.source])
-    table = Table(["measure", *known, "csv columns"], rows, "")
+    table = replace(measure_table(series, sources=True), title="")
     return Section("All numbers", "Each with the csv columns it is computed from.", tables=[table])

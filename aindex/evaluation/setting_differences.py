@@ -1,14 +1,15 @@
-"""In what the runs of a comparison differ, and whether their numbers may be set against each other at all."""
+"""How the settings of compared runs differ, and warnings about runs that cannot be compared."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from aindex.evaluation.blocks import Section, Table
+from aindex.evaluation.blocks import Section
 from aindex.evaluation.retrieval import attack_labels
 from aindex.evaluation.run_files import Run
-from aindex.evaluation.text_tables import TextTable
+from aindex.evaluation.table import Table
 from aindex.nested import flat
 
 # where a run works and what it writes beside its numbers
@@ -28,7 +29,7 @@ def flat_settings(config: str) -> dict[str, Any]:
     }
 
 
-def differing_settings(runs: Mapping[str, Run]) -> TextTable | None:
+def differing_settings(runs: Mapping[str, Run]) -> Table | None:
     """A row per option in which runs differ, a column per run; None where there is none."""
     known = {label: flat_settings(run.config) for label, run in runs.items()}
     keys = dict.fromkeys(key for settings in known.values() for key in settings)
@@ -37,11 +38,12 @@ def differing_settings(runs: Mapping[str, Run]) -> TextTable | None:
         texts = [str(settings[key]) if key in settings else "–" for settings in known.values()]
         if len(set(texts)) > 1:
             rows.append([key, *texts])
-    return TextTable("Settings that differ", ["setting", *known], rows) if rows else None
+    header = ["setting", *known]
+    return Table(header, rows, "config.yaml", "Settings that differ") if rows else None
 
 
 def warnings_of(runs: Mapping[str, Run]) -> list[str]:
-    """Why numbers of these runs cannot be set against each other: other pictures, other attacks; a line each."""
+    """A line for each run that was evaluated on other pictures or attacks than the first."""
     found = []
     pictures, attacks = {}, {}
     named = all(run.results.images is not None for run in runs.values())
@@ -72,6 +74,5 @@ def _pictures(run: Run, named: bool) -> frozenset[str]:
 def settings_section(runs: Mapping[str, Run]) -> Section:
     """The differing settings and the warnings for a page; empty where there are none."""
     table = differing_settings(runs)
-    tables = [Table(table.header, table.rows, "config.yaml")] if table else []
     text = " ".join(f"Warning: {line}." for line in warnings_of(runs))
-    return Section("Settings that differ", text, tables=tables)
+    return Section("Settings that differ", text, tables=[replace(table, title="")] if table else [])

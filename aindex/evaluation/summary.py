@@ -1,168 +1,130 @@
-"""A run in a dozen numbers, each with the csv column it comes from."""
+"""The figures of a run: means per attack, and a dozen numbers in all."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
-from aindex.evaluation.analyses import code_distance_summary, code_distances, image_summary, query_table
+from aindex.evaluation.analyses import code_distances
 from aindex.evaluation.copy_detection import copy_detection_table
-from aindex.evaluation.intervals import Interval, mean_interval, wilson
-from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT, SHARES, retrieval_table
+from aindex.evaluation.intervals import Interval, mean_interval
+from aindex.evaluation.measures import (
+    IMAGES_FILE,
+    INDEX_FILE,
+    MEASURES,
+    QUERIES_FILE,
+    RETRIEVAL_FILE,
+    UNKNOWN,
+    Cell,
+    Measure,
+    Number,
+    measures_of,
+)
+from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT
 from aindex.evaluation.run_files import Results
+from aindex.evaluation.table import Table
+
+Series = Mapping[str, Results]
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One number of a run.
-
-    Attributes:
-        key: a short name without blanks, for TensorBoard and csv files.
-        label: what people read, with its unit.
-        value: the number.
-        decimals: how many to show.
-        source: csv file and columns it is computed from.
-        higher_is_better: None where neither is.
-        n: for a share, of how many.
-        bounds: for a mean, where it lies with 95 % confidence; for what is no sample, the number itself.
-    """
-
-    key: str
-    label: str
-    value: float
-    decimals: int
-    source: str
-    higher_is_better: bool | None = True
-    n: int | None = None
-    bounds: Interval | None = None
-
-    @property
-    def text(self) -> str:
-        """The number as shown."""
-        return number_text(self.value, self.decimals)
-
-    @property
-    def interval(self) -> Interval | None:
-        """The 95 % interval of a share."""
-        return None if self.n is None else wilson(self.value, self.n)
+def attack_number(means: pd.DataFrame, attack: str, measure: Measure, series: str = "") -> Number:
+    """A number of `Results.means`."""
+    value = means[measure.key].get(attack, np.nan) if measure.key in means else np.nan
+    n = float(means["images"].get(attack, 0)) if measure.is_share else None
+    return Number(float(value), measure, f"{series}|{measure.file}|{attack}|{measure.key}", n)
 
 
-def number_text(value: float, decimals: int) -> str:
-    """A number with a fixed count of decimals; ∞ and – for what is infinite or not known."""
-    if pd.isna(value):
-        return "–"
-    return f"{value:.{decimals}f}" if abs(value) != float("inf") else "∞"
+def summary(results: Results, series: str = "") -> dict[str, Number]:
+    """All numbers that the tables of a run allow, by their key, in the order of `MEASURES`."""
+    groups = (_of_attacks, _copy_detection, _images, _code_distance, _costs, _search)
+    found = {
+        number.measure.key: replace(number, key=f"{series}|measure|{number.measure.key}|value")
+        for group in groups
+        for number in group(results)
+        if not pd.isna(number.value)
+    }
+    return {key: found[key] for key in [*MEASURES, *found] if key in found}
 
 
-def cell_share(queries: pd.DataFrame) -> float:
-    """Share of copies in their original's coarse cell, the average of `query_table`; nan if not known."""
-    return float(query_table(queries).set_index("attack")["same_cell"][AVERAGE])
+def summaries(series: Series) -> dict[str, dict[str, Number]]:
+    """`summary` of each series."""
+    return {label: summary(results, label) for label, results in series.items()}
 
 
-def measures(results: Results) -> list[Measure]:
-    """All numbers that the tables of a run allow; those that are not known are left out."""
-    groups = (
-        _retrieval(results),
-        _copy_detection(results),
-        _queries(results),
-        _images(results),
-        _code_distances(results),
-        _costs(results),
-        _search(results),
-    )
-    return [measure for group in groups for measure in group if not pd.isna(measure.value)]
+def measure_table(series: Series, *, left_out: Sequence[str] = (), sources: bool = False) -> Table:
+    """All summary numbers: a row per measure, a column per series, and the csv columns if asked for."""
+    known = summaries(series)
+    measures = {key: number.measure for found in known.values() for key, number in found.items()}
+    rows: list[list[Cell]] = [
+        [
+            measure.label,
+            *(found.get(key, UNKNOWN) for found in known.values()),
+            *([measure.source] if sources else []),
+        ]
+        for key, measure in measures.items()
+        if key not in left_out
+    ]
+    header = ["measure", *known, *(["csv columns"] if sources else [])]
+    return Table(header, rows, title="All measures", compared=True)
 
 
-def _retrieval(results: Results) -> Iterator[Measure]:
-    table = retrieval_table(results.retrieval).set_index("attack").to_dict("index")
-    for column, label in (("r@1", "R@1"), ("r@10", "R@10"), ("r@100", "R@100"), ("ap", "AP")):
-        source = f"retr_df.csv: {column}"
-        n = int(table[AVERAGE]["images"]) if column in SHARES else None
-        yield Measure(column, f"{label}, average over attacks", table[AVERAGE][column], 3, source, n=n)
-    if AVERAGE_WITHOUT_SCREENSHOT in table:
-        row = table[AVERAGE_WITHOUT_SCREENSHOT]
-        label = "R@1, average without the screenshot"
-        n = int(row["images"])
-        yield Measure("r@1_without_screenshot", label, row["r@1"], 3, "retr_df.csv: r@1", n=n)
+def _of_attacks(results: Results) -> Iterator[Number]:
+    means = results.means
+    for measure in measures_of(RETRIEVAL_FILE, QUERIES_FILE):
+        if measure.label:
+            number = attack_number(means, AVERAGE, measure)
+            is_mean = measure.file == QUERIES_FILE and measure.key in means and not measure.is_share
+            bounds = mean_interval(results.queries[measure.key]) if is_mean else None  # type: ignore[index]
+            yield replace(number, bounds=bounds)
+    without = attack_number(means, AVERAGE_WITHOUT_SCREENSHOT, MEASURES["r@1"])
+    yield replace(without, measure=MEASURES["r@1_without_screenshot"])
 
 
-def _copy_detection(results: Results) -> Iterator[Measure]:
+def _copy_detection(results: Results) -> Iterator[Number]:
     if results.copy_detection is None:
         return
-    source = "icd_df.csv: image_index, retrieved_distances, retrieved_indices"
     for row in copy_detection_table(results.copy_detection, metric=results.metric).to_dict("records"):
-        score = row["score"]
-        yield Measure(f"uap_{score}", f"µAP, {score} score", row["uap"], 3, source)
-        label = f"recall at 90 % precision, {score} score"
-        n = int(row["true_pairs"])
-        yield Measure(f"recall_at_p90_{score}", label, row["recall_at_p90"], 3, source, n=n)
+        for name in ("uap", "recall_at_p90"):
+            measure = MEASURES[f"{name}_{row['score']}"]
+            yield Number(row[name], measure, n=row["true_pairs"] if measure.is_share else None)
 
 
-def _queries(results: Results) -> Iterator[Measure]:
-    if results.queries is None:
-        return
-    average = query_table(results.queries).set_index("attack").to_dict("index")[AVERAGE]
-    n, label = int(average["images"]), "R@1 of an exhaustive search, average over attacks"
-    source = "queries_df.csv: exhaustive_rank"
-    yield Measure("exhaustive_r@1", label, average["exhaustive_r@1"], 3, source, n=n)
-    label, source = "copies in their original's cell, average over attacks", "queries_df.csv: same_cell"
-    yield Measure("same_cell", label, average["same_cell"], 3, source, n=n)
-
-
-def _images(results: Results) -> Iterator[Measure]:
+def _images(results: Results) -> Iterator[Number]:
     if results.images is None:
         return
-    names = {"psnr_db": ("PSNR (dB)", 2), "ssim": ("SSIM", 4), "linf": ("L∞ (grey levels)", 1)}
-    for row in image_summary(results.images).to_dict("records"):
-        column = str(row["measure"])
-        label, decimals = names[column]
-        source = f"images_df.csv: {column}"
-        bounds = mean_interval(results.images[column])
-        value = row["mean"]
-        yield Measure(column, f"{label}, mean", value, decimals, source, column != "linf", bounds=bounds)
-    times = results.images["activation_seconds"]
-    label, source = "activation (s per image)", "images_df.csv: activation_seconds"
-    bounds = mean_interval(times)
-    yield Measure("activation_seconds", label, float(times.mean()), 3, source, False, bounds=bounds)
+    for measure in MEASURES.values():
+        if measure.file == IMAGES_FILE and (known := results.images[measure.key].dropna()).size:
+            yield mean_number(known, measure)
 
 
-def _code_distances(results: Results) -> Iterator[Measure]:
-    values = code_distances(results.images, results.queries)
-    for row in code_distance_summary(results.images, results.queries).to_dict("records"):
-        which = row["descriptors"]
-        source = (
-            "queries_df.csv: code_distance" if which == "edited" else f"images_df.csv: code_distance_{which}"
-        )
-        label = f"squared distance to the code, {which} images"
-        bounds = mean_interval(values[str(which)])
-        yield Measure(f"code_distance_{which}", label, row["mean"], 4, source, False, bounds=bounds)
+def _code_distance(results: Results) -> Iterator[Number]:
+    edited = code_distances(None, results.queries).get("edited")
+    if edited is not None:
+        yield mean_number(edited, MEASURES["code_distance_edited"])
 
 
-def _costs(results: Results) -> Iterator[Measure]:
-    if results.queries is not None:
-        table = query_table(results.queries).set_index("attack").to_dict("index")
-        label = "rows scanned per query, average over attacks"
-        source = "queries_df.csv: scanned_rows"
-        value, bounds = table[AVERAGE]["scanned_rows"], mean_interval(results.queries["scanned_rows"])
-        yield Measure("scanned_rows", label, value, 1, source, False, bounds=bounds)
-    if results.index is None:
-        return
-    for column, label, decimals in (
-        ("rows_per_picture", "rows per evaluated picture", 2),
-        ("bytes_per_picture", "bytes per picture in the index", 1),
-    ):
-        value, source = float(results.index[column].iloc[0]), f"index_df.csv: {column}"
-        yield Measure(column, label, value, decimals, source, False, bounds=Interval(value, value))
+def mean_number(values: "pd.Series[float]", measure: Measure, key: str = "") -> Number:
+    """The mean of what is finite; infinite if nothing is."""
+    finite = values[np.isfinite(values)]
+    mean = float(finite.mean()) if finite.size else np.inf
+    return Number(mean, measure, key, bounds=mean_interval(finite))
 
 
-def _search(results: Results) -> Iterator[Measure]:
+def _costs(results: Results) -> Iterator[Number]:
+    if results.index is not None:
+        for measure in measures_of(INDEX_FILE):
+            value = float(results.index[measure.key].iloc[0])
+            yield Number(value, measure, bounds=Interval(value, value))
+
+
+def _search(results: Results) -> Iterator[Number]:
     if results.search is None:
         return
+    measure = MEASURES["ms_per_query"]
     for row in results.search.to_dict("records"):
-        known = not pd.isna(row["nprobe"])
-        key = f"nprobe{row['nprobe']:g}_k{row['k']:g}" if known else f"k{row['k']:g}"
-        setting = f"nprobe {row['nprobe']:g}, k {row['k']:g}" if known else f"k {row['k']:g}"
-        source = "search_df.csv: ms_per_query"
-        yield Measure(
-            f"search_ms_{key}", f"search (ms per query), {setting}", row["ms_per_query"], 3, source, False
-        )
+        settings = {name: f"{row[name]:g}" for name in ("nprobe", "k") if not pd.isna(row[name])}
+        key = "_".join(name + value for name, value in settings.items())
+        label = ", ".join(f"{name} {value}" for name, value in settings.items())
+        one = replace(measure, key=f"search_ms_{key}", columns=measure.key, label=f"{measure.label}, {label}")
+        yield Number(row["ms_per_query"], one)

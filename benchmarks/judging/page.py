@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 from rivals.base import Bench, Rival
 
 from aindex.edits import Attack
-from aindex.evaluation.blocks import Chart, Number, Section, Table
+from aindex.evaluation.blocks import Chart, Section
 from aindex.evaluation.figures import svg_data_uri
 from aindex.evaluation.html_report import (
     Card,
@@ -17,8 +18,9 @@ from aindex.evaluation.html_report import (
     Verdict,
     picture,
     render_page,
-    write_html,
 )
+from aindex.evaluation.run_files import write_text
+from aindex.evaluation.table import Table
 
 from .figures import LABELS, Record, figure_of
 from .scores import losses_between
@@ -84,7 +86,8 @@ def write_page(
         cards=cards,
         cards_text=_CARDS,
     )
-    return write_html(html, folder / "rivals.html")
+    write_text(html, folder / "rivals.html")
+    return folder / "rivals.html"
 
 
 def _table(header: list[str], lines: list[list[str]], *, first: int) -> Table:
@@ -92,12 +95,20 @@ def _table(header: list[str], lines: list[list[str]], *, first: int) -> Table:
     rows = [
         [
             " ".join(line[: first + 1]),
-            *(Number(text, f"{line[first]}|results.json|{key}") for key, text in cells),
+            *(_Cell(text, f"{line[first]}|results.json|{key}") for key, text in cells),
         ]
         for line in lines
         for cells in [list(zip(header[first + 1 :], line[first + 1 :], strict=True))]
     ]
     return Table(header[first:], rows, "results.json")
+
+
+class _Cell(NamedTuple):
+    """What the page shows as a number."""
+
+    text: str
+    key: str
+    interval: None = None
 
 
 class _Cards:

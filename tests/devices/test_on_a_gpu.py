@@ -24,7 +24,7 @@ from aindex.descriptors.preprocess import normalise, resize
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.training import ExtractorTraining
 from aindex.edits.differentiable import EditSettings, Family, draw, edited, sent
-from aindex.evaluation.exhaustive import exhaustive_ranks
+from aindex.evaluation.exhaustive import ExhaustiveSearch
 from aindex.index.factory import train_quantiser
 from aindex.index.quantiser import Quantiser
 
@@ -184,7 +184,7 @@ def test_the_exhaustive_search() -> None:
     rows = np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float32)
     queries = rows[:200] + np.float32(0.8) * rows[200:400]
     there, here = (
-        exhaustive_ranks(queries, [rows], np.arange(200), device=device) for device in (DEVICE, "cpu")
+        ExhaustiveSearch([rows], device=device).ranks(queries, np.arange(200)) for device in (DEVICE, "cpu")
     )
     assert (np.abs(there - here) <= 2).all()
 

@@ -1,14 +1,16 @@
+import math
 import shutil
 
 import pandas as pd
 import pytest
 
 from aindex.errors import ConfigError, DataError, OutputError
-from aindex.evaluation.comparison import compare, comparison_series
+from aindex.evaluation.comparison import _attack_tables, compare, comparison_series
 from aindex.evaluation.intervals import Interval, wilson
+from aindex.evaluation.measures import Measure, Number, best
 from aindex.evaluation.retrieval import retrieval_rows, retrieval_table
 from aindex.evaluation.run_files import Results, read_run
-from aindex.evaluation.text_tables import TextTable, _Row, attack_tables, latex, markdown
+from aindex.evaluation.table import Table, latex, markdown, plain
 
 
 def _cells(line):
@@ -65,8 +67,8 @@ def _series(rows, recall):
 def test_only_what_is_beyond_the_interval_is_a_win():
     for rows, wins in ((20, False), (2000, True)):
         series = {"a": _series(rows, 0.5), "b": _series(rows, 0.6), "c": _series(rows, 0.5)}
-        table = next(t for t in attack_tables(series) if t.title == "R@1 per attack")
-        assert table.best == (frozenset({(0, 2), (1, 2)}) if wins else frozenset())
+        table = next(t for t in _attack_tables(series) if t.title == "R@1 per attack")
+        assert [table.best(row) for row in table.rows] == [[2] if wins else []] * 2
 
 
 def test_settings_that_differ_are_shown(compared):
@@ -107,34 +109,49 @@ def test_costs_are_compared(compared):
     assert "R@1 against rows scanned per query: passive 0." in html
 
 
-def _measure(values, higher, bounds):
-    return _Row(
-        "x", values, 3, higher, [None] * len(values), [None if b is None else Interval(*b) for b in bounds]
+def _best(values, higher, bounds):
+    measure = Measure("x", "x.csv", higher_is_better=higher)
+    return best(
+        [
+            Number(
+                float("nan") if value is None else value, measure, bounds=None if b is None else Interval(*b)
+            )
+            for value, b in zip(values, bounds, strict=True)
+        ]
     )
 
 
 def test_the_best_lies_beyond_all_intervals():
     apart, meeting = [(1, 2), (3, 4), (5, 6)], [(1, 2), (3, 5.5), (5, 6)]
-    assert _measure([1.5, 3.5, 5.5], True, apart).best() == [2]
-    assert _measure([1.5, 3.5, 5.5], False, apart).best() == [0]
-    assert _measure([1.5, 4.2, 5.5], True, meeting).best() == []
-    assert _measure([1.5, 4.2, 5.5], False, meeting).best() == [0]
-    assert _measure([1.5, None, 5.5], True, [(1, 2), None, (5, 6)]).best() == [2]
-    assert _measure([1.5, 3.5], True, [(1, 2), None]).best() == []  # nothing is known of the other
-    assert _measure([3.0, 3.0, 9.0], False, [(3, 3), (3, 3), (9, 9)]).best() == [0, 1]
-    assert _measure([3.0, 3.0], False, [(3, 3), (3, 3)]).best() == []
+    assert _best([1.5, 3.5, 5.5], True, apart) == [2]
+    assert _best([1.5, 3.5, 5.5], False, apart) == [0]
+    assert _best([1.5, 4.2, 5.5], True, meeting) == []
+    assert _best([1.5, 4.2, 5.5], False, meeting) == [0]
+    assert _best([1.5, None, 5.5], True, [(1, 2), None, (5, 6)]) == [2]
+    assert _best([1.5, 3.5], True, [(1, 2), None]) == []  # nothing is known of the other
+    assert _best([3.0, 3.0, 9.0], False, [(3, 3), (3, 3), (9, 9)]) == [0, 1]
+    assert _best([3.0, 3.0], False, [(3, 3), (3, 3)]) == []
 
 
 def test_markdown_and_latex_escape_names():
-    table = TextTable("µAP_1", ["x", "a|b<i>_$5%&"], [["average", "∞"], ["r", "–"]], frozenset({(0, 1)}))
+    rows = [
+        [name, *(Number(value, Measure("x", "x.csv"), bounds=Interval(value, value)) for value in values)]
+        for name, values in (("average", (math.inf, 1.0)), ("r", (math.nan, 1.0)))
+    ]
+    table = Table(["x", "a|b<i>_$5%&", "y"], rows, title="µAP_1", compared=True)
     assert r"a\|b\<i\>\_$5%&" in markdown(table)
     assert "| average | **∞** |" in markdown(table)
     text = latex(table)
     assert r"a|b<i>\_\$5\%\&" in text
-    assert r"average & \textbf{$\infty$} \\" in text
-    assert r"r & -- \\" in text
+    assert r"average & \textbf{$\infty$} & 1.000 \\" in text
+    assert r"r & -- & 1.000 \\" in text
     assert r"\caption{$\mu$AP\_1}" in text
     assert text.count(r"\midrule") == 2
+
+
+def test_a_terminal_table_is_aligned_with_a_rule_above_the_averages():
+    lines = plain(Table(["attack", "n"], [["none", "4"], ["average", "12"]])).splitlines()
+    assert lines == ["attack    n", "-------  --", "none      4", "-------  --", "average  12"]
 
 
 def test_runs_of_one_name_are_told_apart(make_run, tmp_path):

@@ -5,12 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from aindex.callbacks.console import answers_table
 from aindex.errors import DataError
 from aindex.evaluation.retrieval import (
     RETRIEVAL_COLUMNS,
     attack_label,
     average_precision,
-    format_table,
     json_lists,
     rank_of,
     read_results,
@@ -18,6 +18,8 @@ from aindex.evaluation.retrieval import (
     retrieval_rows,
     retrieval_table,
 )
+from aindex.evaluation.run_files import Results
+from aindex.evaluation.table import markdown, plain
 
 INDICES = np.array([[7, 3, 9], [3, 7, 9], [3, 9, -1], [9, 3, 7]])
 DISTANCES = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 3.4e38], [0, 0, 1e-9]], dtype=np.float32)
@@ -136,7 +138,7 @@ def test_five_answers_tell_nothing_of_ten():
 
     assert rows(5)[["r@1", "r@10", "r@100"]].isna().to_numpy().tolist() == [[False, True, True]]
     assert rows(10)[["r@10", "r@100"]].fillna(-1).to_numpy().tolist() == [[1, -1]]
-    text = format_table(retrieval_table(rows(10)))
+    text = plain(answers_table({"active": Results(rows(10))}))
     assert "R@10" in text
     assert "R@100" not in text
 
@@ -159,13 +161,15 @@ def test_label(param, label):
 
 
 def test_table_as_text_and_markdown():
-    table = retrieval_table(_rows("none", None))
-    text = format_table(table, psnr_db=42.617, linf=14.7, seconds_per_image=0.0451)
-    lines = text.splitlines()
+    series = {
+        "passive": Results(_rows("none", None)),
+        "active": Results(_rows("none", None, ids=(7, 3, 3, 9))),
+    }
+    table = answers_table({"passive": series["passive"]})
+    lines = plain(table).splitlines()
     assert lines[0].split() == ["attack", "n", "R@1", "95", "%", "AP"]
     assert lines[2].split() == ["none", "4", "0.250", "0.046–0.699", "0.458"]
-    assert lines[-1] == "PSNR 42.62 dB · L∞ 14.7 grey levels · activation 0.0451 s per image"
-    assert len({len(line) for line in lines[:5]}) == 1
-    markdown = format_table(table, style="markdown").splitlines()
-    assert markdown[1].startswith("|---")
-    assert all(line.startswith("| ") and line.endswith(" |") for line in (markdown[0], *markdown[2:]))
+    assert "| none | 4 | 0.250 | 0.046–0.699 | 0.458 |" in markdown(table)
+    assert answers_table(series).rows[0] == [
+        "none", "4", "0.250 → 1.000", "0.046–0.699 → 0.510–1.000", "0.458 → 1.000",
+    ]  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aindex.index import search
+from aindex.index import neighbours
 from aindex.index.neighbours import nearest_cells
 
 
@@ -76,8 +76,8 @@ def test_a_rough_order_is_never_believed(monkeypatch: pytest.MonkeyPatch) -> Non
             return np.take_along_axis(true, cells, 1), cells
 
     real = quantizer_of(centroids)
-    exact = search._pairwise
-    monkeypatch.setattr(search, "_pairwise", lambda quantizer, rows, cells: exact(real, rows, cells))
+    exact = neighbours._pairwise
+    monkeypatch.setattr(neighbours, "_pairwise", lambda quantizer, rows, cells: exact(real, rows, cells))
     found = nearest_cells(Rough(), queries, 4)
     assert np.array_equal(found[0], expected[0])
     assert np.array_equal(found[1], expected[1])
