@@ -1,4 +1,4 @@
-"""How well an extractor finds edited copies: exhaustive R@1 per attack, and passive R@1 in an IVF-PQ index.
+"""How well an extractor finds edited copies: exhaustive R@1 per edit, and passive R@1 in an IVF-PQ index.
 
     python benchmarks/extractor.py --references disc21/references --train disc21/train --queries 500
 
@@ -91,7 +91,7 @@ def main():
         ]
         table[name] = [*recalls, np.mean(fourteen)]
     print(
-        f"{extractor.name}, {extractor.input_size} px, {len(paths)} references, {len(chosen)} queries per attack"
+        f"{extractor.name}, {extractor.input_size} px, {len(paths)} references, {len(chosen)} queries per edit"
     )
     print(table.round(3).to_string())
     print(f"{time.time() - started:.0f} s")

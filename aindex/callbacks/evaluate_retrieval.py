@@ -130,7 +130,7 @@ class RetrievalEvaluation(Evaluation):
             failed.rows += [(path, reason) for _, path, reason in missing if path not in left_out]
             for attack, times in Counter(attack for attack, _, _ in missing).items():
                 if times == len(images.paths):
-                    raise EditError(f"attack {attack} failed on every image; {missing[0][2]}")
+                    raise EditError(f"edit {attack} failed on every image; {missing[0][2]}")
             count = len(images.paths) * len(self.plan.attacks) - len(missing)
             for key, (name, columns) in _TABLES.items():
                 merge_rows([one.parts], key, images.file(folder, name), columns, expected=count)

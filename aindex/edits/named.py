@@ -138,7 +138,7 @@ def _apply_parametric(image: Image.Image, name: AttackName, param: float) -> Ima
         case "brightness":
             edited = tvf.adjust_brightness(image, param)
         case _:
-            raise EditError(f"attack {name!r} takes no parameter, got {param}; leave it away")
+            raise EditError(f"edit {name!r} takes no parameter, got {param}; leave it away")
     return edited
 
 
@@ -206,13 +206,11 @@ def apply_attack(
                 edited = edit(image, attack.param, np.random.default_rng(seed))  # type: ignore[arg-type]
             case _:
                 if attack.param is None:
-                    raise EditError(f"attack {attack.name!r} needs a parameter")
+                    raise EditError(f"edit {attack.name!r} needs a parameter")
                 edited = _apply_parametric(image, attack.name, attack.param)
         return edited if edited.mode == "RGB" else edited.convert("RGB")
     except AindexError as error:
-        raise EditError(f"{name}: attack {attack} failed: {error}") from error
+        raise EditError(f"{name}: edit {attack} failed: {error}") from error
     except Exception as error:
         size = f"{image.width}×{image.height}"
-        raise EditError(
-            f"{name} ({size}): attack {attack} failed: {type(error).__name__}: {error}"
-        ) from error
+        raise EditError(f"{name} ({size}): edit {attack} failed: {type(error).__name__}: {error}") from error

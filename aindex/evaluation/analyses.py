@@ -164,7 +164,7 @@ def worst_images(images: pd.DataFrame, count: int = 10) -> pd.DataFrame:
 
 
 def query_table(queries: pd.DataFrame) -> pd.DataFrame:
-    """Means of the measures of `queries_df.csv` per attack and over attacks (see `average_rows`)."""
+    """Means of the measures of `queries_df.csv` per edit and over edits (see `average_rows`)."""
     rank = queries["exhaustive_rank"]
     known = queries.assign(**{"exhaustive_r@1": (rank == 0).astype(float).where(rank.notna())})
     return average_rows(known, attack_labels(known), [measure.key for measure in measures_of(QUERIES_FILE)])
@@ -175,7 +175,7 @@ def code_distances(
 ) -> dict[str, "pd.Series[float]"]:
     """Squared distances of descriptors to their codes, as far as known, of `original`, `released`, `edited` images.
 
-    Edited are the copies of all attacks but `none`.
+    Edited are the copies of all edits but `none`.
     """
     parts: dict[str, pd.Series[float]] = {}
     if images is not None:

@@ -1,4 +1,4 @@
-"""What a report is made of: sections of charts and tables, and the table of measures per attack."""
+"""What a report is made of: sections of charts and tables, and the table of measures per edit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +32,7 @@ class Section:
 def attack_table(
     means: Mapping[str, pd.DataFrame], measures: Sequence[Measure], *, title: str = "", counted_in: str = ""
 ) -> Table:
-    """A row per attack, averages last; under each measure a column per series.
+    """A row per edit, averages last; under each measure a column per series.
 
     Args:
         means: of the results of each series.

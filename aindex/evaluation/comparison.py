@@ -56,9 +56,9 @@ def compare(
     """Set finished runs side by side.
 
     Writes `compare.md`, `compare.tex`, `compare.csv` (every number: series, table, row, column, value, of shares n and
-    the 95 % interval), `curves.png` and `.pdf` (with `recall_curves` beside them where attacks ran with many
+    the 95 % interval), `curves.png` and `.pdf` (with `recall_curves` beside them where edits ran with many
     parameters, and `cost`, R@1 against rows scanned per query, where runs say it), and `report.html`. Passive results
-    that several runs share are shown once. Settings that differ are listed; runs over other pictures or attacks are
+    that several runs share are shown once. Settings that differ are listed; runs over other pictures or edits are
     warned of.
 
     Args:
@@ -110,11 +110,11 @@ def compare(
 
 
 def _attack_tables(series: Series) -> list[Table]:
-    """How many copies there are per attack, then a table for each measure that a series knows."""
+    """How many copies there are per edit, then a table for each measure that a series knows."""
     means = {label: results.means for label, results in series.items()}
     measures = [m for m in measures_of(RETRIEVAL_FILE) if any(m.key in table for table in means.values())]
-    counts = attack_table(means, [COUNT], title="Copies per attack (n)")
-    return [counts, *(attack_table(means, [m], title=f"{m.name} per attack") for m in measures)]
+    counts = attack_table(means, [COUNT], title="Copies per edit (n)")
+    return [counts, *(attack_table(means, [m], title=f"{m.name} per edit") for m in measures)]
 
 
 def _shared_facts(runs: Mapping[str, Run]) -> dict[str, str]:

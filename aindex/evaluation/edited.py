@@ -20,7 +20,7 @@ from aindex.errors import AindexError, DataError, EditError, ImageReadError
 from aindex.seeding import derive_seed
 
 COPIES_PER_ITEM = 16
-"""Most copies in one item: long lists of attacks would fill the memory with prepared pictures."""
+"""Most copies in one item: long lists of edits would fill the memory with prepared pictures."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,10 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
         return EditedCopies(item, position, attacks, inputs, unedited, quality, failed)
 
     def copy(self, image: Image.Image, position: int, attack: Attack) -> Image.Image:
-        """The image at a position, edited by an attack.
+        """The image at a position, edited in one way.
 
         Raises:
-            EditError: the attack failed.
+            EditError: the edit failed.
         """
         return apply_attack(
             image,

@@ -32,7 +32,7 @@ _LONGEST_SIDE_OF_A_COPY = 240
 
 @dataclass(frozen=True)
 class EditedCopy:
-    """An edited copy of a released image, with the attack that made it."""
+    """An edited copy of a released image, with the edit that made it."""
 
     attack: str
     attack_param: AttackParam
@@ -41,7 +41,7 @@ class EditedCopy:
 
 @dataclass(frozen=True)
 class ExampleCopy:
-    """A stored copy: its attack and its picture."""
+    """A stored copy: its edit and its picture."""
 
     attack: str
     attack_param: AttackParam
@@ -110,7 +110,7 @@ def save_example(
         original: before activation.
         released: after.
         heatmap: H×W or 1×H×W, or None.
-        copies: a few edited copies, whose attacks `retr_df.csv` has rows for.
+        copies: a few edited copies, whose edits `retr_df.csv` has rows for.
 
     Returns:
         The example's folder.

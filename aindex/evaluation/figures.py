@@ -96,10 +96,10 @@ def dots_figure(
     n: Mapping[str, "pd.Series[Any]"] | None = None,
     ceiling: "pd.Series[Any] | None" = None,
 ) -> "Figure":
-    """A line per attack with a dot per series: for R@1, or the share in the same cell.
+    """A line per edit with a dot per series: for R@1, or the share in the same cell.
 
     Args:
-        series: per label the values between 0 and 1, indexed by the attack's label.
+        series: per label the values between 0 and 1, indexed by the edit's label.
         xlabel: what the values are.
         n: per label how many copies each value is the share of, for 95 % intervals.
         ceiling: values of an exhaustive search, drawn as a tick across each line.
@@ -181,21 +181,21 @@ def cost_figure(points: Mapping[str, CostPoint]) -> "Figure":
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("rows scanned per query", fontsize=9, color=_INK)
-    axes.set_ylabel("R@1, average over attacks", fontsize=9, color=_INK)
+    axes.set_ylabel("R@1, average over edits", fontsize=9, color=_INK)
     _style(axes, grid="both")
     _legend(figure, axes)
     return figure
 
 
 def curve_families(retrieval: pd.DataFrame) -> list[str]:
-    """The attacks that were run with enough parameters to draw R@1 against the parameter."""
+    """The edits that were run with enough parameters to draw R@1 against the parameter."""
     numeric = pd.to_numeric(retrieval["attack_param"], errors="coerce")
     counts = numeric.groupby(retrieval["attack"].to_numpy(), sort=False).nunique()
     return [str(name) for name in counts.index[counts >= _FEWEST_PARAMS_OF_A_CURVE]]
 
 
 def recall_curves_figure(retrievals: Mapping[str, pd.DataFrame]) -> "Figure":
-    """R@1 against the parameter of each attack that has at least four; a line per series.
+    """R@1 against the parameter of each edit that has at least four; a line per series.
 
     Args:
         retrievals: rows of `retr_df.csv` per label.
@@ -324,7 +324,7 @@ def comparison_figure(
     curves: Mapping[str, Mapping[Score, PrecisionRecallCurve]],
     n: Mapping[str, "pd.Series[Any]"] | None = None,
 ) -> "Figure":
-    """R@1 per attack beside the precision-recall curves (those only where there are any), for a paper."""
+    """R@1 per edit beside the precision-recall curves (those only where there are any), for a paper."""
     attacks = max((len(values) for values in recall.values()), default=1)
     height = max(4.2, 1.1 + attacks * _line_height(len(recall)))
     figure = _figure(11.0 if curves else 5.5, height)

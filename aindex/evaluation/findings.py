@@ -12,14 +12,14 @@ from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT
 
 
 def finding(what: str, series: Mapping[str, "pd.Series[Any]"]) -> str:
-    """The averages over attacks, and the attack with the largest difference (of one series: with the lowest value).
+    """The averages over edits, and the attack with the largest difference (of one series: with the lowest value).
 
     Args:
         what: name of the values.
-        series: per series the values, by the attack's label.
+        series: per series the values, by the edit's label.
     """
     averages = [f"{label} {values[AVERAGE]:.3f}" for label, values in series.items() if AVERAGE in values]
-    text = f"{what}, average over attacks: {', '.join(averages)}."
+    text = f"{what}, average over edits: {', '.join(averages)}."
     names = [AVERAGE, AVERAGE_WITHOUT_SCREENSHOT]
     parts = [values.drop(labels=names, errors="ignore").dropna().to_dict() for values in series.values()]
     before, after = parts[0], parts[-1]

@@ -165,7 +165,7 @@ def _card(example: Example, series: Series) -> Card:
 
 
 def _ranks(retrieval: pd.DataFrame, image_index: int) -> dict[str, tuple[int, bool]]:
-    """Per attack the rank of an image's copy, and whether it was found at all."""
+    """Per edit the rank of an image's copy, and whether it was found at all."""
     rows = retrieval[retrieval["image_index"] == image_index]
     found = zip(attack_labels(rows), rows["rank"], rows["ap"] > 0, strict=True)
     return {label: (int(rank), bool(hit)) for label, rank, hit in found}
@@ -190,7 +190,7 @@ def _verdict(rank: int, hit: bool) -> tuple[str, str]:
 
 
 def verdicts_of(retrieval: pd.DataFrame, image_index: int) -> dict[str, str]:
-    """The verdict on each copy of an image, by the attack's label: `found`, `place 3`, `not found`.
+    """The verdict on each copy of an image, by the edit's label: `found`, `place 3`, `not found`.
 
     Args:
         retrieval: rows of `retr_df.csv`.

@@ -158,7 +158,7 @@ def read_results(csv: str | Path) -> pd.DataFrame:
 
 
 def attack_label(attack: str, attack_param: object) -> str:
-    """`rotation 25`, `jpeg 50`, `none`: the name of an attack as tables and charts show it."""
+    """`rotation 25`, `jpeg 50`, `none`: the name of an edit as tables and charts show it."""
     if attack_param is None or attack_param == "" or attack_param != attack_param:
         return attack
     if isinstance(attack_param, str):
@@ -170,21 +170,21 @@ def attack_label(attack: str, attack_param: object) -> str:
 
 
 def attack_labels(rows: pd.DataFrame) -> "pd.Series[str]":
-    """The label of each row's attack."""
+    """The label of each row's edit."""
     pairs = zip(rows["attack"], rows["attack_param"], strict=True)
     return pd.Series([attack_label(attack, param) for attack, param in pairs], index=rows.index, dtype=object)
 
 
 def average_rows(rows: pd.DataFrame, labels: "pd.Series[str]", measures: Sequence[str]) -> pd.DataFrame:
-    """Mean of some columns per attack, with the averages over attacks at the end.
+    """Mean of some columns per edit, with the averages over edits at the end.
 
-    Each attack weighs the same in an average, and `none`, the unedited picture, is one of them, as in the paper.
-    Where the screenshot overlay is one of several attacks a second average leaves it out, because the method's
+    Each edit weighs the same in an average, and `none`, the unedited picture, is one of them, as in the paper.
+    Where the screenshot overlay is one of several edits a second average leaves it out, because the method's
     authors report theirs without it.
 
     Args:
         rows: one per query.
-        labels: the attack of each.
+        labels: the edit of each.
         measures: the columns to average.
 
     Returns:
@@ -210,7 +210,7 @@ def average_rows(rows: pd.DataFrame, labels: "pd.Series[str]", measures: Sequenc
 
 
 def retrieval_table(retrieval: pd.DataFrame) -> pd.DataFrame:
-    """Mean R@1, R@10, R@100 and AP per attack and over attacks (see `average_rows`).
+    """Mean R@1, R@10, R@100 and AP per edit and over edits (see `average_rows`).
 
     Args:
         retrieval: rows of `retr_df.csv`, from memory or read back.

@@ -46,7 +46,7 @@ class Results:
 
     @cached_property
     def means(self) -> pd.DataFrame:
-        """What is known per attack and over attacks: a row each, columns `images` and the keys of measures."""
+        """What is known per edit and over edits: a row each, columns `images` and the keys of measures."""
         means = retrieval_table(self.retrieval).set_index("attack")
         if self.queries is not None:
             means = means.join(query_table(self.queries).set_index("attack").drop(columns="images"))

@@ -34,7 +34,7 @@ MOST_SERIES_OF_ONE_TABLE = 2
 
 
 def retrieval_section(series: Series) -> Section:
-    """R@1 per attack as a chart and with the other measures as tables."""
+    """R@1 per edit as a chart and with the other measures as tables."""
     text = (
         "Share of copies whose original is the first answer of the index (R@1), among the first ten or hundred, and "
         "the mean of 1/(rank+1) (AP). The average is over the attacks, the unedited picture (none) among them. Small "
@@ -56,11 +56,11 @@ def retrieval_section(series: Series) -> Section:
     ceiling = ceilings[-1] if ceilings and len(series) <= MOST_SERIES_OF_ONE_TABLE else None
     recalls = values_of(series, first.key)
     chart = figures.dots_figure(recalls, xlabel=first.name, n=counts_of(series), ceiling=ceiling)
-    caption = "R@1 per attack, with 95 % intervals"
+    caption = "R@1 per edit, with 95 % intervals"
     section.charts.append(Chart(figures.svg_data_uri(chart), caption, finding(first.name, recalls)))
     if any(figures.curve_families(results.retrieval) for results in series.values()):
         curves = figures.recall_curves_figure({label: results.retrieval for label, results in series.items()})
-        section.charts.append(Chart(figures.svg_data_uri(curves), "R@1 against the attack's parameter"))
+        section.charts.append(Chart(figures.svg_data_uri(curves), "R@1 against the edit's parameter"))
     section.tables.extend(attack_tables(means, [first, exhaustive, *others], RETRIEVAL_FILE))
     return section
 
@@ -73,7 +73,7 @@ def attack_tables(means: Mapping[str, pd.DataFrame], measures: Sequence[Measure]
 
 
 def values_of(series: Series, key: str) -> dict[str, "pd.Series[Any]"]:
-    """A measure of each series that knows it, per attack without those that are drawn against their parameter."""
+    """A measure of each series that knows it, per edit without those that are drawn against their parameter."""
     found = {}
     for label, results in series.items():
         means, retrieval = results.means, results.retrieval
@@ -84,7 +84,7 @@ def values_of(series: Series, key: str) -> dict[str, "pd.Series[Any]"]:
 
 
 def counts_of(series: Series) -> dict[str, "pd.Series[Any]"]:
-    """The number of copies per attack of each series."""
+    """The number of copies per edit of each series."""
     return {label: results.means["images"] for label, results in series.items()}
 
 

@@ -43,7 +43,7 @@ def differing_settings(runs: Mapping[str, Run]) -> Table | None:
 
 
 def warnings_of(runs: Mapping[str, Run]) -> list[str]:
-    """A line for each run that was evaluated on other pictures or attacks than the first."""
+    """A line for each run that was evaluated on other pictures or edits than the first."""
     found = []
     pictures, attacks = {}, {}
     named = all(run.results.images is not None for run in runs.values())

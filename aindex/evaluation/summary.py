@@ -1,4 +1,4 @@
-"""The figures of a run: means per attack, and a dozen numbers in all."""
+"""The figures of a run: means per edit, and a dozen numbers in all."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

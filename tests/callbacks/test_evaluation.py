@@ -183,20 +183,20 @@ def test_every_number_is_recomputed_from_the_csv_files(run, kind):
 def test_printed_table_holds_these_numbers(run):
     folder, out = run
     passive, active = (_expected(folder, kind) for kind in KINDS)
-    width = len("copies in their original's cell, average over attacks")
+    width = len("copies in their original's cell, average over edits")
     lines = {line[:width].strip(): line[width:] for line in out.splitlines()}
     for label, key, form in (
         ("µAP, plain score", "uap_plain", ".3f"),
         ("recall at 90 % precision, normalised score", "recall_at_p90_normalised", ".3f"),
-        ("R@1 of an exhaustive search, average over attacks", "exhaustive_r@1", ".3f"),
-        ("copies in their original's cell, average over attacks", "same_cell", ".3f"),
-        ("rows scanned per query, average over attacks", "scanned_rows", ".1f"),
+        ("R@1 of an exhaustive search, average over edits", "exhaustive_r@1", ".3f"),
+        ("copies in their original's cell, average over edits", "same_cell", ".3f"),
+        ("rows scanned per query, average over edits", "scanned_rows", ".1f"),
         ("squared distance to the code, edited images", "code_distance_edited", ".4f"),
     ):
         shown = re.sub(r"\(.*?\)", "", lines[label]).split()
         assert shown == [format(passive[key], form), format(active[key], form)]
     interval = wilson(active["same_cell"], IMAGES * 15).text
-    assert lines["copies in their original's cell, average over attacks"].endswith(f"({interval})")
+    assert lines["copies in their original's cell, average over edits"].endswith(f"({interval})")
     assert lines["PSNR (dB), mean"].split() == ["–", format(active["psnr_db"], ".2f")]
     rows = [pd.read_csv(folder / f"retr_df{suffix}.csv") for suffix in KINDS.values()]
     before, after = (_per_attack(table, "r@1")["rotation", 25] for table in rows)
@@ -409,7 +409,7 @@ def test_a_failed_edit_is_recorded_and_costs_no_other_row(tmp_path, tiny_data, t
         assert rows["attack"].value_counts()["meme_format"] == 3
         assert rows["attack"].value_counts()["none"] == 4
     skipped = pd.read_csv(folder / "skipped.csv")
-    assert skipped["reason"].str.contains("attack meme_format failed").sum() == 2
+    assert skipped["reason"].str.contains("edit meme_format failed").sum() == 2
     assert "2 edited copies left out" in out.getvalue()
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["skipped"], summary["failed_edits"]) == (0, 2)
@@ -423,4 +423,4 @@ def test_an_edit_that_fails_on_every_image_is_an_error(tmp_path, tiny_data, tiny
         (tmp_path / name).symlink_to(tiny_data / name)
     with pytest.raises(SystemExit):
         TinyPipeline(tmp_path, tiny_script).run("fit")
-    assert "attack meme_format failed on every image" in capsys.readouterr().err
+    assert "edit meme_format failed on every image" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_auto_depends_on_the_seed_only(picture):
 
 
 def test_a_failing_edit_is_an_error_that_names_picture_and_edit():
-    with pytest.raises(EditError, match=r"holiday\.jpg \(1×4\): attack meme_format failed"):
+    with pytest.raises(EditError, match=r"holiday\.jpg \(1×4\): edit meme_format failed"):
         apply_attack(Image.new("RGB", (1, 4)), Attack("meme_format"), name="holiday.jpg")
     with pytest.raises(EditError, match="'rotation' needs a parameter"):
         apply_attack(Image.new("RGB", (9, 9)), Attack("rotation"))

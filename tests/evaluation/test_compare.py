@@ -33,7 +33,7 @@ def test_all_files_are_there(compared):
 def test_numbers_are_those_of_the_runs(compared):
     runs, output = compared
     numbers = pd.read_csv(output / "compare.csv").set_index(["series", "table", "row", "column"])
-    lines = (output / "compare.md").read_text().split("### R@1 per attack")[1].splitlines()
+    lines = (output / "compare.md").read_text().split("### R@1 per edit")[1].splitlines()
     # the passive results of both runs are the same and shown once
     assert _cells(lines[2]) == ["attack", "passive", "one", "two"]
     shown = {cells[0]: cells[1:] for cells in map(_cells, lines[4:11])}
@@ -67,7 +67,7 @@ def _series(rows, recall):
 def test_only_what_is_beyond_the_interval_is_a_win():
     for rows, wins in ((20, False), (2000, True)):
         series = {"a": _series(rows, 0.5), "b": _series(rows, 0.6), "c": _series(rows, 0.5)}
-        table = next(t for t in _attack_tables(series) if t.title == "R@1 per attack")
+        table = next(t for t in _attack_tables(series) if t.title == "R@1 per edit")
         assert [table.best(row) for row in table.rows] == [[2] if wins else []] * 2
 
 

@@ -246,7 +246,7 @@ def test_charts_say_what_they_show(page):
     alts = [unescape(alt) for alt in re.findall(r'<img src="data:image/svg[^"]*" alt="([^"]*)"', html)]
     recall = _per_attack(pd.read_csv(folder / "retr_df.csv"), "r@1", "average")
     assert any(
-        alt.startswith("R@1, average over attacks: passive") and f"active {recall:.3f}" in alt for alt in alts
+        alt.startswith("R@1, average over edits: passive") and f"active {recall:.3f}" in alt for alt in alts
     )
     assert any(alt.startswith("PSNR (dB), median") for alt in alts)
     assert all(re.search(r"\d\.\d", alt) for alt in alts)
@@ -361,7 +361,7 @@ def test_many_parameters_become_curves(make_run):
     attacks = [("rotation", angle) for angle in range(-20, 30, 10)] + [("none", None)]
     folder = make_run(attacks=attacks)
     text = write_report(folder).read_text(encoding="utf-8")
-    assert "R@1 against the attack" in text
+    assert "R@1 against the edit" in text
     assert _Page(text).text.count("rotation -20") >= 1
 
 
