@@ -19,7 +19,6 @@ from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import Extraction
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import Matrix
-from aindex.descriptors.simulated import simulated_copies
 from aindex.descriptors.stored import descriptors_for, extract_to_folder, read_extraction
 from aindex.errors import ConfigError
 from aindex.index.cache import train_cached
@@ -36,7 +35,7 @@ from aindex.index.originals import add_originals
 from aindex.index.owners import Owners
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.row_choice import check_row_count, choose_rows, split_rows
+from aindex.index.row_choice import check_row_count, rows_of_pictures, split_rows
 from aindex.index.rows import Batch
 from aindex.index.sharded import ShardedIndex
 from aindex.paths import user_path
@@ -332,25 +331,20 @@ class IndexBuilder:
         """
         if self._settings.rows == 1:
             return None
-        check_row_count(self._settings.rows, quantiser)
         paths = dict(zip(*reversed(self._data.listed()), strict=True))
-        copies = dict(
-            zip(
-                names,
-                simulated_copies(
-                    [paths[name] for name in names],
-                    names,
-                    self._extractor,
-                    seed=self._settings.seed,
-                    progress=self._progress,
-                ),
-                strict=True,
-            )
+        descriptors = dict(zip(originals.names, np.array(originals.descriptors), strict=True))
+        chosen = rows_of_pictures(
+            np.array([descriptors[name] for name in names]),
+            [paths[name] for name in names],
+            names,
+            self._extractor,
+            quantiser,
+            self._settings.rows,
+            seed=self._settings.seed,
+            progress=self._progress,
         )
-        rows = [
-            choose_rows(own, copies[name], quantiser, self._settings.rows) if name in copies else own[None]
-            for own, name in zip(np.array(originals.descriptors), originals.names, strict=True)
-        ]
+        several = dict(zip(names, chosen, strict=True))
+        rows = [several.get(name, own[None]) for name, own in descriptors.items()]
         with (
             replace_when_done(self._folder / ORIGINALS_FOLDER / _ROWS_FILE) as temporary,
             open(temporary, "wb") as file,

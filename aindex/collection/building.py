@@ -17,7 +17,6 @@ from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.registry import DEFAULT_EXTRACTOR
-from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError, DataError
 from aindex.index.backend import Ids
 from aindex.index.default_factory import default_factory
@@ -25,7 +24,7 @@ from aindex.index.factory import Metric, check_plan
 from aindex.index.folder import WORK_NAME, YAML_NAME, check_place, read_state
 from aindex.index.on_disk import remove_on_disk
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.row_choice import check_row_count, choose_rows
+from aindex.index.row_choice import check_row_count, rows_of_pictures
 from aindex.index.rows import Batch
 from aindex.paths import possible_path
 
@@ -293,23 +292,21 @@ def chosen_rows(
     """
     if rows == 1:
         return Batch(described.descriptors, described.names)
-    check_row_count(rows, index.quantiser)
     if paths is None or not set(described.names) <= set(paths):
         raise ConfigError(
             f"rows {rows} for descriptors: expected pictures, whose edits are simulated; leave rows out, or give "
             "pictures under their own names"
         )
-    copies = simulated_copies(
+    chosen = rows_of_pictures(
+        described.descriptors,
         [paths[name] for name in described.names],
         described.names,
         extractor,
+        index.quantiser,
+        rows,
         seed=seed,
         progress=settings.progress,
     )
-    chosen = [
-        choose_rows(own, some, index.quantiser, rows)
-        for own, some in zip(np.array(described.descriptors), copies, strict=True)
-    ]
     return Batch(
         np.concatenate([np.empty((0, index.dim), np.float32), *chosen]),
         described.names,

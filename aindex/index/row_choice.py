@@ -1,9 +1,12 @@
 """Several rows for one picture: in the cells that its edited copies fall into."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from aindex.descriptors.extractor import Extractor
+from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError
 from aindex.index.backend import Rows
 from aindex.index.owners import MOST_ROWS
@@ -22,6 +25,38 @@ def check_row_count(count: int, quantiser: Quantiser | None = None) -> None:
             f"rows {count} in an index without cells, which compares a copy with every row: expected 1; take an "
             "idx_factory that begins with IVF"
         )
+
+
+def rows_of_pictures(
+    own: Rows,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    extractor: Extractor,
+    quantiser: Quantiser,
+    count: int,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[Rows]:
+    """The rows of each picture, chosen by simulated edits of it.
+
+    Args:
+        own: n×d, the pictures' descriptors.
+        paths: n, where their pixels are read.
+        names: n; what is drawn derives from them.
+        extractor: describes the edited copies.
+        quantiser: of an index with cells.
+        count: most rows per picture.
+        seed: of the edits.
+        progress: show a bar.
+
+    Raises:
+        ConfigError: pictures cannot have so many rows in this index.
+        ImageReadError: a picture cannot be read.
+    """
+    check_row_count(count, quantiser)
+    copies = simulated_copies(paths, names, extractor, seed=seed, progress=progress)
+    return [choose_rows(*pair, quantiser, count) for pair in zip(np.array(own), copies, strict=True)]
 
 
 def choose_rows(own: Rows, copies: Rows, quantiser: Quantiser, count: int) -> Rows:
