@@ -205,7 +205,7 @@ def parse() -> argparse.Namespace:
     add(
         "--slow_images",
         type=int,
-        default=20,
+        default=10,
         help="so many of them where reading a copy takes tenths of a second",
     )
     add(

@@ -54,7 +54,8 @@ def figure_of(
 def _panel(axes: Any, records: Sequence[Record], key: str, most: int) -> None:
     """Number labels step aside where points lie on each other."""
     placed: list[tuple[float, float]] = []
-    for number, record in enumerate(records, 1):
+    # from the highest down, so that of two labels the upper one is the upper point's
+    for number, record in sorted(enumerate(records, 1), key=lambda pair: -pair[1]["recall"]["default"]):
         x = record[key] if np.isfinite(record[key]) else UNCHANGED_DB
         y = record["recall"]["default"]
         axes.plot(x, y, "o", **_look(record, most))

@@ -15,14 +15,18 @@ from .passive import Passive
 
 
 class Active(Passive):
-    """One of the efforts that come with aindex; searches look into as many cells as the passive index's."""
+    """One of the efforts that come with aindex; searches look into as many cells as the passive index's.
+
+    Pictures are released once, whatever the number of cells that searches visit.
+    """
 
     family = "aindex"
 
     def __init__(self, bench: Bench, effort: Effort, nprobe: int = 1) -> None:
         super().__init__(bench, nprobe)
         suffix = "" if nprobe == 1 else f", nprobe {nprobe}"
-        self.name = self.released_as = f"aindex {effort}{suffix}"
+        self.released_as = f"aindex {effort}"
+        self.name = f"{self.released_as}{suffix}"
         self.preset = preset(effort)
         settings = self.preset.settings
         self.make_goal = GoalMaker(
@@ -31,7 +35,6 @@ class Active(Passive):
             target=self.preset.target,
             temperature=settings.temperature,
             anchor=settings.anchor,
-            nprobe=nprobe,
         )
 
     def rows_of(self, row: int) -> npt.NDArray[np.float32]:
