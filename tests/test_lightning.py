@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from pytorch_lightning import Callback, Trainer
 
-from aindex import ActivationModule, BuildIndex, Evaluate, ImageData, Report, RunFolder, WriteImages
+from aindex import (
+    ActivationModule,
+    BuildIndex,
+    Evaluate,
+    ImageData,
+    Report,
+    RunFolder,
+    WriteImages,
+    build_index,
+)
 from aindex.activation.run import Run
 from aindex.errors import ConfigError, OutputError
 
@@ -78,9 +87,10 @@ def test_released_images_are_evaluated_later(holiday, tmp_path):
         module(), datamodule=ImageData(holiday, num_workers=0)
     )
     evaluate = Evaluate(released_dir=str(tmp_path / "run" / "imgs"), exhaustive=False)
-    trainer(tmp_path / "again", BuildIndex(path="shipped"), evaluate, Report(html=False)).validate(
-        module(), datamodule=ImageData(holiday, num_workers=0), verbose=False
-    )
+    # how often a trainer would fit says nothing here
+    trainer(
+        tmp_path / "again", BuildIndex(path="shipped"), evaluate, Report(html=False), max_epochs=None
+    ).validate(module(), datamodule=ImageData(holiday, num_workers=0), verbose=False)
     assert (tmp_path / "again" / "retr_df.csv").is_file()
 
 
@@ -113,31 +123,53 @@ def test_pictures_of_another_kind_are_refused(holiday, tmp_path):
         trainer(tmp_path, BuildIndex(path="shipped")).fit(module(), train_dataloaders=[[1]])
 
 
-def test_what_an_earlier_run_left_is_not_taken_for_this_one_s(holiday, tmp_path):
-    def fit(*before, **options):
-        trainer(tmp_path / "run", *before, BuildIndex(path="shipped"), WriteImages()).fit(
-            module(**options), datamodule=ImageData(holiday, num_workers=0)
-        )
+def fit(folder, holiday, *before, path="shipped", one=None, **options):
+    one = one or module(**options)
+    trainer(folder, *before, BuildIndex(path=str(path)), WriteImages()).fit(
+        one, datamodule=ImageData(holiday, num_workers=0)
+    )
+    return (folder / "imgs" / "P000000.png").read_bytes()
 
-    fit()
-    before = (tmp_path / "run" / "imgs" / "P000000.png").read_bytes()
-    with pytest.raises(OutputError, match="earlier run: give the trainer another"):
-        fit(scaling=9)
+
+@pytest.mark.parametrize("first", [[], [RunFolder()]])
+def test_what_an_earlier_run_left_is_not_taken_for_this_one_s(first, holiday, tmp_path):
+    before = fit(tmp_path / "run", holiday, *first)
+    with pytest.raises(
+        OutputError, match=r"holds a run: give the trainer another one, or a callback RunFolder"
+    ):
+        fit(tmp_path / "run", holiday, scaling=9)
     assert (tmp_path / "run" / "imgs" / "P000000.png").read_bytes() == before
+    # the way out that it names
+    assert fit(tmp_path / "run", holiday, RunFolder(overwrite=True), scaling=9) != before
 
 
-def test_a_claimed_folder_is_replaced_where_that_is_said(holiday, tmp_path):
-    def fit(overwrite, **options):
-        trainer(
-            tmp_path / "run", RunFolder(overwrite=overwrite), BuildIndex(path="shipped"), WriteImages()
-        ).fit(module(**options), datamodule=ImageData(holiday, num_workers=0))
+def test_a_folder_with_one_s_own_things_is_refused(holiday, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"files of something else \('mine.txt'\)"):
+        fit(tmp_path / "run", holiday)
 
-    fit(False)
-    before = (tmp_path / "run" / "imgs" / "P000000.png").read_bytes()
-    with pytest.raises(OutputError, match="overwrite"):
-        fit(False, scaling=9)
-    fit(True, scaling=9)
-    assert (tmp_path / "run" / "imgs" / "P000000.png").read_bytes() != before
+
+def test_a_module_is_aimed_at_the_index_of_its_present_run(holiday, tmp_path, make_pictures):
+    make_pictures("more", 60, seed=7, prefix="M")
+    build_index(tmp_path / "own", train="more", references="more", idx_factory="IVF4,Flat")
+    used = module()
+    fit(tmp_path / "a", holiday, one=used)
+    again = fit(tmp_path / "b", holiday, path=tmp_path / "own", one=used)
+    assert again == fit(tmp_path / "c", holiday, path=tmp_path / "own")
+
+
+def test_the_run_of_an_earlier_trainer_is_not_this_one_s(holiday, tmp_path):
+    used, data = module(), ImageData(holiday, num_workers=0)
+    trainer(tmp_path / "a", BuildIndex(path="shipped"), WriteImages()).fit(used, datamodule=data)
+    assert used.run.folder == tmp_path / "a"
+    with pytest.raises(ConfigError, match="has no index"):
+        trainer(tmp_path / "b", Evaluate()).validate(used, datamodule=data)
+
+
+def test_without_an_evaluation_the_measures_are_listed(holiday, tmp_path):
+    fit(tmp_path / "run", holiday)
+    assert len((tmp_path / "run" / "images_df.csv").read_text().splitlines()) == 4
 
 
 SUBCLASS = """

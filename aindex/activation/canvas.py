@@ -4,7 +4,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -200,7 +200,7 @@ class Canvas:
 
     def _bounded(self, deltas: Sequence[Tensor]) -> Tensor:
         bounded = self._layout.join(deltas)
-        bounded = torch.tanh(bounded) if self._settings.use_tanh else bounded
+        bounded = _Tanh.apply(bounded) if self._settings.use_tanh else bounded
         if any(self._greys):
             images = self._layout.split(bounded)
             for i in (i for i, is_grey in enumerate(self._greys) if is_grey):
@@ -220,6 +220,22 @@ class Canvas:
         for rows, size, layout, visible in self._shown:
             errors[rows] = layout.mean_squares(visible * resampled(images[rows], size).flatten(1))
         return errors
+
+
+class _Tanh(torch.autograd.Function):
+    """By the logistic function, which torch has on a CPU in a quarter of the time; within 2e-7 of it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        bounded = (values * 2).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(bounded)
+        return bounded
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (bounded,) = ctx.saved_tensors
+        slope: Tensor = torch.ops.aten.tanh_backward(gradient, bounded)
+        return slope
 
 
 def alpha(settings: ActivationSettings, is_grey: bool) -> tuple[float, ...]:

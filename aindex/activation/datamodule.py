@@ -138,7 +138,7 @@ class ImageData(GivenRun, LightningDataModule):
 
     def train_dataloader(self) -> DecodedBatches:
         """The images in whole batches, this rank's share."""
-        pictures = Pictures(self.run)
+        pictures = Pictures(self._own_run())
         return DecodedBatches(
             pictures.__getitem__,
             self._dealt(len(pictures), self.batch_size, self.run.batches_done),
@@ -148,7 +148,10 @@ class ImageData(GivenRun, LightningDataModule):
 
     def val_dataloader(self) -> list[ProcessLoader]:
         """One loader per data set of copies; pictures are opened only when their turn comes."""
-        return [self._loader(one.dataset, self.batch_size_eval, one.done) for one in self.run.copies]
+        return [self._loader(one.dataset, self.batch_size_eval, one.done) for one in self._own_run().copies]
+
+    def _own_run(self) -> Run:
+        return self.run if self.trainer is None else self.run_of(self.trainer)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave the batch to the module, which knows what of it belongs on the device."""

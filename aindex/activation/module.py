@@ -17,7 +17,7 @@ from aindex.activation.goals import FeatureLoss, GoalMaker
 from aindex.activation.loop import Activation, activate_images
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory
 from aindex.activation.outcome import Curves, Failed, Released, measured, to_cpu
-from aindex.activation.run import GivenRun
+from aindex.activation.run import GivenRun, Run
 from aindex.activation.settings import ActivationSettings, DeltaSize
 from aindex.data.loading import succeeded
 from aindex.descriptors.extractor import Extractor, check_gradient
@@ -170,6 +170,15 @@ class ActivationModule(GivenRun, LightningModule):
 
     def configure_optimizers(self) -> None:
         """None: every batch brings its own optimiser."""
+
+    @property
+    def run(self) -> Run:
+        """What the run has; see `GivenRun`."""
+        return super().run
+
+    @run.setter
+    def run(self, run: Run) -> None:
+        self._run, self._make_goal = run, None
 
     def goal_maker(self) -> GoalMaker:
         """Says what descriptors are drawn to.

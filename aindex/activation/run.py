@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -143,3 +144,13 @@ class GivenRun:
     @run.setter
     def run(self, run: Run) -> None:
         self._run = run
+
+    def run_of(self, trainer: Trainer) -> Run:
+        """The run, if it is this trainer's.
+
+        Raises:
+            ConfigError: nobody has given it, or another trainer's.
+        """
+        if self._run is not None and self._run.folder != Path(trainer.default_root_dir):
+            self._run = None
+        return self.run

@@ -15,7 +15,7 @@ from aindex.activation.datamodule import ImageData
 from aindex.activation.module import ActivationModule
 from aindex.activation.run import Run
 from aindex.callbacks.index_building import Engine, IndexBuilder, IndexSettings, settled
-from aindex.callbacks.run_folder import check_one_pass, refuse_unclaimed
+from aindex.callbacks.run_folder import RunFolder
 from aindex.data.released import SourceImage, released_names
 from aindex.descriptors.files import Matrix
 from aindex.errors import ConfigError, DataError
@@ -99,6 +99,7 @@ class BuildIndex(Callback):
             engine=engine,
             seed=seed,
         )
+        self._claim: RunFolder | None = None
         self._given = (path, idx_factory, quant, nprobe, fts_training_path, fts_reference_path)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -108,9 +109,10 @@ class BuildIndex(Callback):
             raise ConfigError(
                 "BuildIndex works on an ActivationModule and datamodule=ImageData(…): give the trainer both"
             )
-        check_one_pass(trainer)
+        if not any(isinstance(callback, RunFolder) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            self._claim = RunFolder()
+            self._claim.setup(trainer, pl_module, stage)
         folder = Path(trainer.default_root_dir)
-        distributed.on_rank_zero(lambda: refuse_unclaimed(folder))
         trainer.num_sanity_val_steps = 0  # nothing is released before the first batch
         own = distributed.on_rank_zero(lambda: settled(*self._given))
         self.settings = replace(self.settings, **own)
@@ -149,6 +151,12 @@ class BuildIndex(Callback):
         run.twins, name = distributed.on_rank_zero(lambda: _find_twins(run, pl_module.device))
         if run.twins.rows:
             self._treat_twins(run, name)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the folder, if nobody else has claimed it."""
+        if self._claim is not None:
+            self._claim.teardown(trainer, pl_module, stage)
+            self._claim = None
 
     def _treat_twins(self, run: Run, first: str) -> None:
         """Say that originals have twins, and what is done about them."""

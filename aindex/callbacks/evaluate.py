@@ -68,7 +68,7 @@ class Evaluate(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say what is to be evaluated; pictures are opened later."""
         assert isinstance(pl_module, ActivationModule)
-        run = pl_module.run
+        run = pl_module.run_of(trainer)
         images = [run.images[position] for position in run.evaluated]
         plan = Plan(
             images=images,

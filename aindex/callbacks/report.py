@@ -56,7 +56,9 @@ class Report(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The end of `fit`, when all other callbacks are done."""
         assert isinstance(pl_module, ActivationModule)
-        distributed.on_rank_zero(lambda: self._report(trainer, pl_module.run))
+        # no collective call any more: the ranks have taken leave of each other
+        if trainer.is_global_zero:
+            self._report(trainer, pl_module.run_of(trainer))
 
     def _report(self, trainer: Trainer, run: Run) -> None:
         folder = run.folder
@@ -148,7 +150,7 @@ def _what_next(folder: Path, *, has_images: bool) -> str:
     places = {
         "report": folder / REPORT_FILE if (folder / REPORT_FILE).exists() else None,
         "released images": folder / IMAGES_FOLDER if has_images else None,
-        "their measures": folder / IMAGES_FILE if has_images else None,
+        "their measures": folder / IMAGES_FILE if has_images and (folder / IMAGES_FILE).exists() else None,
         "rows": folder / RETRIEVAL_FILE if (folder / RETRIEVAL_FILE).exists() else None,
     }
     listed = ", ".join(f"{what} {path}" for what, path in places.items() if path is not None)

@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import pandas as pd
 import yaml  # type: ignore[import-untyped]
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.trainer.states import TrainerFn
 
 from aindex import distributed
 from aindex.data.atomic import remove_leftovers, remove_leftovers_of, remove_tree, replace_when_done
@@ -95,11 +97,16 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def claim(
-    folder: Path, configuration: dict[str, Any], *, overwrite: bool, command: str = ""
+    folder: Path,
+    configuration: dict[str, Any],
+    *,
+    overwrite: bool,
+    command: str = "",
+    ignored: Collection[str] = (),
 ) -> Literal["new", "continued"]:
     """Make the folder this run's, or find that an interrupted run of the same configuration can go on in it.
 
-    A new run's configuration begins with the command and the time.
+    A new run's configuration begins with the command and the time. Without a configuration nothing is continued.
 
     Raises:
         OutputError: it holds a finished run, or files of something else, or cannot be written.
@@ -108,7 +115,7 @@ def claim(
     way_out = "choose another --output_dir, or pass --overwrite true to replace it"
     try:
         stored = folder / CONFIG_FILE
-        is_run = _holds_run(folder)
+        is_run = _holds_run(folder, ignored)
         if is_run and overwrite:
             _remove_results(folder)
             is_run = False
@@ -119,12 +126,17 @@ def claim(
                 head = _HEADER + provenance_text(command, started)
                 temporary.write_text(head + text, encoding="utf-8", errors="backslashreplace")
             return "new"
-        if (folder / SUMMARY_FILE).exists() or not configuration:
+        if not configuration:
+            raise OutputError(
+                f"default_root_dir {str(folder)!r} holds a run: give the trainer another one, or a callback "
+                "RunFolder(overwrite=True), before BuildIndex"
+            )
+        if (folder / SUMMARY_FILE).exists():
             raise OutputError(f"output_dir {str(folder)!r} holds a finished run: {way_out}")
         changed = differences(yaml.safe_load(stored.read_text(encoding="utf-8")), configuration)
         if changed and not any(path.stat().st_size for path in (folder / PROGRESS_FOLDER).glob("*")):
             # a first try that came to nothing is no loss
-            return claim(folder, configuration, overwrite=True, command=command)
+            return claim(folder, configuration, overwrite=True, command=command, ignored=ignored)
     except (OSError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its config.yaml is damaged"
         raise OutputError(f"output_dir {str(folder)!r} cannot be used: {reason}; {way_out}") from error
@@ -136,21 +148,25 @@ def claim(
     return "continued"
 
 
-def _holds_run(folder: Path) -> bool:
-    """Whether a run's files are there.
+def _holds_run(folder: Path, ignored: Collection[str] = ()) -> bool:
+    """Whether a run's files are there, beside those of some names.
 
     Raises:
         OutputError: others are.
     """
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     # a run that was killed in its first moment leaves a hidden file
-    present = [name for name in names if name != LOCK_FILE and not re.match(r"\..*\.partial", name)]
+    present = [
+        name
+        for name in names
+        if name != LOCK_FILE and name not in ignored and not re.match(r"\..*\.partial", name)
+    ]
     stored = folder / CONFIG_FILE
     is_run = stored.is_file() and stored.read_text(encoding="utf-8").startswith(_HEADER)
     if present and not is_run:
         raise OutputError(
             f"output_dir {str(folder)!r} holds files of something else ({present[0]!r}): expected an empty "
-            "or new folder; choose another --output_dir"
+            "or new folder; choose another --output_dir (default_root_dir of a trainer)"
         )
     return is_run
 
@@ -194,7 +210,7 @@ class RunFolder(Callback):
         """Refuse what would leave images out; claim the folder on rank 0."""
         check_one_pass(trainer)
         folder = Path(trainer.default_root_dir)
-        state, token = distributed.on_rank_zero(lambda: self._take(folder))
+        state, token = distributed.on_rank_zero(lambda: self._take(folder, _of_loggers(trainer, folder)))
         self._lock = self._lock or RunLock(folder)
         distributed.everywhere(lambda: self._join(token))
         if self.tensorboard:
@@ -208,11 +224,11 @@ class RunFolder(Callback):
             self._lock.release()
             self._lock = None
 
-    def _take(self, folder: Path) -> tuple[Literal["new", "continued"], str]:
+    def _take(self, folder: Path, ignored: Collection[str]) -> tuple[Literal["new", "continued"], str]:
         """Claim the folder while no other process works in it, and remove what a killed one left half written."""
         token = secrets.token_hex(8)
         try:
-            _holds_run(folder)
+            _holds_run(folder, ignored)
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
@@ -220,7 +236,9 @@ class RunFolder(Callback):
             ) from error
         self._lock = RunLock(folder)
         self._lock.take_alone(token)
-        state = claim(folder, self.configuration, overwrite=self.overwrite, command=self.command)
+        state = claim(
+            folder, self.configuration, overwrite=self.overwrite, command=self.command, ignored=ignored
+        )
         remove_leftovers_of([folder / name for name in _OWN])
         for name in _OWN:
             remove_leftovers(folder / name)
@@ -233,6 +251,14 @@ class RunFolder(Callback):
             self._lock.join(token)
 
 
+def _of_loggers(trainer: Trainer, folder: Path) -> set[str]:
+    """What loggers have made in the folder: Lightning lets them, before anybody can look whether it is free."""
+    places = [getattr(logger, name, None) for logger in trainer.loggers for name in ("root_dir", "log_dir")]
+    inside = [Path(place).absolute() for place in places if place]
+    root = folder.absolute()
+    return {place.relative_to(root).parts[0] for place in inside if root in place.parents}
+
+
 def check_one_pass(trainer: Trainer) -> None:
     """Refuse a trainer that would see some of the images only, or see them again.
 
@@ -240,38 +266,23 @@ def check_one_pass(trainer: Trainer) -> None:
         ConfigError: one of its limits is set.
     """
     limits = {
-        "max_epochs": (trainer.max_epochs, ("1",)),
         # as text, because 1 means one batch and 1.0 all of them
-        "limit_train_batches": (trainer.limit_train_batches, ("1.0",)),
         "limit_val_batches": (trainer.limit_val_batches, ("1.0", "0", "0.0")),
         "overfit_batches": (trainer.overfit_batches, ("0.0", "0")),  # type: ignore[attr-defined]
-        "max_steps": (trainer.max_steps, ("-1",)),
         "fast_dev_run": (trainer.fast_dev_run, ("False",)),  # type: ignore[attr-defined]
     }
+    if trainer.state.fn == TrainerFn.FITTING:
+        limits |= {
+            "max_epochs": (trainer.max_epochs, ("1",)),
+            "limit_train_batches": (trainer.limit_train_batches, ("1.0",)),
+            "max_steps": (trainer.max_steps, ("-1",)),
+        }
     for name, (value, allowed) in limits.items():
         if str(value) not in allowed:
             raise ConfigError(
                 f"trainer.{name} {value}: expected {allowed[0]}; to treat fewer images list them in a text file and "
                 "give it as data.data_dir"
             )
-
-
-def refuse_unclaimed(folder: Path) -> None:
-    """Refuse to work on what another run left, where no `RunFolder` has looked whether it is this one.
-
-    Raises:
-        OutputError: there is something.
-    """
-    left = [
-        name
-        for name in (ORIGINALS_FOLDER, INDEX_FOLDER, IMAGES_FOLDER, PROGRESS_FOLDER)
-        if (folder / name).exists()
-    ]
-    if left and not (folder / CONFIG_FILE).exists():
-        raise OutputError(
-            f"default_root_dir {str(folder)!r} holds {left[0]!r} of an earlier run: give the trainer another one, or a "
-            "callback RunFolder(overwrite=True)"
-        )
 
 
 def released_figures(folder: Path) -> pd.DataFrame | None:

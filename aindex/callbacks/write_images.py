@@ -48,7 +48,7 @@ class WriteImages(GivenRun, Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         assert isinstance(pl_module, ActivationModule)
-        run = self.run = pl_module.run
+        run = self.run = pl_module.run_of(trainer)
         self._folder = run.folder / IMAGES_FOLDER
         progress = run.folder / PROGRESS_FOLDER
         self._parts = PartFiles(progress, "images", rank=distributed.rank())
@@ -106,7 +106,7 @@ class WriteImages(GivenRun, Callback):
         """The same where nothing is evaluated."""
         if self._writer is None:
             return
-        if not trainer.enable_validation:
+        if not trainer.enable_validation or not self.run.copies:
             self.finish()
 
     def finish(self) -> None:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,13 @@ from PIL import Image
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from aindex.data.atomic import remove_leftovers, remove_leftovers_of, remove_tree, replace_when_done
+from aindex.data.atomic import (
+    exclusive,
+    remove_leftovers,
+    remove_leftovers_of,
+    remove_tree,
+    replace_when_done,
+)
 from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_image
 from aindex.data.loading import Failure, ProcessLoader
 from aindex.data.parts import PartFiles
@@ -24,7 +31,7 @@ from aindex.seeding import derive_seed
 from aindex.terminal import bars_are_off
 
 LINES_FILE = "edits.jsonl"
-_PROGRESS_FOLDER, _CALL_FILE = ".progress", "call.json"
+_PROGRESS_FOLDER, _CALL_FILE, _COPIES = ".progress", "call.json", "copies"
 SKIPPED_FILE = "skipped.csv"
 IMAGES_FOLDER = "images"
 
@@ -151,19 +158,8 @@ def _as_dict(attack: Attack, template: Template) -> dict[str, Any]:
     return described
 
 
-def _claim(output: Path, paths: Sequence[Path], root: Path | None, call: str, *, overwrite: bool) -> None:
-    """See that nothing of anybody's is lost in the folder, and note there which call works in it.
-
-    Args:
-        output: the folder.
-        paths: the images.
-        root: their folder, if they are given as one.
-        call: what decides the copies; an interrupted call that was the same goes on.
-        overwrite: replace what an earlier call left.
-
-    Raises:
-        OutputError: something would be, or later calls would edit the copies.
-    """
+def _refuse_sources(output: Path, paths: Sequence[Path], root: Path | None) -> None:
+    """Raise an OutputError if images would be written over, or later calls would edit the copies."""
     out = os.path.realpath(output) + os.sep
     if any(os.path.abspath(path).startswith((out, os.path.abspath(output) + os.sep)) for path in paths):
         raise OutputError(f"output_dir {str(output)!r} holds the images themselves: give another folder")
@@ -172,14 +168,35 @@ def _claim(output: Path, paths: Sequence[Path], root: Path | None, call: str, *,
             f"output_dir {str(output)!r} lies in the folder of the images, where the copies would count as images: "
             "give a folder outside of it"
         )
+
+
+@contextmanager
+def _claimed(output: Path, call: str, *, overwrite: bool) -> Iterator[None]:
+    """Hold the folder alone, once nothing of anybody's is lost in it, and note there which call works in it.
+
+    Args:
+        output: the folder.
+        call: what decides the copies; an interrupted call that was the same goes on.
+        overwrite: replace what an earlier call left.
+
+    Raises:
+        OutputError: something would be lost, or another command works there.
+    """
+    progress = output / _PROGRESS_FOLDER
+    with exclusive(progress, wait=False):
+        try:
+            _claim(output, call, overwrite=overwrite)
+        except OutputError:
+            if not (progress / _CALL_FILE).is_file():
+                remove_tree(progress)
+            raise
+        yield
+        remove_tree(progress)
+
+
+def _claim(output: Path, call: str, *, overwrite: bool) -> None:
     remove_leftovers_of([output / LINES_FILE, output / SKIPPED_FILE])
-    try:
-        present = {path.name for path in output.iterdir()} if output.exists() else set()
-        present = {name for name in present if not name.startswith(f".{_PROGRESS_FOLDER}.")}
-    except OSError as error:
-        raise OutputError(
-            f"output_dir {str(output)!r} cannot be used: {error.strerror}; give another folder"
-        ) from error
+    present = {path.name for path in output.iterdir() if not path.name.startswith(f".{_PROGRESS_FOLDER}.")}
     foreign = sorted(present - {IMAGES_FOLDER, LINES_FILE, SKIPPED_FILE, _PROGRESS_FOLDER})
     if not foreign and not overwrite and (output / _PROGRESS_FOLDER / _CALL_FILE).is_file():
         if (output / _PROGRESS_FOLDER / _CALL_FILE).read_text() == call:
@@ -196,8 +213,8 @@ def _claim(output: Path, paths: Sequence[Path], root: Path | None, call: str, *,
         )
     for name in (LINES_FILE, SKIPPED_FILE):
         (output / name).unlink(missing_ok=True)
-    for name in (IMAGES_FOLDER, _PROGRESS_FOLDER):
-        remove_tree(output / name)
+    remove_tree(output / IMAGES_FOLDER)
+    PartFiles(output / _PROGRESS_FOLDER, _COPIES).remove()
     with replace_when_done(output / _PROGRESS_FOLDER / _CALL_FILE) as temporary:
         temporary.write_text(call)
 
@@ -246,8 +263,7 @@ def augment(
     names = image_names(paths, root)
     listed = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     call = json.dumps([edits, copies, seed, template, format, listed])
-    _claim(output_dir, paths, root if os.path.isdir(data_dir) else None, call, overwrite=overwrite)
-    remove_leftovers(output_dir / IMAGES_FOLDER)
+    _refuse_sources(output_dir, paths, root if os.path.isdir(data_dir) else None)
     attacks: Sequence[Attack | None] = [None] * copies if edits == "auto" else attacks_of(edits)
     dataset = _Copies(
         paths,
@@ -258,24 +274,36 @@ def augment(
         template=template,
         format=format,
     )
-    parts = PartFiles(output_dir / _PROGRESS_FOLDER, "copies")
-    done = {int(record["batch"]) for record in parts.records() if _is_there(record, output_dir)}
-    left = [position for position in range(len(paths)) if position not in done]
-    loader = ProcessLoader(
-        Subset(dataset, left), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is
-    )
-    bar = tqdm(loader, total=len(left), disable=bars_are_off(progress), desc="augment", unit="image")
-    for position, outcome in zip(left, bar, strict=True):
-        if isinstance(outcome, Failure):
-            raise outcome.error
-        parts.append(position, asdict(outcome))
-    made = _write(parts, output_dir)
-    remove_tree(output_dir / _PROGRESS_FOLDER)
-    return made
+    with _claimed(output_dir, call, overwrite=overwrite):
+        remove_leftovers(output_dir / IMAGES_FOLDER)
+        parts = PartFiles(output_dir / _PROGRESS_FOLDER, _COPIES)
+        done = _finished(parts, output_dir)
+        left = [position for position in range(len(paths)) if position not in done]
+        loader = ProcessLoader(
+            Subset(dataset, left), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is
+        )
+        bar = tqdm(loader, total=len(left), disable=bars_are_off(progress), desc="augment", unit="image")
+        for position, outcome in zip(left, bar, strict=True):
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            parts.append(position, asdict(outcome))
+        return _write(parts, output_dir)
 
 
-def _is_there(record: Mapping[str, Any], output: Path) -> bool:
-    return all((output / json.loads(line)["file"]).is_file() for line in record["lines"])
+def _finished(parts: PartFiles, output: Path) -> set[int]:
+    """Positions of images all of whose copies are there; what is noted of the others is forgotten, and tried again."""
+    done = {int(record["batch"]) for record in parts.records() if _is_whole(record, output)}
+    if len(done) < len(parts.offsets()):
+        kept = [record for record in parts.records() if int(record["batch"]) in done]
+        parts.remove()
+        for record in kept:
+            parts.append(record.pop("batch"), record)
+    return done
+
+
+def _is_whole(record: Mapping[str, Any], output: Path) -> bool:
+    files = (json.loads(line)["file"] for line in record["lines"])
+    return not record["skipped"] and not record["failed"] and all((output / file).is_file() for file in files)
 
 
 def _check(edits: Edits, copies: int, num_workers: int) -> None:

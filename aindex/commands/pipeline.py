@@ -97,14 +97,19 @@ class ActivationTrainer(Trainer):
 
 
 class SignalsEnd(Callback):
-    """Lets signals end a run, which goes on at the next start; Lightning would take note of a SIGTERM and work on."""
+    """Lets signals end a run, which goes on at the next start.
+
+    Lightning would take note of a SIGTERM and work on, and on SLURM store a checkpoint, which says nothing here, at a
+    SIGUSR1.
+    """
 
     def __init__(self) -> None:
-        self._usual = signal.getsignal(signal.SIGTERM)
+        self._usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take back what Lightning has just set."""
-        signal.signal(signal.SIGTERM, self._usual)
+        for number, usual in self._usual.items():
+            signal.signal(number, usual)
 
     on_validation_start = on_train_start
 

@@ -150,7 +150,7 @@ class FlatResize:
 
     def __call__(self, flat: Tensor) -> Tensor:
         """M×L → B×C×size×size, differentiable."""
-        resized: Tensor = _FlatResize.apply(flat, self)
+        resized: Tensor = _Resize.apply(flat, self)
         return resized
 
     def forwards(self, flat: Tensor) -> Tensor:
@@ -169,16 +169,16 @@ class FlatResize:
         return rows.view(-1).index_select(0, self._places)
 
 
-class _FlatResize(torch.autograd.Function):
+class _Resize(torch.autograd.Function):
+    """Its gradient is gathered with the same weights, instead of being scattered into zeros."""
+
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, resize: FlatResize) -> Tensor:
-        """M×L → B×C×size×size."""
-        ctx.resize, ctx.shape = resize, flat.shape
-        return resize.forwards(flat)
+    def forward(ctx: Any, values: Tensor, resize: "FlatResize | PlaneResize") -> Tensor:
+        ctx.resize, ctx.shape = resize, values.shape
+        return resize.forwards(values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """B×C×size×size → M×L."""
         return ctx.resize.backwards(gradient).view(ctx.shape), None
 
 
@@ -188,20 +188,30 @@ class PlaneResize:
     Args:
         shape: C, H, W.
         size: side of the result.
-        device: of the planes.
     """
 
-    def __init__(self, shape: Sequence[int], size: int, device: torch.device | str = "cpu") -> None:
-        self._count, height, self._width = shape
-        self._size = size
-        self._down = _axis_weights(height, size, self._count, str(device))
-        self._across = _axis_weights(self._width, size, 1, str(device))
+    def __init__(self, shape: Sequence[int], size: int) -> None:
+        self._shape, self._size = shape, size
+        count, height, width = shape
+        self._down, self._down_back = _axis_weights(height, size, count), _backwards(height, size, count)
+        self._across, self._across_back = _axis_weights(width, size), _backwards(width, size)
 
     def __call__(self, planes: Tensor) -> Tensor:
         """The resized planes."""
-        rows = self._down.mix(planes.reshape(-1, self._width))  # C·size×W
+        resized: Tensor = _Resize.apply(planes, self)
+        return resized
+
+    def forwards(self, planes: Tensor) -> Tensor:
+        """C×H×W → C×size×size."""
+        rows = self._down.mix(planes.reshape(-1, self._shape[2]))  # C·size×W
         columns = self._across.mix(rows.T.contiguous())  # size×C·size
-        return columns.view(self._size, self._count, self._size).permute(1, 2, 0)
+        return columns.view(self._size, -1, self._size).permute(1, 2, 0)
+
+    def backwards(self, gradient: Tensor) -> Tensor:
+        """The gradient of the planes from that of the result."""
+        columns = gradient.permute(2, 0, 1).reshape(self._size, -1)  # size×C·size
+        rows = self._across_back.mix(columns).T.contiguous()  # C·size×W
+        return self._down_back.mix(rows)
 
 
 @torch.no_grad()

@@ -14,6 +14,9 @@ MOST_ROWS = 255
 _POSITION_BITS = 20
 """Of a sort key: place in a list of neighbours; the picture's number is above it."""
 
+_TOGETHER = 1 << 14
+"""Neighbours treated at a time."""
+
 
 class Owners:
     """Rows of one picture follow each other; pictures are numbered in the order of their rows.
@@ -116,6 +119,17 @@ class Owners:
         """
         if self._owners is None:
             return distances[:, :k], rows[:, :k]
+        # some queries at a time, whose lists stay in the processor's cache
+        step = max(1, _TOGETHER // max(1, rows.shape[1]))
+        parts = [
+            self._nearest_of_some(distances[start : start + step], rows[start : start + step], k)
+            for start in range(0, max(1, len(rows)), step)
+        ]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def _nearest_of_some(
+        self, distances: npt.NDArray[np.float32], rows: Ids, k: int
+    ) -> tuple[npt.NDArray[np.float32], Ids]:
         owners, count = self.of_rows(rows), rows.shape[1]
         absent = np.int64(self.pictures)
         keys = np.where(owners < 0, absent, owners) << _POSITION_BITS | np.arange(count)

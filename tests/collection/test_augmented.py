@@ -161,3 +161,38 @@ def test_an_interrupted_call_goes_on_and_another_one_is_refused(make_pictures, t
     # the third image was not finished
     assert made == [f"P00000{image}.{copy}.png" for image in (2, 3) for copy in (0, 1)]
     assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+
+
+def test_what_failed_is_tried_again_by_the_same_call(make_pictures, tmp_path, monkeypatch):
+    source = make_pictures("in", 3)[0].parent
+    whole = (source / "P000001.png").read_bytes()
+    (source / "P000001.png").write_bytes(b"no picture")
+    with monkeypatch.context() as patch:
+        patch.setattr(augmenting, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            augment(source, tmp_path / "out")
+    (source / "P000001.png").write_bytes(whole)
+    assert augment(source, tmp_path / "out").copies == 3
+    assert sorted(_files(tmp_path / "out")) == ["edits.jsonl", *(f"images/P00000{i}.png" for i in range(3))]
+
+
+def test_two_calls_do_not_work_in_one_folder(make_pictures, tmp_path, monkeypatch):
+    source = make_pictures("in", 2)[0].parent
+    write = augmenting._write
+
+    def while_another_comes(*args):
+        with pytest.raises(OutputError, match="in use by another command"):
+            augment(source, tmp_path / "out")
+        return write(*args)
+
+    monkeypatch.setattr(augmenting, "_write", while_another_comes)
+    assert augment(source, tmp_path / "out").copies == 2
+
+
+def test_a_refused_folder_stays_as_it_is(make_pictures, tmp_path):
+    source = make_pictures("in", 2)[0].parent
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not empty"):
+        augment(source, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]

@@ -161,7 +161,7 @@ def test_autocast_reaches_the_extractor_alone(precision: Any, inside: torch.dtyp
     assert types.found["convolution"] == types.found["convolution_backward"] == {inside}
     # resize, change and step
     assert types.found["_embedding_bag_forward_only"] <= {torch.int64, torch.float32}
-    assert types.found["tanh"] == types.found["_fused_adam_"] == {torch.float32}
+    assert types.found["tanh_backward"] == types.found["_fused_adam_"] == {torch.float32}
 
 
 class Cluster(LightningEnvironment):
