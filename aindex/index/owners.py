@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from aindex.errors import DescriptorError, FaissIndexError
 from aindex.index.backend import Ids
+from aindex.parallel import side_by_side
 
 MOST_ROWS = 255
 """Rows that one picture may have: their number is kept in a byte."""
@@ -14,7 +15,7 @@ MOST_ROWS = 255
 _POSITION_BITS = 20
 """Of a sort key: place in a list of neighbours; the picture's number is above it."""
 
-_TOGETHER = 1 << 14
+_TOGETHER = 1 << 15
 """Neighbours treated at a time."""
 
 
@@ -121,10 +122,12 @@ class Owners:
             return distances[:, :k], rows[:, :k]
         # some queries at a time, whose lists stay in the processor's cache
         step = max(1, _TOGETHER // max(1, rows.shape[1]))
-        parts = [
-            self._nearest_of_some(distances[start : start + step], rows[start : start + step], k)
-            for start in range(0, max(1, len(rows)), step)
-        ]
+        parts = side_by_side(
+            lambda start: self._nearest_of_some(
+                distances[start : start + step], rows[start : start + step], k
+            ),
+            range(0, max(1, len(rows)), step),
+        )
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def _nearest_of_some(
