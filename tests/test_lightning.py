@@ -125,7 +125,7 @@ def test_pictures_of_another_kind_are_refused(holiday, tmp_path):
 
 def fit(folder, holiday, *before, path="shipped", one=None, **options):
     one = one or module(**options)
-    trainer(folder, *before, BuildIndex(path=str(path)), WriteImages()).fit(
+    trainer(folder, *before, BuildIndex(path=str(path), kneighbors=10), WriteImages()).fit(
         one, datamodule=ImageData(holiday, num_workers=0)
     )
     return (folder / "imgs" / "P000000.png").read_bytes()

@@ -158,6 +158,10 @@ class BuildIndex(Callback):
             self._claim.teardown(trainer, pl_module, stage)
             self._claim = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The same after an error."""
+        self.teardown(trainer, pl_module, "")
+
     def _treat_twins(self, run: Run, first: str) -> None:
         """Say that originals have twins, and what is done about them."""
         treated = "a copy counts as found under either name (--index.twins left_out leaves them out)"

@@ -224,6 +224,10 @@ class RunFolder(Callback):
             self._lock.release()
             self._lock = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of the folder, of which Lightning tears nothing down then."""
+        self.teardown(trainer, pl_module, "")
+
     def _take(self, folder: Path, ignored: Collection[str]) -> tuple[Literal["new", "continued"], str]:
         """Claim the folder while no other process works in it, and remove what a killed one left half written."""
         token = secrets.token_hex(8)
