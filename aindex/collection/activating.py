@@ -1,6 +1,7 @@
 """Release pictures activated: the same tree, imperceptibly changed, found again after edits."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import numpy as np
 from aindex.activation.presets import Effort, Preset
 from aindex.activation.settings import DeltaSize
 from aindex.collection.building import chosen_rows
-from aindex.collection.equipment import SHIPPED, Equipment, describing, open_equipment
+from aindex.collection.equipment import SHIPPED, Equipment, describing, index_folder, open_equipment
 from aindex.collection.manifest import Release, manifest_table, planned_table, write_manifest
 from aindex.collection.pictures import Format
 from aindex.collection.planning import Listing, list_source, released_files, without_output
@@ -25,6 +26,7 @@ from aindex.descriptors.extraction import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.errors import ConfigError
 from aindex.index.backend import Ids, Rows
+from aindex.index.folder import YAML_NAME
 from aindex.index.originals import add_originals, own_rows
 from aindex.index.quantiser import Target
 from aindex.index.reference_index import ReferenceIndex
@@ -43,7 +45,7 @@ def activate(
     images: Source,
     out: Path | str,
     *,
-    index: ReferenceIndex | Path | str,
+    index: ReferenceIndex | Path | str | None = None,
     add: bool = False,
     prefix: str = "",
     rows: int = 1,
@@ -74,7 +76,8 @@ def activate(
             settings.
         index: folder of the index that copies will be searched in (`aindex index build` makes one), or an open one;
             `shipped` is the one that comes with aindex. Copies of a picture are found in it if it holds the original; a
-            warning says how many it does not hold.
+            warning says how many it does not hold. Default: one of its own, beside `out` with `.index` at the end, to
+            which the originals are added.
         add: put the originals into the index too, as the released pictures' rows; an index that was opened gets them
             and is not saved.
         prefix: put before the names of the rows.
@@ -125,6 +128,10 @@ def activate(
         )
     if format == "jpeg":
         warnings.warn(JPEG_WARNING, stacklevel=2)
+    out = possible_path(out)
+    listing = without_output(list_source(images), out)
+    if index is None:
+        index, add = _own_index(out, dry_run=dry_run), True
     equipment = open_equipment(
         index,
         extractor,
@@ -134,8 +141,6 @@ def activate(
     )
     if add:
         check_row_count(rows, equipment.index.quantiser)
-    out = possible_path(out)
-    listing = without_output(list_source(images), out)
     if dry_run:
         return planned_table(out, listing, how, equipment.index, [prefix + name for name in listing.names])
     records = Records(out)
@@ -154,6 +159,24 @@ def activate(
             rows,
             None if isinstance(index, ReferenceIndex) else user_path(index),
         )
+
+
+def own_index_folder(out: Path) -> Path:
+    """Where the index of a release's originals lies if no other is named: beside it, never in what is published."""
+    out = out if out.name not in ("", "..") else Path(os.path.abspath(out))
+    return out.with_name(f"{out.name}.index")
+
+
+def _own_index(out: Path, *, dry_run: bool) -> ReferenceIndex | Path:
+    """An index for the originals, with the cells and codes of the one that comes with aindex; made once."""
+    folder = own_index_folder(out)
+    if (folder / YAML_NAME).is_file():
+        return folder
+    empty = ReferenceIndex.open(index_folder(SHIPPED)).empty_copy()
+    if dry_run:
+        return empty
+    empty.save(folder)
+    return folder
 
 
 def _release(

@@ -1,16 +1,19 @@
 """`aindex activate`: release pictures of one's own."""
 
-from aindex.collection.activating import BATCH_SIZE, activate
+from aindex.collection.activating import BATCH_SIZE, activate, own_index_folder
 from aindex.collection.manifest import Release
 from aindex.commands.functions import FunctionCommand, Needs
 
 
-def _tell(result: Release) -> None:
+def _tell(result: Release, index: str | None) -> None:
     if result.dry_run:
         print(result.table.to_string(index=False, na_rep="", max_rows=40))
     print(result.summary())
     if not result.dry_run:
         print(f"measures of each picture: {result.folder / 'manifest.csv'}")
+    if not result.dry_run and index is None:
+        own = own_index_folder(result.folder)
+        print(f"the originals are in an index of their own: aindex search COPIES --index {own}")
 
 
 main = FunctionCommand(

@@ -366,9 +366,30 @@ def test_what_cannot_be_found_is_said_before_the_work(
         activate(holiday, tmp_path / "again", **options)
 
 
-@pytest.mark.parametrize("command", [["activate", "--images=x", "--out=y"], ["search", "x"]])
+@pytest.mark.parametrize("command", [["search", "x"], ["calibrate", "--negatives=x"]])
 def test_no_index_is_taken_that_was_not_named(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(command)
     assert stopped.value.code == 2
     assert "required: index; make an index of your pictures" in capsys.readouterr().err
+
+
+def test_without_an_index_the_originals_get_one_of_their_own(
+    tmp_path: Path, holiday: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, own = tmp_path / "out", tmp_path / "out.index"
+    command = ["activate", f"--images={holiday}", f"--out={out}", "--effort=fast", "--progress=false"]
+    main([*command, "--dry_run=true"])
+    assert not out.exists()
+    assert not own.exists()
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*not in the index")
+        main(command)
+    assert f"aindex search COPIES --index {own}" in capsys.readouterr().out
+    names = list(ReferenceIndex.open(own).names)
+    assert len(names) == 6
+    # the same again, and anew, in the same index
+    main(command)
+    main([*command, "--overwrite=true", "--scaling=1"])
+    assert list(ReferenceIndex.open(own).names) == names
