@@ -70,7 +70,7 @@ class EditedCopies:
         inputs: prepared for the extractor, n×3×R×R; the unedited image follows if it is not one of the copies.
         unedited: the row of the unedited image; only in the image's first item.
         quality: how far the image is from its original; only in the image's first item.
-        failed: attack, path and reason of attacks that failed.
+        failed: edit, path and reason of those that failed.
     """
 
     item: int
@@ -83,9 +83,9 @@ class EditedCopies:
 
 
 class EditedPictures(Dataset[EditedCopies | Failure]):
-    """Each image under each attack, `COPIES_PER_ITEM` of them an item.
+    """Each image edited in each way, `COPIES_PER_ITEM` of them an item.
 
-    The edits' random numbers derive from the image's name and the attack, not from the file that is read, so
+    The edits' random numbers derive from the image's name and the edit's, not from the file that is read, so
     originals and released images undergo the same.
 
     Args:

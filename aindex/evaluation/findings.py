@@ -12,7 +12,7 @@ from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT
 
 
 def finding(what: str, series: Mapping[str, "pd.Series[Any]"]) -> str:
-    """The averages over edits, and the attack with the largest difference (of one series: with the lowest value).
+    """The averages over edits, and the edit with the largest difference (of one series: with the lowest value).
 
     Args:
         what: name of the values.

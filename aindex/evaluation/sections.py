@@ -37,7 +37,7 @@ def retrieval_section(series: Series) -> Section:
     """R@1 per edit as a chart and with the other measures as tables."""
     text = (
         "Share of copies whose original is the first answer of the index (R@1), among the first ten or hundred, and "
-        "the mean of 1/(rank+1) (AP). The average is over the attacks, the unedited picture (none) among them. Small "
+        "the mean of 1/(rank+1) (AP). The average is over the edits, the unedited picture (none) among them. Small "
         "numbers are 95 % intervals (Wilson) for n copies. "
     )
     means = {label: results.means for label, results in series.items()}

@@ -51,6 +51,18 @@ def test_the_resize_of_all_at_once_is_that_of_each() -> None:
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("shape", [(3, 40, 57), (3, 9, 200), (1, 32, 32), (3, 20, 20)])
+def test_the_resize_of_one_is_torch_s_forwards_and_backwards(shape: tuple[int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(shape, generator=generator).requires_grad_()
+    expected = torch.nn.functional.interpolate(image[None], (32, 32), mode="bilinear", antialias=True)[0]
+    found = PlaneResize(shape, 32)(image)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    weights = torch.randn(expected.shape, generator=generator)
+    gradients = [torch.autograd.grad((some * weights).sum(), image) for some in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("spoiled", [0, 2, 4])
 def test_what_is_no_number_stays_with_its_image(spoiled: int) -> None:
     images, layout = images_of(SHAPES), Flat(SHAPES, CPU, spare=64)
