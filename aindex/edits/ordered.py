@@ -1,12 +1,20 @@
 """Sampling and blurring whose gradients a GPU adds in one order, so that two runs give the same pixels.
 
-Torch's own kernels add them in no fixed order (the list stands at `torch.use_deterministic_algorithms`); those of
-indexing and of matrix products are ordered.
+Torch's own kernels add them in no fixed order (the list stands at `torch.use_deterministic_algorithms`); matrix
+products have one, and whole numbers need none.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_PLACES = 40
+"""Binary places of a gradient that is added as a whole number."""
+
+_LEAST = 1e-24
+"""What counts as a picture's largest gradient where all are smaller."""
 
 
 def grid_sample(pictures: Tensor, grid: Tensor) -> Tensor:
@@ -14,27 +22,45 @@ def grid_sample(pictures: Tensor, grid: Tensor) -> Tensor:
 
     Args:
         pictures: B×C×H×W.
-        grid: B×h×w×2, x and y from −1 to 1.
+        grid: B×h×w×2, x and y from −1 to 1; gets no gradient.
 
     Returns:
         B×C×h×w.
     """
-    count, _, height, width = pictures.shape
-    # one pixel of zeros around, to which all that lies beyond is moved; places count from there
-    padded = F.pad(pictures, (1, 1, 1, 1)).permute(0, 2, 3, 1)
-    x = (((grid[..., 0] + 1) * width + 1) / 2).clamp(0, width + 1)  # B×h×w
-    y = (((grid[..., 1] + 1) * height + 1) / 2).clamp(0, height + 1)
-    left, top = x.floor().clamp(max=width), y.floor().clamp(max=height)
-    right_share, lower_share = x - left, y - top
-    column, row = left.long(), top.long()
-    which = torch.arange(count, device=pictures.device)[:, None, None]
+    sampled: Tensor = _Sampled.apply(pictures, grid)
+    return sampled
 
-    def corner(down: int, across: int) -> Tensor:
-        weight = (lower_share if down else 1 - lower_share) * (right_share if across else 1 - right_share)
-        return padded[which, row + down, column + across] * weight[..., None]
 
-    sampled = corner(0, 0) + corner(0, 1) + corner(1, 0) + corner(1, 1)  # B×h×w×C
-    return sampled.permute(0, 3, 1, 2)
+class _Sampled(torch.autograd.Function):
+    """Whose gradient is added as whole numbers: their sum is the same in any order."""
+
+    @staticmethod
+    def forward(ctx: Any, pictures: Tensor, grid: Tensor) -> Tensor:
+        """B×C×H×W → B×C×h×w."""
+        ctx.save_for_backward(grid)
+        ctx.shape = pictures.shape
+        return F.grid_sample(pictures, grid, padding_mode="zeros", align_corners=False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """B×C×h×w → B×C×H×W."""
+        (grid,) = ctx.saved_tensors
+        count, channels, height, width = ctx.shape
+        # a picture's largest gets forty binary places: a sum of 2²² of them does not overflow
+        unit = gradient.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=_LEAST) / 2**_PLACES
+        scaled = (gradient / unit).permute(0, 2, 3, 1).contiguous()  # B×h×w×C
+        x, y = (((grid[..., i] + 1) * length - 1) / 2 for i, length in enumerate((width, height)))
+        left, top = x.floor(), y.floor()
+        first = torch.arange(count, device=grid.device)[:, None, None] * (height * width)
+        sums = torch.zeros(count * height * width, channels, dtype=torch.int64, device=grid.device)
+        for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
+            for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
+                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+                share = (across * down * inside)[..., None]
+                place = first + row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+                sums.index_add_(0, place.flatten(), (scaled * share).long().view(-1, channels))
+        # no number stays none: so does the unit
+        return sums.view(count, height, width, channels).permute(0, 3, 1, 2) * unit, None
 
 
 def gaussian_blur(pictures: Tensor, radii: Tensor, deviations: Tensor) -> Tensor:

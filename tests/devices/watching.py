@@ -30,7 +30,8 @@ UNORDERED = {
     aten.index_add, aten.index_add_, aten.index_copy, aten.scatter_add, aten.scatter_add_, aten.put_,
     aten.bincount, aten.embedding_dense_backward,
 }  # fmt: skip
-"""Operators that a GPU adds in any order (from the documentation of torch.use_deterministic_algorithms)."""
+"""Operators that a GPU adds in any order (from the documentation of torch.use_deterministic_algorithms), which
+matters unless the numbers are whole."""
 
 HITS = 3
 """Elements that a made-up answer says are not zero."""
@@ -70,17 +71,20 @@ class Watch(TorchDispatchMode):
             args = (args[0], [self._index(args[0], index) for index in args[1]])
         result = self._made_up(function, args)
         result = function(*args, **kwargs) if result is None else result
-        self._note(function, before, _devices(result), bool(kwargs.get("non_blocking")))
+        is_floating = not (args and isinstance(args[0], Tensor)) or args[0].is_floating_point()
+        self._note(function, before, _devices(result), bool(kwargs.get("non_blocking")), is_floating)
         return result
 
-    def _note(self, function: Any, before: set[str], after: set[str], at_once: bool) -> None:
+    def _note(
+        self, function: Any, before: set[str], after: set[str], at_once: bool, is_floating: bool
+    ) -> None:
         if "cuda" not in before | after:
             self.on_cpu += [str(function)] * bool(before | after)
             return
         self.launches += not function.is_view
         if function in WAITING:
             self.waits.append(str(function))
-        if function.overloadpacket in UNORDERED:
+        if function.overloadpacket in UNORDERED and is_floating:
             self.unordered.append(str(function))
         if function is aten._to_copy.default and before != after:
             if "cuda" in after:

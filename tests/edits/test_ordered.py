@@ -42,6 +42,23 @@ def test_sampling(theta: tuple[float, ...]) -> None:
         compare(ordered.grid_sample(pictures, grid), wanted, pictures)
 
 
+def test_a_gradient_that_is_no_number_is_its_picture_s_alone() -> None:
+    pictures = PICTURES.clone().requires_grad_()
+    grid = torch.nn.functional.affine_grid(
+        torch.tensor(rotation(33, 1.4), dtype=torch.float64).view(1, 2, 3).expand(3, 2, 3),
+        [3, 3, 20, 26],
+        align_corners=False,
+    )
+    weights = torch.ones(3, 3, 20, 26, dtype=torch.float64)
+    weights[0, 0, 5, 5], weights[1] = torch.nan, 0
+    sampled = ordered.grid_sample(pictures, grid)
+    (gradient,) = torch.autograd.grad((sampled * weights).sum(), pictures)
+    assert gradient[0].isnan().all()
+    assert not gradient[1].any()
+    assert gradient[2].isfinite().all()
+    assert gradient[2].any()
+
+
 def test_blur() -> None:
     radii, deviations = [1, 4, 7, 23], [0.3, 1.5, 2.5, 9.0]
     pictures = torch.cat([PICTURES, PICTURES[:1]]).requires_grad_()
