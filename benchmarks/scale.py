@@ -171,7 +171,12 @@ def fill_several(options: argparse.Namespace) -> dict:
         "seconds": peak.seconds,
         "mib": peak.mib,
         "items": options.rows,
-        "bytes_of_picture": index.owners.bytes_per_picture(index.quantiser.row_bytes),
+        "bytes_of_picture": {
+            "codes, ids, count": index.owners.bytes_per_picture(index.quantiser.row_bytes),
+            "whose each row is": 4 * per,
+            "name and where it begins": sum(len(name.encode()) for name in names) / options.rows + 8,
+            "centroids and codebook": len(faiss.serialize_index(trained(options).faiss_index)) / options.rows,
+        },
     }
 
 
@@ -294,7 +299,9 @@ def show_several(records: dict[str, dict], options: argparse.Namespace) -> None:
         f"\n{options.rows:,} pictures with {options.rows_per_picture} rows each; FAISS returns as many rows:\n"
     )
     print_table(header, lines)
-    print(f"reckoned: {records['fill several']['bytes_of_picture']:.1f} bytes per picture, names apart")
+    reckoned = records["fill several"]["bytes_of_picture"]
+    parts = ", ".join(f"{name} {count:.1f}" for name, count in reckoned.items())
+    print(f"reckoned: {sum(reckoned.values()):.1f} bytes per picture ({parts})")
 
 
 def show_billion(records: dict[str, dict], options: argparse.Namespace) -> None:

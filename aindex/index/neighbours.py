@@ -1,10 +1,9 @@
 """Nearest neighbours that depend on nothing but the query and the stored rows: not on batches, shards, threads."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,9 @@ from aindex.index.backend import (
 )
 from aindex.index.structure import IndexParts, forward, take_apart
 
-RawSearch = Callable[[Rows, int], tuple[npt.NDArray[np.float32], Ids]]
+Found = tuple[npt.NDArray[np.float32], Ids]
+RawSearch = Callable[[Ids | slice, int], Found]
+Order = Callable[[npt.NDArray[np.float32], Ids], Found]
 
 # These treat each query of a batch by itself once matrix products are off; others, which make the tables of a
 # batch by one matrix product, get one query at a time.
@@ -36,9 +37,14 @@ _QUERY_BY_QUERY = {
     "IndexLSH",
 }
 
-_SPARE_CELLS = 8
+_ID_BITS = 43
+"""Of a sort key: a row's number; the place of its distance in the list is above it."""
+
+_SPARE_CELLS = 4
 _UNSURE_TOGETHER = 64
 _ROWS_PER_THREAD = 64
+_MOST_TOGETHER = 1024
+"""Queries whose lists of neighbours a thread holds at a time."""
 
 
 def larger_is_closer(index: FaissIndex) -> bool:
@@ -46,7 +52,7 @@ def larger_is_closer(index: FaissIndex) -> bool:
     return bool(index.metric_type == import_faiss().METRIC_INNER_PRODUCT)
 
 
-def nearest(index: FaissIndex, queries: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
+def nearest(index: FaissIndex, queries: Rows, k: int, order: Order | None = None) -> Found:
     """The k nearest rows of a CPU index, closest first, equally close ones by their id.
 
     Where fewer than k rows lie in the visited cells the rest is id −1 with FAISS's largest distance. Re-ranking
@@ -57,67 +63,71 @@ def nearest(index: FaissIndex, queries: Rows, k: int) -> tuple[npt.NDArray[np.fl
         index: any index with k rows or more.
         queries: nq×d.
         k: neighbours per query.
+        order: what becomes of k or more neighbours, closest first, equally close ones in any order; default the k
+            nearest by their distance, then id.
 
     Returns:
-        Distances nq×k (LSH: numbers of bits) and ids nq×k.
+        Distances nq×k (LSH: numbers of bits) and ids nq×k, or as `order` gives them.
     """
-    parts = take_apart(index)
-    decides_itself = _has_flat_cells(parts)
-    with (
-        nullcontext() if decides_itself else repeatable_kernels(),
-        faiss_errors("the search failed", "search fewer queries or neighbours at a time"),
-    ):
-        if parts.chooses_by_k:
-            return by_distance_then_id(*_search(parts, queries, k), k, larger_is_closer(index))
-        return with_whole_ties(
-            lambda rows, count: _search(parts, rows, count),
-            queries,
-            k,
-            limit=int(index.ntotal),
-            larger=larger_is_closer(index),
-        )
+    parts, larger = take_apart(index), larger_is_closer(index)
+    order = order or partial(by_distance_then_id, k=k, larger=larger)
+    ties = partial(with_whole_ties, k=k, limit=int(index.ntotal), order=order)
+    with faiss_errors("the search failed", "search fewer queries or neighbours at a time"):
+        if _has_flat_cells(parts):
+            return _visit_cells(parts.ivf, forward(parts.transforms, queries), ties)
+        with repeatable_kernels():
+            if parts.chooses_by_k:
+                return order(*_search(parts, queries, k))
+            return ties(lambda which, depth: _search(parts, queries[which], depth))
 
 
-def with_whole_ties(
-    search: RawSearch, queries: Rows, k: int, *, limit: int, larger: bool
-) -> tuple[npt.NDArray[np.float32], Ids]:
+def with_whole_ties(search: RawSearch, k: int, *, limit: int, order: Order) -> Found:
     """Search so deep that no row is cut off that lies as close as the k-th: only then can ids decide.
 
     Args:
-        search: queries and a number of neighbours to distances and ids, closest first.
-        queries: nq×d.
+        search: which of the queries, and a number of neighbours, to distances and ids, closest first.
         k: neighbours per query.
         limit: the most neighbours that can be asked for.
-        larger: whether larger distances are closer.
+        order: see `nearest`.
     """
     depth = min(k + 1, limit)
-    distances, ids = search(queries, depth)
-    found_distances, found_ids = by_distance_then_id(distances, ids, k, larger)
+    distances, ids = search(slice(None), depth)
+    found_distances, found_ids = order(distances, ids)
     open_rows = np.flatnonzero(_cut_within_tie(distances, ids, k)) if depth > k else np.empty(0, np.int64)
     while len(open_rows) and depth < limit:
         depth = min(4 * depth, limit)
-        distances, ids = search(queries[open_rows], depth)
-        found_distances[open_rows], found_ids[open_rows] = by_distance_then_id(distances, ids, k, larger)
+        distances, ids = search(open_rows, depth)
+        found_distances[open_rows], found_ids[open_rows] = order(distances, ids)
         open_rows = open_rows[_cut_within_tie(distances, ids, k)]
     return found_distances, found_ids
 
 
-def by_distance_then_id(
-    distances: npt.NDArray[np.float32], ids: Ids, k: int, larger: bool
-) -> tuple[npt.NDArray[np.float32], Ids]:
+def by_distance_then_id(distances: npt.NDArray[np.float32], ids: Ids, k: int, larger: bool) -> Found:
     """The k closest of each row's candidates, ordered by distance, then id; absent ones (id −1) last."""
     closeness = -distances if larger else distances
-    absent = ids < 0
-    # FAISS has sorted by distance: mostly there is nothing left to do
-    in_order = (closeness[:, 1:] > closeness[:, :-1]) & ~absent[:, :-1] | absent[:, 1:]
-    rows = np.flatnonzero(~in_order.all(axis=1))
     found_distances, found_ids = distances[:, :k].copy(), ids[:, :k].copy()
-    if len(rows):
-        placed = np.where(absent[rows], np.inf, closeness[rows])
-        order = np.lexsort((ids[rows], placed), axis=-1)[:, :k]
-        found_distances[rows] = np.take_along_axis(distances[rows], order, 1)
-        found_ids[rows] = np.take_along_axis(ids[rows], order, 1)
+    # FAISS has sorted by distance: mostly there is nothing left to do, or little
+    rows = np.flatnonzero(~(closeness[:, 1:] > closeness[:, :-1]).all(axis=1))
+    is_sorted = (closeness[rows, 1:] >= closeness[rows, :-1]).all(axis=1)
+    tied, mixed = rows[is_sorted], rows[~is_sorted]
+    found_ids[tied] = in_order_of_ids(distances[tied], ids[tied])[:, :k]
+    if len(mixed):
+        placed = np.where(ids[mixed] < 0, np.inf, closeness[mixed])
+        order = np.lexsort((ids[mixed], placed), axis=-1)[:, :k]
+        found_distances[mixed] = np.take_along_axis(distances[mixed], order, 1)
+        found_ids[mixed] = np.take_along_axis(ids[mixed], order, 1)
     return found_distances, found_ids
+
+
+def in_order_of_ids(distances: npt.NDArray[np.float32], ids: Ids) -> Ids:
+    """Ids nq×n, those with the same of their sorted distances in order; absent ones (id −1) last."""
+    starts = np.zeros(ids.shape, np.int64)  # where the first of a distance lies
+    np.multiply(distances[:, 1:] != distances[:, :-1], np.arange(1, ids.shape[1]), out=starts[:, 1:])
+    absent = (1 << _ID_BITS) - 1
+    keys = np.maximum.accumulate(starts, axis=1) << _ID_BITS | ids & absent
+    keys.sort(axis=1)
+    keys &= absent
+    return np.where(keys == absent, -1, keys)
 
 
 def _cut_within_tie(distances: npt.NDArray[np.float32], ids: Ids, k: int) -> npt.NDArray[np.bool_]:
@@ -125,12 +135,10 @@ def _cut_within_tie(distances: npt.NDArray[np.float32], ids: Ids, k: int) -> npt
     return result
 
 
-def _search(parts: IndexParts, queries: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
+def _search(parts: IndexParts, queries: Rows, k: int) -> Found:
     if parts.refine is not None:
         return _one_by_one(parts.refine, queries, k)
     rows = forward(parts.transforms, queries)
-    if _has_flat_cells(parts):
-        return _search_cells(parts.ivf, rows, k)
     if _takes_batches(parts):
         distances, ids = parts.inner.search(rows, k)
         return distances, ids
@@ -156,24 +164,40 @@ def _has_flat_cells(parts: IndexParts) -> bool:
     return isinstance(quantizer, faiss.IndexFlat) and quantizer.metric_type == faiss.METRIC_L2
 
 
-def _search_cells(ivf: FaissIndex, rows: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
-    def treat(some: Rows) -> tuple[npt.NDArray[np.float32], Ids]:
+def _visit_cells(ivf: FaissIndex, rows: Rows, ties: Callable[[RawSearch], Found]) -> Found:
+    """What is nearest in the cells of each query, side by side: FAISS is slower at lists with several threads."""
+
+    def treat(some: Rows) -> Found:
+        # all of a thread's queries at once: each call of the quantiser begins with all centroids
         cells, coarse = nearest_cells(ivf.quantizer, some, ivf.nprobe)
         # a hint to lists on a disk
         ivf.invlists.prefetch_lists(import_faiss().swig_ptr(cells), cells.size)
-        distances, ids = ivf.search_preassigned(some, k, cells, coarse)
-        return distances, ids
 
-    def treat_alone(some: Rows) -> tuple[npt.NDArray[np.float32], Ids]:
+        def in_cells(begin: int) -> Found:
+            block = slice(begin, begin + _MOST_TOGETHER)
+            asked = some[block], cells[block], coarse[block]
+
+            def search(which: Ids | slice, count: int) -> Found:
+                queries, own_cells, own_coarse = (part[which] for part in asked)
+                distances, ids = ivf.search_preassigned(queries, count, own_cells, own_coarse)
+                return distances, ids
+
+            return ties(search)
+
+        return _joined([in_cells(begin) for begin in range(0, len(some), _MOST_TOGETHER)])
+
+    def treat_alone(some: Rows) -> Found:
         with one_thread():
             return treat(some)
 
-    # FAISS makes the matrix product on one thread, and is slower at lists with several than side by side
     workers = min(import_faiss().omp_get_max_threads(), len(rows) // _ROWS_PER_THREAD)
     if workers < 2:
         return treat(rows)
-    found = list(_threads(os.getpid()).map(treat_alone, np.array_split(rows, workers)))
-    return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
+    return _joined(list(_threads(os.getpid()).map(treat_alone, np.array_split(rows, workers))))
+
+
+def _joined(parts: Sequence[Found]) -> Found:
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def nearest_cells(quantizer: FaissIndex, rows: Rows, nprobe: int) -> tuple[Ids, npt.NDArray[np.float32]]:
@@ -190,15 +214,16 @@ def nearest_cells(quantizer: FaissIndex, rows: Rows, nprobe: int) -> tuple[Ids, 
     """
     count = int(quantizer.ntotal)
     nprobe = min(nprobe, count)
-    depth = min(count, nprobe + nprobe // 8 + _SPARE_CELLS)
+    depth = min(count, nprobe + nprobe // 2 + _SPARE_CELLS)
     rough, candidates = quantizer.search(rows, depth)
     distances, cells = _by_exact_distance(quantizer, rows, candidates[:, :nprobe], nprobe)
     if nprobe == count:
         return cells, distances
-    # |x|² + |y|² − 2xy of d products, where |y| is at most |x| + |x − y|
+    # |x|² + |y|² − 2xy and |x − y|² are sums of d products, each wrong by at most d half units of (|x| + |y|)², where
+    # |y| is at most |x| + |x − y|
     norms = np.linalg.norm(rows, axis=1)
     unit = (rows.shape[1] + 4) * np.finfo(np.float32).eps
-    error = 2 * unit * (2 * norms + np.sqrt(rough[:, -1])) ** 2
+    error = unit * (2 * norms + np.sqrt(rough[:, -1])) ** 2
     # those whose next cell is as far behind as rounding cannot move it are done
     close = np.flatnonzero(~(distances[:, -1] < rough[:, nprobe] - error))
     distances[close], cells[close] = _by_exact_distance(quantizer, rows[close], candidates[close], nprobe)
@@ -210,9 +235,7 @@ def nearest_cells(quantizer: FaissIndex, rows: Rows, nprobe: int) -> tuple[Ids, 
     return cells, distances
 
 
-def _by_exact_distance(
-    quantizer: FaissIndex, rows: Rows, candidates: Ids, nprobe: int
-) -> tuple[npt.NDArray[np.float32], Ids]:
+def _by_exact_distance(quantizer: FaissIndex, rows: Rows, candidates: Ids, nprobe: int) -> Found:
     return by_distance_then_id(_pairwise(quantizer, rows, candidates), candidates, nprobe, larger=False)
 
 
@@ -228,7 +251,7 @@ def _pairwise(quantizer: FaissIndex, rows: Rows, cells: Ids) -> npt.NDArray[np.f
     return distances
 
 
-def _one_by_one(index: FaissIndex, queries: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
+def _one_by_one(index: FaissIndex, queries: Rows, k: int) -> Found:
     distances = np.empty((len(queries), k), np.float32)
     ids = np.empty((len(queries), k), np.int64)
 

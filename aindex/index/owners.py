@@ -7,16 +7,10 @@ import numpy.typing as npt
 
 from aindex.errors import DescriptorError, FaissIndexError
 from aindex.index.backend import Ids
-from aindex.parallel import side_by_side
+from aindex.index.neighbours import in_order_of_ids
 
 MOST_ROWS = 255
 """Rows that one picture may have: their number is kept in a byte."""
-
-_POSITION_BITS = 20
-"""Of a sort key: place in a list of neighbours; the picture's number is above it."""
-
-_TOGETHER = 1 << 15
-"""Neighbours treated at a time."""
 
 
 class Owners:
@@ -60,7 +54,10 @@ class Owners:
         return 1 if self._counts is None else int(self._counts.max(initial=1))
 
     def bytes_per_picture(self, row_bytes: int | None) -> float | None:
-        """Memory that a picture takes: its rows, of so many bytes each, and its number of them; None if unknown."""
+        """What a picture takes: its rows, of so many bytes each, and its number of them; None if unknown.
+
+        In memory it is four bytes more for each of its rows where any picture has several.
+        """
         if row_bytes is None or not self.pictures:
             return None
         return (row_bytes * self.rows + len(self.to_bytes() or b"")) / self.pictures
@@ -92,9 +89,14 @@ class Owners:
         """The picture of each row; −1 stays −1."""
         if self._owners is None:
             return rows
-        if not len(self._owners):
-            return np.full_like(rows, -1)
-        return np.where(rows < 0, -1, self._owners[rows]).astype(np.int64)
+        owners = self._known(rows)
+        return np.where(owners == self.pictures, -1, owners).astype(np.int64)
+
+    def _known(self, rows: Ids) -> npt.NDArray[np.int32]:
+        """The picture of each row; one more than there are where there is none."""
+        if self._owners is None or not len(self._owners):
+            return np.full(rows.shape, self.pictures, np.int32)
+        return np.where(rows < 0, np.int32(self.pictures), self._owners.take(rows, mode="wrap"))
 
     def rows_of(self, pictures: Ids) -> list[Ids]:
         """The rows of each picture."""
@@ -107,48 +109,39 @@ class Owners:
     def nearest_pictures(
         self, distances: npt.NDArray[np.float32], rows: Ids, k: int
     ) -> tuple[npt.NDArray[np.float32], Ids]:
-        """Each picture once, at its nearest row.
+        """Each picture once, at its nearest row; equally close ones by their number.
 
         Args:
             distances: nq×n, of the nearest rows.
-            rows: nq×n, closest first, equally close ones by their number; absent ones −1, last. With n at least
-                k times `most` nothing is missing.
+            rows: nq×n, closest first, equally close ones by their number (in any order where pictures have several
+                rows); absent ones −1, last. With n at least k times `most` nothing is missing.
             k: pictures per query.
 
         Returns:
-            Distances nq×k and numbers of pictures nq×k, in the rows' order; absent ones −1.
+            Distances nq×k and numbers of pictures nq×k; absent ones −1.
         """
         if self._owners is None:
             return distances[:, :k], rows[:, :k]
-        # some queries at a time, whose lists stay in the processor's cache
-        step = max(1, _TOGETHER // max(1, rows.shape[1]))
-        parts = side_by_side(
-            lambda start: self._nearest_of_some(
-                distances[start : start + step], rows[start : start + step], k
-            ),
-            range(0, max(1, len(rows)), step),
-        )
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-
-    def _nearest_of_some(
-        self, distances: npt.NDArray[np.float32], rows: Ids, k: int
-    ) -> tuple[npt.NDArray[np.float32], Ids]:
-        owners, count = self.of_rows(rows), rows.shape[1]
-        absent = np.int64(self.pictures)
-        keys = np.where(owners < 0, absent, owners) << _POSITION_BITS | np.arange(count)
-        keys.sort(axis=1)  # by picture, then place
-        again = np.zeros(keys.shape, dtype=bool)
-        again[:, 1:] = keys[:, 1:] >> _POSITION_BITS == keys[:, :-1] >> _POSITION_BITS
-        places = np.where(
-            again | (keys >> _POSITION_BITS == absent), count, keys & ((1 << _POSITION_BITS) - 1)
-        )
+        owners, count = self._known(rows), rows.shape[1]
+        is_tied = (distances[:, 1:] == distances[:, :-1]) & (owners[:, 1:] != owners[:, :-1])
+        tied = np.flatnonzero(is_tied.any(axis=1))
+        owners[tied] = self._known(in_order_of_ids(distances[tied], rows[tied]))
+        # by picture, then place: the first of a picture is its nearest row
+        bits = count.bit_length()
+        few = self.pictures.bit_length() + bits < 32
+        keys = owners.astype(np.int32 if few else np.int64) << bits | np.arange(count, dtype=np.int32)
+        keys.sort(axis=1)
+        again = keys[:, 1:] ^ keys[:, :-1] < 1 << bits
+        # the others get the last place there is
+        places = (keys & (1 << bits) - 1).astype(np.uint16 if count < 1 << 16 else np.uint32)
+        places[:, 1:] |= -again.astype(places.dtype)
         places.sort(axis=1)
-        places = places[:, :k]
-        there = places < count
-        places = np.where(there, places, count - 1)
-        found = np.where(there, np.take_along_axis(owners, places, 1), -1)
-        # where nothing is left rows are absent too, and the last distance is theirs
-        return np.where(there, np.take_along_axis(distances, places, 1), distances[:, -1:]), found
+        lists = count * np.arange(len(rows))[:, None]
+        places = lists + np.minimum(places[:, :k], count - 1)
+        found = owners.take(places)
+        there = found < self.pictures
+        closest = np.where(there, distances.take(places), distances[:, -1:])
+        return closest, np.where(there, found, -1).astype(np.int64)
 
     def to_bytes(self) -> bytes | None:
         """Rows of each picture, a byte each; None where all have one."""

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,14 @@ from aindex.index.description import Description, ExtractorIdentity, ExtractorLi
 from aindex.index.devices import Device
 from aindex.index.factory import Metric, get_nprobe, set_nprobe, train_quantiser
 from aindex.index.names import RowNames
-from aindex.index.neighbours import larger_is_closer, nearest, with_whole_ties
+from aindex.index.neighbours import (
+    Found,
+    Order,
+    by_distance_then_id,
+    larger_is_closer,
+    nearest,
+    with_whole_ties,
+)
 from aindex.index.owners import Owners
 from aindex.index.quantiser import Quantiser
 from aindex.index.removal import remove_rows
@@ -327,7 +335,10 @@ class ReferenceIndex:
                 return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
             # among so many rows there are k pictures
             depth = min(self.ntotal, k * self._owners.most)
-            return self._owners.nearest_pictures(*self._nearest_rows(queries, depth), k)
+            order = partial(by_distance_then_id, k=k, larger=self.larger_is_closer)
+            if not self._owners.is_one_to_one:
+                order = partial(self._owners.nearest_pictures, k=k)
+            return self._nearest_rows(queries, depth, order)
 
     def check_search(self, k: int, nprobe: int | None = None) -> None:
         """Raise what a search would, before there are queries.
@@ -338,10 +349,10 @@ class ReferenceIndex:
         with self._lock, self._probing(nprobe):
             check_k(k, self.pictures)
 
-    def _nearest_rows(self, queries: Rows, k: int) -> tuple[npt.NDArray[np.float32], Ids]:
+    def _nearest_rows(self, queries: Rows, k: int, order: Order) -> Found:
         copy = self._on_gpu()
         if copy is None:
-            return nearest(self.faiss_index, queries, k)
+            return nearest(self.faiss_index, queries, k, order)
         if k > devices.GPU_MAX_K:
             most = devices.GPU_MAX_K // self._owners.most
             raise FaissIndexError(
@@ -349,7 +360,9 @@ class ReferenceIndex:
             )
         limit = min(self.ntotal, devices.GPU_MAX_K)
         with faiss_errors("the search on the GPU failed", "search on the CPU: index.device cpu"):
-            return with_whole_ties(copy.search, queries, k, limit=limit, larger=self.larger_is_closer)
+            return with_whole_ties(
+                lambda which, depth: copy.search(queries[which], depth), k, limit=limit, order=order
+            )
 
     def use_device(self, device: Device, number: int = 0) -> None:
         """Search on a GPU, or on the CPU again; an index without a GPU form stays on the CPU and says so.

@@ -253,18 +253,16 @@ def test_owners_by_hand() -> None:
     assert owners.without(np.array([0, 2])).is_one_to_one
 
 
-@pytest.mark.parametrize("together", [1, 12, 40, 10**6])
-def test_how_many_queries_are_treated_at_a_time_changes_nothing(
-    together: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("pictures", "columns"), [(50, 12), (5 * 10**6, 600)])
+def test_pictures_by_their_nearest_rows(pictures: int, columns: int) -> None:
+    """Also where a picture's number and a place are more than 31 bits together."""
     rng = np.random.default_rng(0)
-    index = Owners(50, np.full(50, 3, np.uint8))
-    rows = np.stack([rng.permutation(150)[:12] for _ in range(23)])
-    distances = np.sort(rng.random((23, 12), dtype=np.float32), axis=1)
-    monkeypatch.setattr("aindex.index.owners._TOGETHER", together)
+    index = Owners(pictures, np.full(pictures, 3, np.uint8))
+    rows = np.stack([3 * pictures - 1 - rng.permutation(3 * min(pictures, 250))[:columns] for _ in range(23)])
+    distances = np.sort(rng.random((23, columns), dtype=np.float32), axis=1)
     found_distances, found = index.nearest_pictures(distances, rows, 4)
     for query in range(23):
-        pictures = list(dict.fromkeys((rows[query] // 3).tolist()))[:4]
-        assert found[query].tolist() == pictures
-        first = [int(np.flatnonzero(rows[query] // 3 == picture)[0]) for picture in pictures]
-        assert np.array_equal(found_distances[query], distances[query, first])
+        nearest_ones = list(dict.fromkeys((rows[query] // 3).tolist()))[:4]
+        assert found[query].tolist() == nearest_ones
+        places = [int(np.flatnonzero(rows[query] // 3 == picture)[0]) for picture in nearest_ones]
+        assert np.array_equal(found_distances[query], distances[query, places])
