@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from aindex.callbacks.report import Report
     from aindex.callbacks.run_folder import RunFolder
     from aindex.callbacks.write_images import WriteImages
-    from aindex.collection.activating import activate
-    from aindex.collection.adopting import adopt_index
-    from aindex.collection.building import add_to_index, build_index
-    from aindex.collection.calibrating import calibrate
-    from aindex.collection.equipment import describing
-    from aindex.collection.exporting import check_against, export_index, lance_arguments
-    from aindex.collection.page import write_page
-    from aindex.collection.searching import search
     from aindex.descriptors.registry import load_extractor
     from aindex.errors import AindexError
+    from aindex.index.adopting import adopt_index
+    from aindex.index.building import add_to_index, build_index
+    from aindex.index.equipment import describing
+    from aindex.index.exporting import check_against, export_index, lance_arguments
     from aindex.index.reference_index import ReferenceIndex
+    from aindex.matching.calibrating import calibrate
+    from aindex.matching.page import write_page
+    from aindex.matching.searching import search
+    from aindex.release.activating import activate
 
 __version__ = "0.1.0"
 
@@ -46,18 +46,18 @@ _HOMES = {
     "Report": "aindex.callbacks.report",
     "RunFolder": "aindex.callbacks.run_folder",
     "WriteImages": "aindex.callbacks.write_images",
-    "activate": "aindex.collection.activating",
-    "add_to_index": "aindex.collection.building",
-    "adopt_index": "aindex.collection.adopting",
-    "build_index": "aindex.collection.building",
-    "calibrate": "aindex.collection.calibrating",
-    "check_against": "aindex.collection.exporting",
-    "describing": "aindex.collection.equipment",
-    "export_index": "aindex.collection.exporting",
-    "lance_arguments": "aindex.collection.exporting",
+    "activate": "aindex.release.activating",
+    "add_to_index": "aindex.index.building",
+    "adopt_index": "aindex.index.adopting",
+    "build_index": "aindex.index.building",
+    "calibrate": "aindex.matching.calibrating",
+    "check_against": "aindex.index.exporting",
+    "describing": "aindex.index.equipment",
+    "export_index": "aindex.index.exporting",
+    "lance_arguments": "aindex.index.exporting",
     "load_extractor": "aindex.descriptors.registry",
-    "search": "aindex.collection.searching",
-    "write_page": "aindex.collection.page",
+    "search": "aindex.matching.searching",
+    "write_page": "aindex.matching.page",
 }
 
 __all__ = [

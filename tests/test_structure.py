@@ -4,6 +4,8 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import aindex
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "aindex"
 LAYERS = (
@@ -13,7 +15,8 @@ LAYERS = (
     "index",
     "activation",
     "evaluation",
-    "collection",
+    "matching",
+    "release",
     "callbacks",
     "commands",
 )
@@ -53,3 +56,8 @@ def test_no_two_files_have_one_name():
     for file in PACKAGE.rglob("*.py"):
         places[file.name].append(str(file.relative_to(PACKAGE)))
     assert {name: files for name, files in places.items() if len(files) > 1 and name != "__init__.py"} == {}
+
+
+def test_no_folder_hides_a_function_of_the_package():
+    """An imported folder becomes the package's attribute, in place of a function that is found at its first use."""
+    assert {path.name for path in PACKAGE.iterdir()} & set(aindex.__all__) == set()

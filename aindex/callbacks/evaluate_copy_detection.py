@@ -10,7 +10,7 @@ from aindex import distributed
 from aindex.activation.run import Run
 from aindex.callbacks.evaluations import Evaluation, Plan, Series
 from aindex.callbacks.merging import merge_rows
-from aindex.data.images import SkippedImages, image_names, list_images, names_root
+from aindex.data.images import LEFT_OUT_COPIES, SkippedImages, image_names, list_images, names_root
 from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS, NON_MATCHING, copy_detection_rows
 from aindex.evaluation.edited import RandomCopies, RandomlyEditedPictures
 from aindex.evaluation.run_files import COPY_DETECTION_FILE
@@ -79,7 +79,7 @@ class CopyDetectionEvaluation(Evaluation):
             self.run.left_out |= {"skipped_queries": skipped, "failed_random_edits": failed}
 
     def _merge(self) -> tuple[SkippedImages, SkippedImages]:
-        skipped, failed = SkippedImages(), SkippedImages("edited copies left out")
+        skipped, failed = SkippedImages(), SkippedImages(LEFT_OUT_COPIES)
         skipped.rows, failed.rows = _noted(self._queries, "skipped"), _noted(self._queries, "failed")
         queries = self._query_count - skipped.count - failed.count
         for images, series in zip(self.plan.sets, self.series[:-1], strict=True):

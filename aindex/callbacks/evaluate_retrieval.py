@@ -14,7 +14,7 @@ from aindex.activation.run import Run
 from aindex.callbacks.evaluations import Evaluation, ImageSet, Plan, Series
 from aindex.callbacks.merging import merge_rows
 from aindex.callbacks.run_folder import released_figures
-from aindex.data.images import SkippedImages
+from aindex.data.images import LEFT_OUT_COPIES, SkippedImages
 from aindex.errors import EditError
 from aindex.evaluation.analyses import QUERY_COLUMNS
 from aindex.evaluation.edited import EditedCopies, EditedPictures
@@ -121,7 +121,7 @@ class RetrievalEvaluation(Evaluation):
             )
 
     def _merge(self, search_times: pd.DataFrame | None) -> SkippedImages:
-        failed = SkippedImages("edited copies left out")
+        failed = SkippedImages(LEFT_OUT_COPIES)
         folder = self.run.folder
         for images, one in zip(self.plan.sets, self.series, strict=True):
             missing = [row for record in one.parts.records() for row in record.get("failed", ())]

@@ -1,8 +1,8 @@
 """`aindex activate`: release pictures of one's own."""
 
-from aindex.collection.activating import BATCH_SIZE, activate, own_index_folder
-from aindex.collection.manifest import Release
 from aindex.commands.functions import FunctionCommand, Needs
+from aindex.release.activating import BATCH_SIZE, activate, own_index_folder
+from aindex.release.manifest import Release
 
 
 def _tell(result: Release, index: str | None) -> None:

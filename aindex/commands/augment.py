@@ -1,7 +1,7 @@
 """`aindex augment`: edited copies of a folder's images, and what was done to each."""
 
-from aindex.collection.augmenting import LINES_FILE, Augmented, augment
 from aindex.commands.functions import FunctionCommand, Needs
+from aindex.evaluation.augmenting import LINES_FILE, Augmented, augment
 from aindex.paths import possible_path, user_path
 from aindex.terminal import note
 

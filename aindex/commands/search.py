@@ -3,14 +3,14 @@
 import sys
 from typing import Literal
 
-from aindex.collection.calibrating import calibrate
-from aindex.collection.calibration import Calibration
-from aindex.collection.matches import Matches, printable
-from aindex.collection.page import write_page
-from aindex.collection.searching import search
 from aindex.commands.functions import FunctionCommand, Needs
 from aindex.data.atomic import write_where_told
 from aindex.errors import DataError
+from aindex.matching.calibrating import calibrate
+from aindex.matching.calibration import Calibration
+from aindex.matching.matches import Matches, printable
+from aindex.matching.page import write_page
+from aindex.matching.searching import search
 from aindex.terminal import note
 
 STANDARD_INPUT = "-"

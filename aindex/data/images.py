@@ -338,6 +338,9 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+LEFT_OUT_COPIES = "edited copies left out"
+
+
 class SkippedImages:
     """The pictures that batch work left out, each with its reason.
 

@@ -11,7 +11,7 @@ import numpy as np
 from aindex.descriptors.files import Matrix
 from aindex.errors import AindexError, FaissIndexError
 from aindex.index.backend import import_faiss
-from aindex.index.description import ExtractorIdentity, ExtractorLike
+from aindex.index.description import ExtractorIdentity, NamedExtractor
 from aindex.index.devices import Device
 from aindex.index.factory import Metric
 from aindex.index.folder import YAML_NAME
@@ -75,7 +75,7 @@ def train_cached(
     metric: Metric = "L2",
     nprobe: int = 1,
     seed: int = 0,
-    extractor: ExtractorLike | ExtractorIdentity | None = None,
+    extractor: NamedExtractor | ExtractorIdentity | None = None,
     device: Device = "cpu",
 ) -> tuple[ReferenceIndex, bool]:
     """A trained, empty index, from the cache if the very same was trained before.

@@ -102,9 +102,9 @@ def choices_of(parts: IndexParts) -> Choices:
         return _choices("codeword", steps, books)
     if isinstance(core, faiss.IndexAdditiveQuantizer):
         return _choices("codeword", steps, _additive_books(core), additive=True)
-    if isinstance(core, faiss.IndexScalarQuantizer) and _bits_per_level(core) <= _MOST_LEVELS:
+    if parts.is_scalar and _bits_per_level(core) <= _MOST_LEVELS:
         return _choices("level", steps, _levels(core))
-    if isinstance(core, faiss.IndexLSH):
+    if parts.is_lsh:
         return _choices("bit", (*steps, *_lsh_steps(core)), _two_sides(core.nbits))
     if isinstance(core, faiss.IndexRaBitQ):
         centre = Step(shift=_tensor(faiss.vector_to_array(core.center)))
@@ -130,7 +130,7 @@ def right_choices(parts: IndexParts, rows: Rows) -> Ids:
 def _codes_of(parts: IndexParts) -> Any:
     faiss, core = import_faiss(), parts.core
     if parts.ivf is not None:
-        coarse = faiss.downcast_index(parts.ivf.quantizer)
+        coarse: Any = parts.coarse
         if isinstance(coarse, faiss.MultiIndexQuantizer):
             shifts = np.arange(coarse.pq.M) * coarse.pq.nbits
             return lambda row: coarse.search(row, 1)[1] >> shifts & (coarse.pq.ksub - 1)
@@ -139,10 +139,10 @@ def _codes_of(parts: IndexParts) -> Any:
         return lambda row: faiss.unpack_bitstrings(core.pq.compute_codes(row), core.pq.M, core.pq.nbits)
     if isinstance(core, faiss.IndexAdditiveQuantizer):
         count, width = _additive_shape(core)
-    elif isinstance(core, faiss.IndexLSH):
+    elif parts.is_lsh:
         count, width = core.nbits, 1
     else:
-        count, width = core.d, _bits_per_level(core) if isinstance(core, faiss.IndexScalarQuantizer) else 1
+        count, width = core.d, _bits_per_level(core) if parts.is_scalar else 1
     return lambda row: faiss.unpack_bitstrings(core.sa_encode(row), count, width)
 
 

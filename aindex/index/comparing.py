@@ -36,8 +36,8 @@ def quantiser_difference(one: FaissIndex, other: FaissIndex) -> str | None:
 
 
 def _centroids(parts: IndexParts) -> Rows | None:
-    coarse = None if parts.ivf is None else import_faiss().downcast_index(parts.ivf.quantizer)
-    if not isinstance(coarse, import_faiss().IndexFlat):
+    coarse = parts.flat_coarse
+    if coarse is None:
         return None
     centroids: Rows = coarse.reconstruct_n(0, coarse.ntotal)
     return centroids

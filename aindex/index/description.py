@@ -15,7 +15,7 @@ FORMAT_VERSION = 2
 MAX_BYTES = 1 << 20
 
 
-class ExtractorLike(Protocol):
+class NamedExtractor(Protocol):
     """What an index wants to know of an extractor."""
 
     @property
@@ -43,11 +43,11 @@ class ExtractorIdentity:
     input_size: int
 
     @classmethod
-    def of(cls, extractor: "ExtractorLike | ExtractorIdentity") -> Self:
+    def of(cls, extractor: "NamedExtractor | ExtractorIdentity") -> Self:
         """The identity of an extractor."""
         return cls(str(extractor.name), str(extractor.fingerprint), int(extractor.input_size))
 
-    def check(self, extractor: "ExtractorLike | ExtractorIdentity", where: str) -> None:
+    def check(self, extractor: "NamedExtractor | ExtractorIdentity", where: str) -> None:
         """Raise unless ``extractor`` is this one.
 
         Raises:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from aindex.errors import DataError
 from aindex.index.backend import Ids, Rows, index_from_bytes, index_to_bytes
-from aindex.index.description import ExtractorIdentity, ExtractorLike
+from aindex.index.description import ExtractorIdentity, NamedExtractor
 from aindex.index.factory import Metric
 from aindex.index.on_disk import build_on_disk
 from aindex.index.originals import are_near
@@ -38,7 +38,7 @@ class PackedIndex(NamedTuple):
         empty = trained.empty_copy()
         return cls(index_to_bytes(empty.faiss_index), empty.idx_factory, empty.metric, empty.nprobe)
 
-    def unpacked(self, extractor: ExtractorLike | ExtractorIdentity | None) -> ReferenceIndex:
+    def unpacked(self, extractor: NamedExtractor | ExtractorIdentity | None) -> ReferenceIndex:
         """The index; from a process of the same run only."""
         return ReferenceIndex(
             index_from_bytes(self.data),

@@ -41,20 +41,21 @@ def trained_part(index: FaissIndex) -> TrainedPart:
     """
     faiss, parts = import_faiss(), take_apart(index)
     core, nothing = parts.core, "a Lance index cannot store what this index stores"
-    if parts.ivf is None or type(core) not in (faiss.IndexIVFPQ, faiss.IndexIVFFlat):
+    if parts.kind not in ("IndexIVFPQ", "IndexIVFFlat"):
         raise FaissIndexError(
             f"{nothing} ({parts.kind}): expected IVF<cells>,PQ<M>x8, PQ<M>x4 or Flat; export to faiss"
         )
     if parts.transforms or parts.refine is not None:
         raise FaissIndexError(f"{nothing}: Lance has no transforms and no second index; export to faiss")
-    coarse = faiss.downcast_index(parts.ivf.quantizer)
-    if not isinstance(coarse, faiss.IndexFlat) or coarse.metric_type != core.metric_type:
+    coarse = parts.flat_coarse
+    if coarse is None or coarse.metric_type != core.metric_type:
         raise FaissIndexError(
-            f"{nothing}: it finds its cells by {type(coarse).__name__}, Lance by comparing with all; export to faiss"
+            f"{nothing}: it finds its cells by {type(parts.coarse).__name__}, Lance by comparing with all; export to "
+            "faiss"
         )
     metric: LanceMetric = "dot" if core.metric_type == faiss.METRIC_INNER_PRODUCT else "l2"
     centroids = coarse.reconstruct_n(0, coarse.ntotal)
-    if isinstance(core, faiss.IndexIVFFlat):
+    if parts.is_lossless:
         return TrainedPart("IVF_FLAT", metric, centroids, None)
     pq = core.pq
     if core.by_residual != (metric == "l2"):

@@ -23,20 +23,6 @@ Found = tuple[npt.NDArray[np.float32], Ids]
 RawSearch = Callable[[Ids | slice, int], Found]
 Order = Callable[[npt.NDArray[np.float32], Ids], Found]
 
-# These treat each query of a batch by itself once matrix products are off; others, which make the tables of a
-# batch by one matrix product, get one query at a time.
-_QUERY_BY_QUERY = {
-    "IndexFlat",
-    "IndexFlatL2",
-    "IndexFlatIP",
-    "IndexScalarQuantizer",
-    "IndexIVFFlat",
-    "IndexIVFPQ",
-    "IndexIVFScalarQuantizer",
-    "IndexHNSWFlat",
-    "IndexLSH",
-}
-
 _ID_BITS = 43
 """Of a sort key: a row's number; the place of its distance in the list is above it."""
 
@@ -139,29 +125,17 @@ def _search(parts: IndexParts, queries: Rows, k: int) -> Found:
     if parts.refine is not None:
         return _one_by_one(parts.refine, queries, k)
     rows = forward(parts.transforms, queries)
-    if _takes_batches(parts):
+    if parts.treats_queries_alone:
         distances, ids = parts.inner.search(rows, k)
         return distances, ids
     return _one_by_one(parts.inner, rows, k)
 
 
-def _takes_batches(parts: IndexParts) -> bool:
-    faiss = import_faiss()
-    if type(parts.inner).__name__ not in _QUERY_BY_QUERY or getattr(parts.inner, "rotate_data", False):
-        return False
-    if parts.ivf is None:
-        return True
-    quantizer = faiss.downcast_index(parts.ivf.quantizer)
-    return isinstance(quantizer, (faiss.IndexFlat, faiss.IndexHNSWFlat))
-
-
 def _has_flat_cells(parts: IndexParts) -> bool:
     """Whether cells are found by comparing with all centroids, by squared Euclidean distance."""
-    faiss = import_faiss()
-    if parts.ivf is None or parts.refine is not None or not _takes_batches(parts):
-        return False
-    quantizer = faiss.downcast_index(parts.ivf.quantizer)
-    return isinstance(quantizer, faiss.IndexFlat) and quantizer.metric_type == faiss.METRIC_L2
+    coarse = parts.flat_coarse
+    is_plain = parts.refine is None and parts.treats_queries_alone
+    return coarse is not None and is_plain and coarse.metric_type == import_faiss().METRIC_L2
 
 
 def _visit_cells(ivf: FaissIndex, rows: Rows, ties: Callable[[RawSearch], Found]) -> Found:

@@ -13,7 +13,7 @@ from aindex.data.atomic import lock_of
 from aindex.errors import FaissIndexError, OutputError
 from aindex.index import folder as folders
 from aindex.index.backend import FaissIndex, Ids, faiss_errors, import_faiss
-from aindex.index.description import ExtractorIdentity, ExtractorLike
+from aindex.index.description import ExtractorIdentity, NamedExtractor
 from aindex.index.names import RowNames
 from aindex.index.owners import Owners, check_counts
 from aindex.index.reference_index import ReferenceIndex, row_writers
@@ -25,8 +25,6 @@ Batches = Iterable[Batch]
 
 PART_ROWS = 1_000_000
 _WORK = ".building-"
-# Others keep their codes in a form that cannot be mapped, or more beside them.
-_FIT = {"IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer", "IndexIVFResidualQuantizer"}
 
 
 def build_on_disk(
@@ -56,7 +54,7 @@ def build_on_disk(
     """
     if trained.ntotal:
         raise FaissIndexError(f"{trained.ntotal} rows in the trained index: expected an empty one")
-    if take_apart(trained.faiss_index).kind not in _FIT or trained.faiss_index.is_trained is False:
+    if not take_apart(trained.faiss_index).lists_can_be_mapped or trained.faiss_index.is_trained is False:
         raise FaissIndexError(
             f"idx_factory {trained.idx_factory!r} cannot keep its inverted lists on the disk: take IVF<cells>,PQ…, "
             "IVF<cells>,SQ… or IVF<cells>,Flat"
@@ -69,7 +67,7 @@ def build_on_disk(
 def extend_on_disk(
     folder: Path | str,
     batches: Batches,
-    extractor: ExtractorLike | ExtractorIdentity | None = None,
+    extractor: NamedExtractor | ExtractorIdentity | None = None,
     *,
     part_rows: int = PART_ROWS,
     into: Path | None = None,
@@ -104,7 +102,7 @@ def extend_on_disk(
 
 
 def remove_on_disk(
-    folder: Path | str, pictures: Ids, extractor: ExtractorLike | ExtractorIdentity | None = None
+    folder: Path | str, pictures: Ids, extractor: NamedExtractor | ExtractorIdentity | None = None
 ) -> ReferenceIndex:
     """Take pictures out of a folder that :func:`build_on_disk` wrote; a crash leaves the old index or the new one.
 

@@ -124,7 +124,7 @@ class Quantiser:
     @property
     def loses_norms(self) -> bool:
         """Whether what is stored is a direction alone (LSH): compare it by cosine."""
-        return isinstance(self._parts.core, import_faiss().IndexLSH)
+        return self._parts.is_lsh
 
     def choices(self) -> Choices:
         """What the index chooses among when it files a descriptor.

@@ -15,7 +15,8 @@ from aindex.errors import DescriptorError, ExtractorError, FaissIndexError
 from aindex.index import devices
 from aindex.index import folder as folders
 from aindex.index.backend import FaissIndex, Ids, Rows, faiss_errors, import_faiss
-from aindex.index.description import Description, ExtractorIdentity, ExtractorLike
+from aindex.index.default_factory import DEFAULT_FACTORY
+from aindex.index.description import Description, ExtractorIdentity, NamedExtractor
 from aindex.index.devices import Device
 from aindex.index.factory import Metric, get_nprobe, set_nprobe, train_quantiser
 from aindex.index.names import RowNames
@@ -60,7 +61,7 @@ class ReferenceIndex:
         idx_factory: str,
         metric: Metric = "L2",
         nprobe: int = 1,
-        extractor: ExtractorLike | ExtractorIdentity | None = None,
+        extractor: NamedExtractor | ExtractorIdentity | None = None,
         names: RowNames | Sequence[str] = (),
         owners: Owners | None = None,
     ) -> None:
@@ -96,11 +97,11 @@ class ReferenceIndex:
         cls,
         descriptors: npt.NDArray[np.float32],
         *,
-        idx_factory: str = "IVF4096,PQ8x8",
+        idx_factory: str = DEFAULT_FACTORY,
         metric: Metric = "L2",
         nprobe: int = 1,
         seed: int = 0,
-        extractor: ExtractorLike | ExtractorIdentity | None = None,
+        extractor: NamedExtractor | ExtractorIdentity | None = None,
         device: Device = "cpu",
     ) -> Self:
         """An empty index with a quantiser trained on these descriptors.
@@ -125,7 +126,7 @@ class ReferenceIndex:
     def open(
         cls,
         folder: Path | str,
-        extractor: ExtractorLike | ExtractorIdentity | None = None,
+        extractor: NamedExtractor | ExtractorIdentity | None = None,
         *,
         read_only: bool = False,
         verify: bool = True,

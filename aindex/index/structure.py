@@ -15,6 +15,13 @@ from aindex.index.backend import (
     index_to_bytes,
 )
 
+# Others make the tables of a batch by one matrix product.
+_QUERY_BY_QUERY = {
+    "IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexScalarQuantizer", "IndexIVFFlat", "IndexIVFPQ",
+    "IndexIVFScalarQuantizer", "IndexHNSWFlat", "IndexLSH",
+}  # fmt: skip
+_MAPPED = {"IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer", "IndexIVFResidualQuantizer"}
+
 
 @dataclass(frozen=True)
 class IndexParts:
@@ -54,6 +61,40 @@ class IndexParts:
         """Whether the core keeps what it is given, unrounded."""
         faiss = import_faiss()
         return isinstance(self.core, (faiss.IndexFlat, faiss.IndexIVFFlat))
+
+    @property
+    def is_lsh(self) -> bool:
+        """Whether the core keeps signs alone."""
+        return isinstance(self.core, import_faiss().IndexLSH)
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether the core, without cells, rounds each component by itself."""
+        return isinstance(self.core, import_faiss().IndexScalarQuantizer)
+
+    @property
+    def coarse(self) -> FaissIndex | None:
+        """The coarse quantiser; None without cells."""
+        return None if self.ivf is None else import_faiss().downcast_index(self.ivf.quantizer)
+
+    @property
+    def flat_coarse(self) -> FaissIndex | None:
+        """The coarse quantiser if it compares with all centroids."""
+        coarse = self.coarse
+        return coarse if isinstance(coarse, import_faiss().IndexFlat) else None
+
+    @property
+    def lists_can_be_mapped(self) -> bool:
+        """Whether inverted lists may lie on the disk: others keep codes in another form, or more beside them."""
+        return self.kind in _MAPPED
+
+    @property
+    def treats_queries_alone(self) -> bool:
+        """Whether no query of a batch feels the others, once matrix products are off."""
+        if type(self.inner).__name__ not in _QUERY_BY_QUERY or getattr(self.inner, "rotate_data", False):
+            return False
+        faiss = import_faiss()
+        return self.ivf is None or isinstance(self.coarse, (faiss.IndexFlat, faiss.IndexHNSWFlat))
 
 
 def take_apart(index: FaissIndex) -> IndexParts:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aindex.collection.planning import list_source, released_files
 from aindex.data.images import image_names, is_path, list_images, read_image, read_names, write_names
 from aindex.data.released import released_names
 from aindex.errors import DataError, ImageReadError
 from aindex.paths import user_path
+from aindex.release.planning import list_source, released_files
 from tests.conftest import draw_picture
 
 LINES = st.one_of(

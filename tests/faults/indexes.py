@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from aindex.collection.activating import activate
-from aindex.collection.equipment import index_folder
-from aindex.collection.searching import search
 from aindex.index.backend import import_faiss
+from aindex.index.equipment import index_folder
 from aindex.index.reference_index import ReferenceIndex
+from aindex.matching.searching import search
+from aindex.release.activating import activate
 from tests.faults.table import QUIET, Room, copy_index, fault, file_of, truncate
 
 INDEXES = "Indexes"

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aindex.collection.activating import activate
 from aindex.errors import OutputError
+from aindex.release.activating import activate
 from tests.faults.table import QUIET, Room, fault
 
 OUTPUTS = "Outputs"
@@ -161,16 +161,16 @@ def format_limit(room: Room) -> None:
     OUTPUTS, "a picture that breaks between description and release", recorded="no picture of a known format"
 )
 def broken_meanwhile(room: Room) -> None:
-    from aindex.collection import releasing
+    from aindex.release import under_way
 
     folder = room.good_pictures(3)
-    real = releasing.open_picture
+    real = under_way.open_picture
 
     def spoil(path: Path) -> Any:
         if path.name == "P000001.png":
             path.write_bytes(b"overwritten by something else")
         return real(path)
 
-    room.patch.setattr(releasing, "open_picture", spoil)
+    room.patch.setattr(under_way, "open_picture", spoil)
     assert len(released(room, room.tmp / "out").table) == 2
     assert folder.is_dir()

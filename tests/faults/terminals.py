@@ -59,7 +59,7 @@ def interrupted(room: Room) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    room.patch.setattr("aindex.collection.searching.open_equipment", interrupt)
+    room.patch.setattr("aindex.matching.searching.open_equipment", interrupt)
     ends(130, *searched(room))
     told = room.output.readouterr().err
     assert told == "aindex: error: interrupted: what is finished stays, the same command goes on\n"
@@ -91,7 +91,7 @@ def another_error(room: Room) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(5, "Input/output error", "model.pt")
 
-    room.patch.setattr("aindex.collection.searching.open_equipment", fail)
+    room.patch.setattr("aindex.matching.searching.open_equipment", fail)
     room.command(*searched(room))
 
 

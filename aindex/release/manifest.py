@@ -7,15 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from aindex.collection.pictures import form_notes
-from aindex.collection.planning import Listing, header_size, released_files
-from aindex.collection.release import ReleaseSettings
 from aindex.data.atomic import replace_when_done
 from aindex.data.images import SkippedImages
 from aindex.data.tables import name_table
 from aindex.errors import ImageReadError
 from aindex.index.originals import named_rows
 from aindex.index.reference_index import ReferenceIndex
+from aindex.release.batch import ReleaseSettings
+from aindex.release.pictures import form_notes
+from aindex.release.planning import Listing, header_size, released_files
 
 MANIFEST, SKIPPED = "manifest.csv", "skipped.csv"
 COLUMNS = (

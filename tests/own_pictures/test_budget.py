@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from aindex.collection.budget import TOLERANCE_DB, largest_scale
+from aindex.release.budget import TOLERANCE_DB, largest_scale
 
 
 def halving_costs_six_db(at_one: float, offset: float = 0.0):

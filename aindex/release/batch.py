@@ -16,8 +16,13 @@ from aindex.activation.loop import activate_images
 from aindex.activation.perceptual import ssim
 from aindex.activation.presets import Effort, Preset, preset
 from aindex.activation.settings import DeltaSize
-from aindex.collection.budget import largest_scale
-from aindex.collection.pictures import (
+from aindex.data.atomic import replace_when_done
+from aindex.descriptors.inference import FastExtractor
+from aindex.descriptors.preprocess import prepare
+from aindex.errors import ConfigError, OutputError
+from aindex.index.quantiser import Target
+from aindex.release.budget import largest_scale
+from aindex.release.pictures import (
     Format,
     OpenedPicture,
     ReleaseError,
@@ -27,12 +32,7 @@ from aindex.collection.pictures import (
     encode,
     strips,
 )
-from aindex.collection.planning import Job
-from aindex.data.atomic import replace_when_done
-from aindex.descriptors.inference import FastExtractor
-from aindex.descriptors.preprocess import prepare
-from aindex.errors import ConfigError, OutputError
-from aindex.index.quantiser import Target
+from aindex.release.planning import Job
 from aindex.seeding import derive_seed
 
 _SSIM_WINDOW = 11

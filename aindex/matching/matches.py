@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from aindex.collection.calibration import NO_THRESHOLD, Threshold
 from aindex.data.images import SkippedImages
+from aindex.matching.calibration import NO_THRESHOLD, Threshold
 
 NO_ROWS = "no row lies in the cells that were visited: a larger nprobe looks into more"
 COLUMNS = ("query", "rank", "name", "row", "distance", "score", "match")

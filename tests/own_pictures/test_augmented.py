@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from aindex.cli import main
-from aindex.collection import augmenting
-from aindex.collection.augmenting import augment
 from aindex.edits import DrawnEdit, apply_drawn_edits, default_attacks
 from aindex.errors import ConfigError, DataError, EditError, OutputError
+from aindex.evaluation import augmenting
+from aindex.evaluation.augmenting import augment
 
 
 def _lines(folder):
@@ -99,7 +99,7 @@ def test_nothing_that_can_be_edited_is_an_error(make_pictures, tmp_path, monkeyp
     def fail(*_, **__):
         raise EditError("impossible")
 
-    monkeypatch.setattr("aindex.collection.augmenting.apply_random_edits", fail)
+    monkeypatch.setattr("aindex.evaluation.augmenting.apply_random_edits", fail)
     with pytest.raises(EditError, match="none of the 2 edits was possible"):
         augment(make_pictures("in", 2)[0].parent, tmp_path / "out")
 

@@ -14,12 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from aindex.collection.calibration import NO_THRESHOLD
-from aindex.collection.matches import Matches
 from aindex.data.atomic import write_where_told
 from aindex.data.images import read_image
 from aindex.data.released import released_names
 from aindex.errors import ImageReadError
+from aindex.matching.calibration import NO_THRESHOLD
+from aindex.matching.matches import Matches
 from aindex.paths import user_path
 
 THUMBNAIL_PIXELS = 132
@@ -48,7 +48,7 @@ def write_page(matches: Matches, path: Path | str, *, pictures: Sequence[Path | 
     """
     rows = _rows(matches, [user_path(folder) for folder in pictures])
     shown = [match["thumbnail"] is not None for row in rows for match in row["matches"]]
-    loader = PackageLoader("aindex.collection")
+    loader = PackageLoader("aindex.matching")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     script = loader.get_source(environment, "matches.js")[0]
     text = environment.get_template("matches.html.j2").render(

@@ -12,26 +12,26 @@ import numpy as np
 
 from aindex.activation.presets import Effort, Preset
 from aindex.activation.settings import DeltaSize
-from aindex.collection.building import chosen_rows
-from aindex.collection.equipment import SHIPPED, Equipment, describing, index_folder, open_equipment
-from aindex.collection.manifest import Release, manifest_table, planned_table, write_manifest
-from aindex.collection.pictures import Format
-from aindex.collection.planning import Listing, list_source, released_files, without_output
-from aindex.collection.records import Records
-from aindex.collection.release import ReleaseSettings
-from aindex.collection.releasing import ReleaseRun
-from aindex.collection.sources import Source, describe_pictures
 from aindex.data.atomic import exclusive, remove_tree
 from aindex.descriptors.extraction import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
+from aindex.descriptors.sources import Source, describe_pictures
 from aindex.errors import ConfigError
 from aindex.index.backend import Ids, Rows
+from aindex.index.building import chosen_rows
+from aindex.index.equipment import SHIPPED, Equipment, describing, index_folder, open_equipment
 from aindex.index.folder import YAML_NAME
 from aindex.index.originals import add_originals, own_rows
 from aindex.index.quantiser import Target
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.row_choice import check_row_count
 from aindex.paths import possible_path, user_path
+from aindex.release.batch import ReleaseSettings
+from aindex.release.manifest import Release, manifest_table, planned_table, write_manifest
+from aindex.release.pictures import Format
+from aindex.release.planning import Listing, list_source, released_files, without_output
+from aindex.release.records import Records
+from aindex.release.under_way import ReleaseRun
 
 BATCH_SIZE = 8
 _PROBES = 64

@@ -12,23 +12,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aindex.activation.goals import GoalMaker
-from aindex.collection.equipment import Equipment
-from aindex.collection.pictures import OpenedPicture, ReleaseError, open_picture
-from aindex.collection.planning import Job, Listing, batches, header_size, released_files, source_state
-from aindex.collection.records import Records
-from aindex.collection.release import (
-    ReleaseSettings,
-    batch_changes,
-    nearest_distances,
-    release,
-    released_distances,
-)
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import Extraction
 from aindex.descriptors.extractor import check_gradient
 from aindex.descriptors.inference import FastExtractor, fast_extractor
 from aindex.errors import ImageReadError
 from aindex.index.backend import Rows
+from aindex.index.equipment import Equipment
+from aindex.release.batch import (
+    ReleaseSettings,
+    batch_changes,
+    nearest_distances,
+    release,
+    released_distances,
+)
+from aindex.release.pictures import OpenedPicture, ReleaseError, open_picture
+from aindex.release.planning import Job, Listing, batches, header_size, released_files, source_state
+from aindex.release.records import Records
 from aindex.terminal import bars_are_off
 
 

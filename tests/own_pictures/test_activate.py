@@ -15,15 +15,15 @@ from PIL import Image
 
 from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
 from aindex.cli import main
-from aindex.collection import release, releasing
-from aindex.collection.activating import activate
-from aindex.collection.building import build_index
-from aindex.collection.planning import Job, batches
 from aindex.data.images import read_image, to_tensor
 from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import ConfigError, DataError, OutputError
+from aindex.index.building import build_index
 from aindex.index.reference_index import ReferenceIndex
+from aindex.release import batch, under_way
+from aindex.release.activating import activate
+from aindex.release.planning import Job, batches
 from aindex.shipped import resolve_config
 from tests.conftest import Holed, draw_picture, save_script, write_pictures
 
@@ -166,7 +166,7 @@ def test_interrupted_it_goes_on_and_ends_the_same(
 ) -> None:
     activate(holiday, tmp_path / "whole", **options)
     done = 0
-    real = releasing.batch_changes
+    real = under_way.batch_changes
 
     def interrupted(*args: Any, **more: Any) -> Any:
         nonlocal done
@@ -176,13 +176,13 @@ def test_interrupted_it_goes_on_and_ends_the_same(
         return real(*args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(releasing, "batch_changes", interrupted)
+        patch.setattr(under_way, "batch_changes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             activate(holiday, tmp_path / "out", **options)
     kept = set(pixels(tmp_path / "out"))
     treated = []
     monkeypatch.setattr(
-        releasing,
+        under_way,
         "batch_changes",
         lambda p, names, *a, **k: treated.extend(names) or real(p, names, *a, **k),
     )
@@ -204,9 +204,9 @@ def test_new_and_replaced_pictures_are_treated_at_the_next_call(
     draw_picture(91).save(holiday / "new.png")
     draw_picture(92).save(holiday / "d.bmp")
     treated: list[str] = []
-    real = releasing.batch_changes
+    real = under_way.batch_changes
     monkeypatch.setattr(
-        releasing,
+        under_way,
         "batch_changes",
         lambda p, names, *a, **k: treated.extend(names) or real(p, names, *a, **k),
     )
@@ -327,10 +327,10 @@ def test_measures_by_strips_are_those_of_the_whole(monkeypatch: pytest.MonkeyPat
     )
     whole = ssim(a.permute(2, 0, 1), b.permute(2, 0, 1))
     for pixels in (31, 31 * 7, 31 * 46, 31 * 1000):
-        monkeypatch.setattr("aindex.collection.pictures._STRIP_PIXELS", pixels)
-        assert release._ssim(a, b) == pytest.approx(whole, abs=1e-6)
-        assert release._linf(a, b) == 9
-        assert release._psnr(b, SimpleNamespace(seen=a)) == pytest.approx(float(psnr_db(a, b)), abs=1e-4)
+        monkeypatch.setattr("aindex.release.pictures._STRIP_PIXELS", pixels)
+        assert batch._ssim(a, b) == pytest.approx(whole, abs=1e-6)
+        assert batch._linf(a, b) == 9
+        assert batch._psnr(b, SimpleNamespace(seen=a)) == pytest.approx(float(psnr_db(a, b)), abs=1e-4)
 
 
 def test_a_picture_that_fails_is_recorded_and_costs_the_others_nothing(

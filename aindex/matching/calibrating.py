@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from aindex.collection.calibration import (
+from aindex.descriptors.extraction import ExtractionSettings
+from aindex.descriptors.extractor import Extractor
+from aindex.descriptors.sources import Source, describe, picture_paths
+from aindex.errors import ConfigError, DataError
+from aindex.index.equipment import SHIPPED, Visits, index_folder, open_equipment, visited_cells
+from aindex.index.reference_index import ReferenceIndex
+from aindex.matching.calibration import (
     Calibration,
     ScoreKind,
     calibrate_index,
     check_rate,
     require_enough,
 )
-from aindex.collection.equipment import SHIPPED, Visits, index_folder, open_equipment, visited_cells
-from aindex.collection.sources import Source, describe, picture_paths
-from aindex.descriptors.extraction import ExtractionSettings
-from aindex.descriptors.extractor import Extractor
-from aindex.errors import ConfigError, DataError
-from aindex.index.reference_index import ReferenceIndex
 
 
 def calibrate(

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from aindex.collection.metadata import Metadata, read_metadata
 from aindex.data.images import one_line, open_image
+from aindex.data.metadata import Metadata, read_metadata
 from aindex.data.pixels import bits_per_sample, on_white, upright
 from aindex.data.pixels import decode as decoded
 from aindex.data.tiff import NOTE

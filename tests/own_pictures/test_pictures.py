@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from aindex.collection.manifest import COLUMNS, Release, manifest_table
-from aindex.collection.metadata import reset_orientation
-from aindex.collection.pictures import (
+from aindex.data.images import SkippedImages, read_image
+from aindex.data.metadata import reset_orientation
+from aindex.release.manifest import COLUMNS, Release, manifest_table
+from aindex.release.pictures import (
     SUFFIXES,
     Format,
     OpenedPicture,
@@ -22,7 +23,6 @@ from aindex.collection.pictures import (
     form_notes,
     open_picture,
 )
-from aindex.data.images import SkippedImages, read_image
 from tests.conftest import draw_picture
 from tests.data.png_files import write_png
 from tests.data.tiff_files import write_tiff
@@ -256,7 +256,7 @@ def test_a_large_picture_is_changed_strip_by_strip(tmp_path: Path, monkeypatch: 
     picture = open_picture(tmp_path / "a.png")
     change = torch.randn(3, 40, 48, generator=torch.Generator().manual_seed(0)) * 0.1
     whole = changed_colours(picture, change, 0.7)
-    monkeypatch.setattr("aindex.collection.pictures._STRIP_PIXELS", 48 * 7)
+    monkeypatch.setattr("aindex.release.pictures._STRIP_PIXELS", 48 * 7)
     assert torch.equal(changed_colours(picture, change, 0.7), whole)
 
 

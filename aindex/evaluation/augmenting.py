@@ -20,7 +20,14 @@ from aindex.data.atomic import (
     remove_tree,
     replace_when_done,
 )
-from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_image
+from aindex.data.images import (
+    LEFT_OUT_COPIES,
+    SkippedImages,
+    image_names,
+    list_images,
+    names_root,
+    read_image,
+)
 from aindex.data.loading import Failure, ProcessLoader
 from aindex.data.parts import PartFiles
 from aindex.data.released import released_names
@@ -317,7 +324,7 @@ def _check(edits: Edits, copies: int, num_workers: int) -> None:
 
 def _write(parts: PartFiles, output: Path) -> Augmented:
     """The lines about all copies into one file, and the list of what could not be read or edited."""
-    skipped, failed = SkippedImages(), SkippedImages("edited copies left out")
+    skipped, failed = SkippedImages(), SkippedImages(LEFT_OUT_COPIES)
     images = copies = 0
     with (
         replace_when_done(output / LINES_FILE) as temporary,

@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from aindex.collection.manifest import MANIFEST, SKIPPED
 from aindex.data.atomic import remove_leftovers_of, remove_tree, replace_when_done
 from aindex.data.parts import append_lines
 from aindex.errors import ConfigError, OutputError
+from aindex.release.manifest import MANIFEST, SKIPPED
 
 STATE_FOLDER = ".aindex"
 _CONFIGURATION, _RECORDS, _FILES = "release.json", "released.jsonl", "files.jsonl"

@@ -17,10 +17,6 @@ import pytest
 
 import aindex
 from aindex.cli import main
-from aindex.collection.adopting import adopt_index
-from aindex.collection.building import add_to_index, build_index
-from aindex.collection.exporting import check_against, export_index
-from aindex.collection.searching import search
 from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import (
@@ -32,9 +28,13 @@ from aindex.errors import (
     FaissIndexError,
     OutputError,
 )
+from aindex.index.adopting import adopt_index
+from aindex.index.building import add_to_index, build_index
+from aindex.index.exporting import check_against, export_index
 from aindex.index.lance_export import COLUMN
 from aindex.index.lance_search import LanceReferenceIndex
 from aindex.index.reference_index import ReferenceIndex
+from aindex.matching.searching import search
 from tests.conftest import CACHED, TinyNet, save_script
 from tests.index.conftest import unit_rows
 
@@ -202,7 +202,7 @@ def test_pictures_are_activated_and_added_against_an_adopted_index(
     quiet: ExtractionSettings,
     make_pictures: MakePictures,
 ) -> None:
-    from aindex.collection.activating import activate
+    from aindex.release.activating import activate
 
     export_index(tiny_index, "faiss", tmp_path / "out" / "index.faiss")
     adopt_index(

@@ -20,16 +20,16 @@ import pytest
 from PIL import Image
 
 from aindex.cli import main
-from aindex.collection.building import add_to_index
-from aindex.collection.calibrating import calibrate
-from aindex.collection.calibration import find_threshold, normalised_scores
-from aindex.collection.equipment import visited_cells
-from aindex.collection.matches import NO_ROWS
-from aindex.collection.page import find_picture, write_page
-from aindex.collection.searching import search
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.errors import ConfigError, DataError, FaissIndexError
+from aindex.index.building import add_to_index
+from aindex.index.equipment import visited_cells
 from aindex.index.reference_index import ReferenceIndex
+from aindex.matching.calibrating import calibrate
+from aindex.matching.calibration import find_threshold, normalised_scores
+from aindex.matching.matches import NO_ROWS
+from aindex.matching.page import find_picture, write_page
+from aindex.matching.searching import search
 from tests.conftest import contrast, draw_picture
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num_workers", "0"]
@@ -348,7 +348,7 @@ def test_page_without_a_verdict_and_without_rows(
 
 
 def test_words_of_the_page_stand_out_in_light_and_dark() -> None:
-    css = resources.files("aindex.collection").joinpath("templates/matches.css").read_text()
+    css = resources.files("aindex.matching").joinpath("templates/matches.css").read_text()
     modes = re.findall(r":root \{([^}]*--ink[^}]*)\}", css)
     assert len(modes) == 2
     for mode in modes:

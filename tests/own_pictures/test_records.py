@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from aindex.collection import releasing
-from aindex.collection.activating import activate
-from aindex.collection.building import add_to_index, build_index
 from aindex.data.atomic import exclusive, remove_tree
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.errors import OutputError
+from aindex.index.building import add_to_index, build_index
 from aindex.index.reference_index import ReferenceIndex
+from aindex.release import under_way
+from aindex.release.activating import activate
 from tests.conftest import draw_picture, write_pictures
 
 Options = dict[str, Any]
@@ -118,14 +118,14 @@ def test_two_releases_do_not_work_in_one_folder(
 ) -> None:
     holiday, out = write_pictures(tmp_path / "holiday", 2)[0].parent, tmp_path / "out"
     inside, go_on = threading.Event(), threading.Event()
-    real = releasing.open_picture
+    real = under_way.open_picture
 
     def wait(path: Path) -> Any:
         inside.set()
         go_on.wait(60)
         return real(path)
 
-    monkeypatch.setattr(releasing, "open_picture", wait)
+    monkeypatch.setattr(under_way, "open_picture", wait)
     first = threading.Thread(target=activate, args=(holiday, out), kwargs=options)
     first.start()
     try:

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aindex.collection.pictures import SUFFIXES, Format
-from aindex.collection.sources import Source
 from aindex.data.images import image_names, is_path, list_images, names_root, open_image
 from aindex.data.released import released_names
+from aindex.descriptors.sources import Source
 from aindex.errors import DataError, ImageReadError, OutputError
 from aindex.paths import user_path
+from aindex.release.pictures import SUFFIXES, Format
 
 _BATCH_PIXELS = 24_000_000
 """Of the pictures that are activated together; some 50 bytes each, and the next batch is decoded meanwhile."""

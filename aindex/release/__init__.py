@@ -1,0 +1,1 @@
+"""Release a folder of pictures activated: the same tree, records of what is done, a manifest."""
