@@ -21,6 +21,9 @@ from aindex.seeding import derive_seed
 FAILED = -2
 """In place of an answer; −1 says that the picture is a copy of none."""
 
+SLOW_TIMES = 4
+"""Of so many strangers a slow reader sees one, and compares it so often, each time with other identifiers."""
+
 
 @dataclass
 class Tried:
@@ -140,22 +143,31 @@ def try_strangers(
 
     Args:
         tried: filled in.
-        strangers: name and path of each.
+        strangers: name and path of each; of each four, slow readers see one.
         attacks: the edits.
         workers: processes.
     """
 
     readers = list(dict.fromkeys(rival.reader for rival, _ in tried))
+    times = {reader: SLOW_TIMES if reader.slow else 1 for reader in readers}
 
-    def treat(number: int) -> list[tuple[Any, float, int]]:
+    def treat(number: int) -> list[tuple[list[float], float, int]]:
         name, path = strangers[number]
-        copy = edited(read_image(path), name, attacks[number % len(attacks)])
-        return [timed(lambda one=reader: one.identify(copy), (FAILED, -np.inf)) for reader in readers]
+        # in turn, and shifted each time, so that every fourth stranger has all edits, too
+        attack = attacks[(number + number // len(attacks)) % len(attacks)]
+        copy = edited(read_image(path), name, attack)
+        return [
+            timed(lambda one=reader, n=count: one.strange_scores(copy, n), [-np.inf] * count)
+            if number % count == 0
+            else ([], 0.0, 0)
+            for reader, count in times.items()
+        ]
 
     lines = list(in_processes(treat, range(len(strangers)), workers))
     for rival, one in tried:
         results = [line[readers.index(rival.reader)] for line in lines]
-        one.strange_scores = np.array([score for (_, score), _, _ in results], float)
+        scores = [score for some, _, _ in results for score in some]
+        one.strange_scores = np.array(scores[: len(strangers)], float)
         one.failures += sum(failed for *_, failed in results)
 
 

@@ -106,6 +106,10 @@ class Rival:
         """The row that a picture is a copy of (−1: none) and how sure that is: larger is surer."""
         raise NotImplementedError
 
+    def strange_scores(self, picture: Image.Image, count: int) -> list[float]:
+        """How sure it is of a picture that matches nothing, so many times; only slow ones are asked more than once."""
+        return [self.identify(picture)[1]] * count
+
 
 class Hash(Rival):
     """A perceptual hash of each reference picture; the one with the fewest differing bits is the answer."""
@@ -134,7 +138,7 @@ class Hash(Rival):
         return row, -float(distances[row])
 
 
-def codewords(count: int, seed: int) -> npt.NDArray[np.float32]:
+def codewords(count: int, seed: int | list[int]) -> npt.NDArray[np.float32]:
     """Random identifiers: count×32 of −1 and 1."""
     drawn = np.random.default_rng(seed).integers(0, 2, (count, BITS))
     return (2 * drawn - 1).astype(np.float32)
@@ -148,6 +152,7 @@ class Mark(Rival):
     stored_bytes = BITS // 8
 
     def __init__(self, bench: Bench) -> None:
+        self.seed = bench.seed
         self.words = codewords(len(bench.paths), bench.seed)
         self.scans = (Scan("bits", BITS),)
         self.released_as = self.name
@@ -165,12 +170,21 @@ class Mark(Rival):
 
     def identify(self, copy: Image.Image) -> tuple[int, float]:
         """The score is the number of bits that agree; how clear they are decides between equals."""
-        values = self.read(copy)
-        likeness = self.words @ values
-        row = int(likeness.argmax())
-        agreeing = int((self.words[row] * values > 0).sum())
-        clearness = likeness[row] / (np.abs(values).sum() + 1e-9)
-        return row, agreeing + 0.5 * float(clearness)
+        return _most_alike(self.words, self.read(copy))
+
+    def strange_scores(self, picture: Image.Image, count: int) -> list[float]:
+        """One reading, compared with the identifiers and with others drawn anew: whom it resembles is chance."""
+        values = self.read(picture)
+        others = [codewords(len(self.words), [self.seed, number]) for number in range(1, count)]
+        return [_most_alike(words, values)[1] for words in (self.words, *others)]
+
+
+def _most_alike(words: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> tuple[int, float]:
+    likeness = words @ values
+    row = int(likeness.argmax())
+    agreeing = int((words[row] * values > 0).sum())
+    clearness = likeness[row] / (np.abs(values).sum() + 1e-9)
+    return row, agreeing + 0.5 * float(clearness)
 
 
 class Described(Rival):
