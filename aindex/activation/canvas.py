@@ -4,7 +4,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ ROUNDING_MSE = 1 / 12
 
 _FINER = 1.25
 
+_IN_CACHE = 1 << 20
+"""Elements of an image that a CPU's thread treats by itself; larger ones have all threads, one after the other."""
+
 _MOST_PIXELS = 1 << 26
 """How many pixels a GPU treats at a time: each takes some tens of bytes more before the loop."""
 
@@ -61,6 +64,20 @@ def _scaled(jnd: Tensor, settings: ActivationSettings) -> Tensor:
         mean = float(np.mean(jnd.numpy(), dtype=np.float64)) if jnd.device.type == "cpu" else jnd.mean()
         jnd = torch.full_like(jnd, mean) if isinstance(mean, float) else mean.expand_as(jnd)
     return settings.scaling * jnd
+
+
+class Seen(NamedTuple):
+    """What the loop sees of B changed images.
+
+    Attributes:
+        inputs: of the extractor, B×3×R×R.
+        mean_squares: of the changes, B.
+        pictures: to be edited, B×3×S×S; None where there are no views.
+    """
+
+    inputs: Tensor
+    mean_squares: Tensor
+    pictures: Tensor | None
 
 
 class Canvas:
@@ -150,9 +167,11 @@ class Canvas:
         """x' − x at δ's size, in normalised space, M×L: h ⊙ α ⊙ tanh δ, within the budget."""
         return self._gain * self._bounded(deltas)
 
-    def mean_squares(self, change: Tensor) -> Tensor:
-        """Of each image's change, B."""
-        return self._layout.mean_squares(change)
+    def seen(self, deltas: Sequence[Tensor]) -> Seen:
+        """What the loop sees of the changed images."""
+        change = self.change(deltas)
+        pictures = self.picture(change) if self._settings.views else None
+        return Seen(self.input(change), self._layout.mean_squares(change), pictures)
 
     def input(self, change: Tensor) -> Tensor:
         """What the extractor sees of the changed images, B×3×R×R."""
@@ -269,6 +288,47 @@ def together(images: Sequence[Tensor]) -> list[list[int]]:
     return list(groups.values())
 
 
+class _Apart(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Seen], items: Sequence[Any], *tensors: Tensor) -> Any:
+        def treat(number: int) -> tuple[Tensor, list[Tensor]]:
+            with torch.enable_grad():
+                own = tensors[number].detach().requires_grad_()
+                return own, [part for part in function(items[number], own) if part is not None]
+
+        ctx.pairs = side_by_side(treat, range(len(items)))
+        return tuple(part.detach() for _, parts in ctx.pairs for part in parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        each = len(gradients) // len(ctx.pairs)
+
+        def back(number: int) -> Tensor:
+            own, parts = ctx.pairs[number]
+            some = gradients[each * number : each * (number + 1)]
+            gradient: Tensor = torch.autograd.grad(parts, own, some)[0]
+            return gradient
+
+        return None, None, *side_by_side(back, range(len(ctx.pairs)))
+
+
+def apart(function: Callable[[Any, Tensor], Seen], pairs: Sequence[tuple[Any, Tensor]]) -> list[Seen]:
+    """function(item, tensor) of each pair, on a thread each, and so is its gradient: autograd has one thread for all.
+
+    An image goes through the processor's cache once forwards and once back.
+    """
+    if not pairs:
+        return []
+    parts = _Apart.apply(function, [item for item, _ in pairs], *[tensor for _, tensor in pairs])
+    each = len(parts) // len(pairs)
+    return [Seen(*parts[i : i + each], *[None] * (3 - each)) for i in range(0, len(parts), each)]
+
+
+def is_alone_in_cache(deltas: Sequence[Tensor]) -> bool:
+    """Whether this is one δ, and no larger than what a processor holds near itself."""
+    return len(deltas) == 1 and deltas[0].numel() <= _IN_CACHE
+
+
 class Canvases:
     """The images of a batch.
 
@@ -297,26 +357,31 @@ class Canvases:
         )
         self._edits = iter(self._drawn(seeds))
 
-    def constrain(self) -> list[Tensor]:
-        """The present changes, h ⊙ α ⊙ tanh δ within the budget, as each canvas holds those of its images."""
-        return [canvas.change(deltas) for canvas, deltas in self._with_deltas()]
+    def constrain(self) -> list[Seen]:
+        """The present changes, h ⊙ α ⊙ tanh δ within the budget, as each canvas shows those of its images."""
+        pairs = self._with_deltas()
+        alone = [self._device.type == "cpu" and is_alone_in_cache(deltas) for _, deltas in pairs]
+        items = [(canvas, deltas[0]) for (canvas, deltas), one in zip(pairs, alone, strict=True) if one]
+        shown = iter(apart(lambda canvas, delta: canvas.seen([delta]), items))
+        return [
+            next(shown) if one else canvas.seen(deltas)
+            for (canvas, deltas), one in zip(pairs, alone, strict=True)
+        ]
 
-    def mean_squares(self, changes: Sequence[Tensor]) -> Tensor:
+    def mean_squares(self, changes: Sequence[Seen]) -> Tensor:
         """Of each image's change, B."""
-        pairs = zip(self._canvases, changes, strict=True)
-        return torch.stack(self._in_order([canvas.mean_squares(change).unbind() for canvas, change in pairs]))
+        return torch.stack(self._in_order([change.mean_squares.unbind() for change in changes]))
 
-    def add(self, changes: Sequence[Tensor]) -> Tensor:
+    def add(self, changes: Sequence[Seen]) -> Tensor:
         """What the extractor sees of the changed images, B×3×R×R."""
-        pairs = zip(self._canvases, changes, strict=True)
-        return torch.stack(self._in_order([canvas.input(change).unbind() for canvas, change in pairs]))
+        return torch.stack(self._in_order([change.inputs.unbind() for change in changes]))
 
-    def edit(self, changes: Sequence[Tensor]) -> list[Tensor]:
+    def edit(self, changes: Sequence[Seen]) -> list[Tensor]:
         """What it sees of randomly edited copies of them, B×3×R×R for each view."""
         if not self._settings.views:
             return []
-        pairs = zip(self._canvases, changes, strict=True)
-        pictures = torch.stack(self._in_order([canvas.picture(change).unbind() for canvas, change in pairs]))
+        shown = [change.pictures for change in changes if change.pictures is not None]
+        pictures = torch.stack(self._in_order([some.unbind() for some in shown]))
         views = self._settings.views
         copies = edited(pictures.repeat(views, 1, 1, 1), next(self._edits), self._size)
         return list(normalise(copies).chunk(views))

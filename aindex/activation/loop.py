@@ -101,14 +101,15 @@ def activate_images(
             measures.append(measured(images, canvases.released()))
         step()
         advance(iteration)
-    squares = canvases.mean_squares(canvases.constrain())
-    return Activation(canvases, Curves.of(losses, measures), failures(canvases.deltas, squares, losses))
+    return Activation(canvases, Curves.of(losses, measures), failures(canvases.deltas, losses))
 
 
 def describe(inputs: Sequence[Tensor], extractor: FastExtractor, batch_size: int) -> Tensor:
     """Descriptors of the images and of their views, (1+V)×B×d, from B×3×R×R each; the rest of a batch is blank."""
     count = len(inputs[0])
-    rows = torch.cat([F.pad(some, (0, 0) * 3 + (0, batch_size - count)) for some in inputs])
+    if count < batch_size:
+        inputs = [F.pad(some, (0, 0) * 3 + (0, batch_size - count)) for some in inputs]
+    rows = torch.cat(list(inputs)) if len(inputs) > 1 else inputs[0]
     with repeatable():
         descriptors = extractor(rows.to(extractor.input_dtype, memory_format=torch.channels_last))
     return descriptors.view(len(inputs), batch_size, -1)[:, :count]

@@ -94,18 +94,14 @@ class Curves:
 
 
 @torch.no_grad()
-def failures(deltas: list[Tensor], squares: Tensor, losses: Sequence[Tensor]) -> list[str | None]:
+def failures(deltas: list[Tensor], losses: Sequence[Tensor]) -> list[str | None]:
     """Per image None, or what of it is not finite; rounded to 8 bits it would be some picture all the same.
 
     Args:
         deltas: δ of B images after the last step.
-        squares: mean square of the change that δ makes of each, B.
         losses: of each iteration, 3×B.
     """
-    parts = {
-        "δ": torch.stack(torch._foreach_norm(deltas, math.inf)).isfinite(),
-        "change": squares.isfinite(),
-    }
+    parts = {"δ": torch.stack(torch._foreach_norm(deltas, 1)).isfinite()}
     if losses:
         parts["loss"] = torch.stack(list(losses)).isfinite().all(0).all(0)
     columns = torch.stack(list(parts.values()), dim=1).cpu().tolist()  # in one transfer

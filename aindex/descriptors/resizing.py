@@ -45,7 +45,8 @@ class _AxisWeights(NamedTuple):
 
     def mix(self, rows: Tensor) -> Tensor:
         """Weighted sums of whole rows, N×D → M×D."""
-        return F.embedding_bag(self.sources, rows, self.starts, mode="sum", per_sample_weights=self.weights)
+        mixed: Tensor = torch.embedding_bag(rows, self.sources, self.starts, False, 0, False, self.weights)[0]
+        return mixed
 
 
 @lru_cache(maxsize=512)
@@ -209,7 +210,7 @@ class PlaneResize:
 
     def backwards(self, gradient: Tensor) -> Tensor:
         """The gradient of the planes from that of the result."""
-        columns = gradient.permute(2, 0, 1).reshape(self._size, -1)  # size×C·size
+        columns = gradient.permute(2, 0, 1).reshape(self._size, -1).contiguous()  # size×C·size
         rows = self._across_back.mix(columns).T.contiguous()  # C·size×W
         return self._down_back.mix(rows)
 
