@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from aindex.callbacks.report import Report
     from aindex.callbacks.run_folder import RunFolder
     from aindex.callbacks.write_images import WriteImages
+    from aindex.collection.adopting import adopt_index
+    from aindex.collection.building import add_to_index, build_index
+    from aindex.collection.equipment import describing
+    from aindex.collection.exporting import check_against, export_index, lance_arguments
     from aindex.descriptors.registry import load_extractor
     from aindex.errors import AindexError
-    from aindex.index.adopting import adopt_index
-    from aindex.index.building import add_to_index, build_index
-    from aindex.index.equipment import describing
-    from aindex.index.exporting import check_against, export_index, lance_arguments
     from aindex.index.reference_index import ReferenceIndex
     from aindex.matching.calibrating import calibrate
     from aindex.matching.page import write_page
@@ -47,14 +47,14 @@ _HOMES = {
     "RunFolder": "aindex.callbacks.run_folder",
     "WriteImages": "aindex.callbacks.write_images",
     "activate": "aindex.release.activating",
-    "add_to_index": "aindex.index.building",
-    "adopt_index": "aindex.index.adopting",
-    "build_index": "aindex.index.building",
+    "add_to_index": "aindex.collection.building",
+    "adopt_index": "aindex.collection.adopting",
+    "build_index": "aindex.collection.building",
     "calibrate": "aindex.matching.calibrating",
-    "check_against": "aindex.index.exporting",
-    "describing": "aindex.index.equipment",
-    "export_index": "aindex.index.exporting",
-    "lance_arguments": "aindex.index.exporting",
+    "check_against": "aindex.collection.exporting",
+    "describing": "aindex.collection.equipment",
+    "export_index": "aindex.collection.exporting",
+    "lance_arguments": "aindex.collection.exporting",
     "load_extractor": "aindex.descriptors.registry",
     "search": "aindex.matching.searching",
     "write_page": "aindex.matching.page",

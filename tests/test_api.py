@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import aindex
-from aindex.index.equipment import index_folder
+from aindex.collection.equipment import index_folder
 from tests.conftest import draw_picture
 
 DOCUMENT = Path(aindex.__file__).parent.parent / "docs" / "python.md"

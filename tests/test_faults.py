@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from aindex.collection.building import build_index
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import AindexError
-from aindex.index.building import build_index
 from tests.conftest import CACHED, write_pictures
 from tests.faults import (
     configuration,

@@ -15,6 +15,7 @@ LAYERS = (
     "index",
     "activation",
     "evaluation",
+    "collection",
     "matching",
     "release",
     "callbacks",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from aindex.activation.flat import Flat
 from aindex.activation.perceptual import LUMINANCE, jnd_map, jnd_maps
@@ -289,6 +290,8 @@ def together(images: Sequence[Tensor]) -> list[list[int]]:
 
 
 class _Apart(torch.autograd.Function):
+    """What a function gives for each of several tensors; found and derived on threads."""
+
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Seen], items: Sequence[Any], *tensors: Tensor) -> Any:
         def treat(number: int) -> tuple[Tensor, list[Tensor]]:
@@ -300,6 +303,7 @@ class _Apart(torch.autograd.Function):
         return tuple(part.detach() for _, parts in ctx.pairs for part in parts)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         each = len(gradients) // len(ctx.pairs)
 

@@ -101,7 +101,7 @@ def failures(deltas: list[Tensor], losses: Sequence[Tensor]) -> list[str | None]
         deltas: δ of B images after the last step.
         losses: of each iteration, 3×B.
     """
-    parts = {"δ": torch.stack(torch._foreach_norm(deltas, 1)).isfinite()}
+    parts = {"δ": torch.stack(torch._foreach_norm(deltas, 2)).isfinite()}
     if losses:
         parts["loss"] = torch.stack(list(losses)).isfinite().all(0).all(0)
     columns = torch.stack(list(parts.values()), dim=1).cpu().tolist()  # in one transfer

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from aindex import distributed
 from aindex.activation.datamodule import ImageData
 from aindex.callbacks.run_folder import INDEX_FOLDER, LANCE_FOLDER, ORIGINALS_FOLDER, SKIPPED_FILE
+from aindex.collection.equipment import index_folder
 from aindex.data.atomic import replace_when_done
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import Extraction
@@ -23,7 +24,6 @@ from aindex.errors import ConfigError
 from aindex.index.cache import train_cached
 from aindex.index.default_factory import DEFAULT_FACTORY
 from aindex.index.devices import Device
-from aindex.index.equipment import index_folder
 from aindex.index.factory import Metric, check_plan
 from aindex.index.filling import AnyIndex, Filling, NumberedNames, PackedIndex, Placement, fill
 from aindex.index.folder import YAML_NAME, read_state

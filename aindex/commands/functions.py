@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 
+from aindex.collection.equipment import describing
 from aindex.commands.parsing import OneLineErrors
 from aindex.errors import ConfigError
-from aindex.index.equipment import describing
 
 
 class Needs(NamedTuple):

@@ -6,12 +6,12 @@ from typing import Literal
 import yaml  # type: ignore[import-untyped]
 
 from aindex.cli import did_you_mean
+from aindex.collection.adopting import Adopted, adopt_index
+from aindex.collection.building import Indexed, add_to_index, build_index, remove_from_index
+from aindex.collection.equipment import SHIPPED, index_folder
+from aindex.collection.exporting import check_against, export_index
 from aindex.commands.functions import FunctionCommand
 from aindex.errors import ConfigError
-from aindex.index.adopting import Adopted, adopt_index
-from aindex.index.building import Indexed, add_to_index, build_index, remove_from_index
-from aindex.index.equipment import SHIPPED, index_folder
-from aindex.index.exporting import check_against, export_index
 from aindex.index.reference_index import ReferenceIndex
 from aindex.terminal import note
 

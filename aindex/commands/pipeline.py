@@ -34,6 +34,7 @@ from aindex.callbacks.progress import ProgressBar
 from aindex.callbacks.report import Report
 from aindex.callbacks.run_folder import RunFolder
 from aindex.callbacks.write_images import WriteImages
+from aindex.collection.equipment import choose_device
 from aindex.commands.config_files import as_written
 from aindex.commands.lightning_options import OptionsCLI, OptionsParser
 from aindex.commands.pipeline_help import TITLES, short_help
@@ -41,7 +42,6 @@ from aindex.commands.trainer_options import refuse_counts, refuse_options
 from aindex.descriptors.inference import best_precision
 from aindex.distributed import STRATEGY_NAME, IndependentDDP, register_strategy
 from aindex.errors import ConfigError
-from aindex.index.equipment import choose_device
 from aindex.terminal import bars_are_off
 
 _TRAINER_DEFAULTS = {

@@ -25,6 +25,7 @@ Order = Callable[[npt.NDArray[np.float32], Ids], Found]
 
 _ID_BITS = 43
 """Of a sort key: a row's number; the place of its distance in the list is above it."""
+_MOST_PLACES = 1 << 63 - _ID_BITS
 
 _SPARE_CELLS = 4
 _UNSURE_TOGETHER = 64
@@ -107,10 +108,13 @@ def by_distance_then_id(distances: npt.NDArray[np.float32], ids: Ids, k: int, la
 
 def in_order_of_ids(distances: npt.NDArray[np.float32], ids: Ids) -> Ids:
     """Ids nq×n, those with the same of their sorted distances in order; absent ones (id −1) last."""
+    absent = (1 << _ID_BITS) - 1
     starts = np.zeros(ids.shape, np.int64)  # where the first of a distance lies
     np.multiply(distances[:, 1:] != distances[:, :-1], np.arange(1, ids.shape[1]), out=starts[:, 1:])
-    absent = (1 << _ID_BITS) - 1
-    keys = np.maximum.accumulate(starts, axis=1) << _ID_BITS | ids & absent
+    starts = np.maximum.accumulate(starts, axis=1)
+    if ids.shape[1] > _MOST_PLACES:
+        return np.take_along_axis(ids, np.lexsort((ids & absent, starts), axis=-1), 1)
+    keys = starts << _ID_BITS | ids & absent
     keys.sort(axis=1)
     keys &= absent
     return np.where(keys == absent, -1, keys)
@@ -158,7 +162,7 @@ def _visit_cells(ivf: FaissIndex, rows: Rows, ties: Callable[[RawSearch], Found]
 
             return ties(search)
 
-        return _joined([in_cells(begin) for begin in range(0, len(some), _MOST_TOGETHER)])
+        return _joined([in_cells(begin) for begin in range(0, max(1, len(some)), _MOST_TOGETHER)])
 
     def treat_alone(some: Rows) -> Found:
         with one_thread():

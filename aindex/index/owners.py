@@ -12,6 +12,9 @@ from aindex.index.neighbours import in_order_of_ids
 MOST_ROWS = 255
 """Rows that one picture may have: their number is kept in a byte."""
 
+_TOGETHER = 1 << 19
+"""Neighbours treated at a time."""
+
 
 class Owners:
     """Rows of one picture follow each other; pictures are numbered in the order of their rows.
@@ -36,7 +39,8 @@ class Owners:
                     f"{len(self._counts)} numbers of rows for {pictures} pictures, of which none may be 0: build the "
                     "index again"
                 )
-            self._owners = np.repeat(np.arange(pictures, dtype=np.int32), self._counts)
+            # of row −1, which is the last, there is one more picture than there are
+            self._owners = np.repeat(np.arange(pictures + 1, dtype=np.int32), np.append(self._counts, 1))
 
     @property
     def is_one_to_one(self) -> bool:
@@ -46,7 +50,7 @@ class Owners:
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return self.pictures if self._owners is None else len(self._owners)
+        return self.pictures if self._owners is None else len(self._owners) - 1
 
     @property
     def most(self) -> int:
@@ -89,14 +93,8 @@ class Owners:
         """The picture of each row; −1 stays −1."""
         if self._owners is None:
             return rows
-        owners = self._known(rows)
+        owners = self._owners[rows]
         return np.where(owners == self.pictures, -1, owners).astype(np.int64)
-
-    def _known(self, rows: Ids) -> npt.NDArray[np.int32]:
-        """The picture of each row; one more than there are where there is none."""
-        if self._owners is None or not len(self._owners):
-            return np.full(rows.shape, self.pictures, np.int32)
-        return np.where(rows < 0, np.int32(self.pictures), self._owners.take(rows, mode="wrap"))
 
     def rows_of(self, pictures: Ids) -> list[Ids]:
         """The rows of each picture."""
@@ -122,10 +120,21 @@ class Owners:
         """
         if self._owners is None:
             return distances[:, :k], rows[:, :k]
-        owners, count = self._known(rows), rows.shape[1]
+        # some queries at a time: what is made of a list takes several times its memory
+        step = max(1, _TOGETHER // max(1, rows.shape[1]))
+        parts = [
+            self._nearest_of_some(self._owners, distances[i : i + step], rows[i : i + step], k)
+            for i in range(0, max(1, len(rows)), step)
+        ]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def _nearest_of_some(
+        self, of_rows: npt.NDArray[np.int32], distances: npt.NDArray[np.float32], rows: Ids, k: int
+    ) -> tuple[npt.NDArray[np.float32], Ids]:
+        owners, count = of_rows[rows], rows.shape[1]
         is_tied = (distances[:, 1:] == distances[:, :-1]) & (owners[:, 1:] != owners[:, :-1])
         tied = np.flatnonzero(is_tied.any(axis=1))
-        owners[tied] = self._known(in_order_of_ids(distances[tied], rows[tied]))
+        owners[tied] = of_rows[in_order_of_ids(distances[tied], rows[tied])]
         # by picture, then place: the first of a picture is its nearest row
         bits = count.bit_length()
         few = self.pictures.bit_length() + bits < 32

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from aindex.collection.equipment import SHIPPED, Visits, index_folder, open_equipment, visited_cells
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.sources import Source, describe, picture_paths
 from aindex.errors import ConfigError, DataError
-from aindex.index.equipment import SHIPPED, Visits, index_folder, open_equipment, visited_cells
 from aindex.index.reference_index import ReferenceIndex
 from aindex.matching.calibration import (
     Calibration,

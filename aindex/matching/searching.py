@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from aindex.collection.equipment import Equipment, Visits, open_equipment, visited_cells
 from aindex.data.images import SkippedImages, is_path, list_images, picture_name, read_picture
 from aindex.data.tables import name_table
 from aindex.descriptors.extraction import Extraction, ExtractionSettings, extract
@@ -19,7 +20,6 @@ from aindex.descriptors.inference import fast_extractor
 from aindex.descriptors.preprocess import prepare
 from aindex.errors import ConfigError, DataError, ImageReadError
 from aindex.index.backend import Ids
-from aindex.index.equipment import Equipment, Visits, open_equipment, visited_cells
 from aindex.index.reference_index import ReferenceIndex
 from aindex.matching.calibration import NO_THRESHOLD, Threshold, normalised_scores, stored_threshold
 from aindex.matching.matches import COLUMNS, Matches

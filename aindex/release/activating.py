@@ -12,14 +12,14 @@ import numpy as np
 
 from aindex.activation.presets import Effort, Preset
 from aindex.activation.settings import DeltaSize
+from aindex.collection.building import chosen_rows
+from aindex.collection.equipment import SHIPPED, Equipment, describing, index_folder, open_equipment
 from aindex.data.atomic import exclusive, remove_tree
 from aindex.descriptors.extraction import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.sources import Source, describe_pictures
 from aindex.errors import ConfigError
 from aindex.index.backend import Ids, Rows
-from aindex.index.building import chosen_rows
-from aindex.index.equipment import SHIPPED, Equipment, describing, index_folder, open_equipment
 from aindex.index.folder import YAML_NAME
 from aindex.index.originals import add_originals, own_rows
 from aindex.index.quantiser import Target

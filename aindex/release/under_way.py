@@ -12,13 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aindex.activation.goals import GoalMaker
+from aindex.collection.equipment import Equipment
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import Extraction
 from aindex.descriptors.extractor import check_gradient
 from aindex.descriptors.inference import FastExtractor, fast_extractor
 from aindex.errors import ImageReadError
 from aindex.index.backend import Rows
-from aindex.index.equipment import Equipment
 from aindex.release.batch import (
     ReleaseSettings,
     batch_changes,

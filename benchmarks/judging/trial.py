@@ -174,6 +174,9 @@ def try_strangers(
 def by_either(mark: Tried, index: Tried, sure: float) -> Tried:
     """The mark's answers where it is sure, the index's elsewhere; a mark's score is above all of the index's.
 
+    A slow mark was read from some of the strangers only: that it is sure of one is taken to be independent of how near
+    the index finds it.
+
     Args:
         mark: of a rival that reads the mark of a picture.
         index: of one that looks the same pictures up in the index.

@@ -24,13 +24,13 @@ from aindex.activation.loop import activate_images, repeatable
 from aindex.activation.run import Run
 from aindex.activation.settings import ActivationSettings
 from aindex.callbacks.build_index import _gpu_of
+from aindex.collection.equipment import choose_device
 from aindex.commands import pipeline
 from aindex.data.loading import Failure, _tensor
 from aindex.data.released import SourceImage
 from aindex.descriptors.inference import FastExtractor, best_precision
 from aindex.distributed import IndependentDDP
 from aindex.errors import DataError
-from aindex.index.equipment import choose_device
 from tests.conftest import TINY_DIM, TINY_INPUT_SIZE, TinyNet
 from tests.devices.networks import fast_net
 from tests.devices.watching import fake_gpu, on_gpu

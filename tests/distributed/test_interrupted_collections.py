@@ -12,8 +12,8 @@ import launching
 import misfortunes
 import pytest
 
-from aindex.index.building import build_index
-from aindex.index.equipment import describing
+from aindex.collection.building import build_index
+from aindex.collection.equipment import describing
 from aindex.index.reference_index import ReferenceIndex
 from tests.conftest import write_pictures
 

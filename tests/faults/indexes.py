@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from aindex.collection.equipment import index_folder
 from aindex.index.backend import import_faiss
-from aindex.index.equipment import index_folder
 from aindex.index.reference_index import ReferenceIndex
 from aindex.matching.searching import search
 from aindex.release.activating import activate

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from aindex.cli import main
+from aindex.collection.equipment import describing
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.stored import extract_to_folder
 from aindex.errors import AindexError
-from aindex.index.equipment import describing
 from tests.conftest import draw_picture, write_pictures
 
 Answer = Literal["error", "recorded", "treated"]

@@ -150,6 +150,14 @@ def test_order_by_distance_then_id_by_hand() -> None:
     assert by_distance_then_id(distances, ids, 5, True)[1].tolist() == [[4, 5, 2, 8, -1]]
 
 
+def test_order_of_a_list_longer_than_its_places_fit_a_key() -> None:
+    distances = np.arange(2**20 + 5, dtype=np.float32)
+    distances[1] = distances[0]
+    ids = np.arange(2**20 + 5, dtype=np.int64)
+    ids[:2] = 1, 0
+    assert by_distance_then_id(distances[None], ids[None], 4, False)[1].tolist() == [[0, 1, 2, 3]]
+
+
 def test_kernels_are_given_back(filled_index: Make, query_rows) -> None:
     before = faiss.cvar.distance_compute_blas_threshold
     filled_index().search(query_rows, 3)

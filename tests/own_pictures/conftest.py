@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from aindex.collection.building import build_index
+from aindex.collection.equipment import describing
 from aindex.descriptors.extraction import ExtractionSettings
-from aindex.index.building import build_index
-from aindex.index.equipment import describing
 from tests.conftest import CACHED, write_pictures
 
 TINY_FACTORY = "IVF4,PQ4x4"

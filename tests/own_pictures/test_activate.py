@@ -15,11 +15,11 @@ from PIL import Image
 
 from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
 from aindex.cli import main
+from aindex.collection.building import build_index
 from aindex.data.images import read_image, to_tensor
 from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import ConfigError, DataError, OutputError
-from aindex.index.building import build_index
 from aindex.index.reference_index import ReferenceIndex
 from aindex.release import batch, under_way
 from aindex.release.activating import activate

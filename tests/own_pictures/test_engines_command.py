@@ -17,6 +17,9 @@ import pytest
 
 import aindex
 from aindex.cli import main
+from aindex.collection.adopting import adopt_index
+from aindex.collection.building import add_to_index, build_index
+from aindex.collection.exporting import check_against, export_index
 from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.errors import (
@@ -28,9 +31,6 @@ from aindex.errors import (
     FaissIndexError,
     OutputError,
 )
-from aindex.index.adopting import adopt_index
-from aindex.index.building import add_to_index, build_index
-from aindex.index.exporting import check_against, export_index
 from aindex.index.lance_export import COLUMN
 from aindex.index.lance_search import LanceReferenceIndex
 from aindex.index.reference_index import ReferenceIndex

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from aindex.cli import main
+from aindex.collection import building
+from aindex.collection.building import add_to_index, build_index
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.small import SmallConfig, SmallExtractor, save_small
 from aindex.errors import ConfigError, DataError, ExtractorError, OutputError
-from aindex.index import building
-from aindex.index.building import add_to_index, build_index
 from aindex.index.reference_index import ReferenceIndex
 from aindex.matching.searching import search
 

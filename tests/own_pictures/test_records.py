@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from aindex.collection.building import add_to_index, build_index
 from aindex.data.atomic import exclusive, remove_tree
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.errors import OutputError
-from aindex.index.building import add_to_index, build_index
 from aindex.index.reference_index import ReferenceIndex
 from aindex.release import under_way
 from aindex.release.activating import activate

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from aindex.cli import main
+from aindex.collection.building import add_to_index, build_index, remove_from_index
 from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.simulated import simulated_copies
 from aindex.edits import default_attacks
 from aindex.errors import ConfigError, DataError
-from aindex.index.building import add_to_index, build_index, remove_from_index
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.row_choice import choose_rows, split_rows

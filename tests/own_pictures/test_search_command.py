@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from aindex.cli import main
+from aindex.collection.building import add_to_index
+from aindex.collection.equipment import visited_cells
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.errors import ConfigError, DataError, FaissIndexError
-from aindex.index.building import add_to_index
-from aindex.index.equipment import visited_cells
 from aindex.index.reference_index import ReferenceIndex
 from aindex.matching.calibrating import calibrate
 from aindex.matching.calibration import find_threshold, normalised_scores

@@ -5,14 +5,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from aindex.collection.adopting import read_quantiser
+from aindex.collection.equipment import index_folder
 from aindex.data.atomic import replace_when_done
 from aindex.descriptors.files import Matrix, read_descriptors
 from aindex.descriptors.stored import FEATURES, read_extraction
 from aindex.errors import ConfigError, DescriptorError, FaissIndexError, OutputError
-from aindex.index.adopting import read_quantiser
 from aindex.index.backend import FaissIndex, faiss_errors, import_faiss
 from aindex.index.comparing import quantiser_difference
-from aindex.index.equipment import index_folder
 from aindex.index.folder import index_writer
 from aindex.index.lance_export import export_to_lance, index_arguments, trained_part
 from aindex.index.lance_rows import unindexed_rows

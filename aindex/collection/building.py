@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from aindex.collection.equipment import describing, index_folder, loaded, open_equipment
 from aindex.data.atomic import exclusive, remove_tree, replace_when_done
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import Extraction, ExtractionSettings
@@ -19,7 +20,6 @@ from aindex.descriptors.sources import Source, check_source, describe, picture_p
 from aindex.errors import ConfigError, DataError
 from aindex.index.backend import Ids
 from aindex.index.default_factory import default_factory
-from aindex.index.equipment import describing, index_folder, loaded, open_equipment
 from aindex.index.factory import Metric, check_plan
 from aindex.index.folder import WORK_NAME, YAML_NAME, check_place, read_state
 from aindex.index.on_disk import remove_on_disk

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from aindex.collection.equipment import describing, loaded
 from aindex.data.images import list_images, names_root
 from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
@@ -17,7 +18,6 @@ from aindex.errors import ConfigError, DataError, ExtractorError, FaissIndexErro
 from aindex.index import folder as folders
 from aindex.index.backend import Ids
 from aindex.index.comparing import quantiser_difference
-from aindex.index.equipment import describing, loaded
 from aindex.index.filling import NumberedNames
 from aindex.index.foreign import Foreign, check_aim, read_faiss_file, read_opensearch_model
 from aindex.index.lance_dataset import LanceIndex, empty_faiss_index, lance_errors, open_index

@@ -1,0 +1,1 @@
+"""Index folders over pictures of one's own: made, opened, added to, adopted, exported."""
