@@ -40,6 +40,7 @@ from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import descriptors_for
 from aindex.edits import Attack, default_attacks, unseen_attacks
+from aindex.errors import AindexError
 from aindex.evaluation.figures import figure_bytes
 from aindex.index.cache import train_cached
 from aindex.index.reference_index import ReferenceIndex
@@ -167,6 +168,10 @@ def run(options: argparse.Namespace) -> None:
         print(f"{passed:.0f} s: {rival.name}: R@1 {one.found.mean():.3f} of all edits", flush=True)
     tried.sort(key=lambda pair: rivals.index(pair[0]))
     strangers = drawn_strangers(options)
+    if len(strangers) * RATE < 1:
+        print(
+            f"{len(strangers)} strangers: R at {RATE:g} means surer than of all of them; 1,000 make a rate of it"
+        )
     try_strangers(tried, strangers, attacks, workers=options.workers)
     tried += both(tried)
     rates = measure_rates(bench.references.shape[1])
@@ -222,7 +227,11 @@ def parse() -> argparse.Namespace:
     add("--workers", type=int, default=len(os.sched_getaffinity(0)))
     add("--seed", type=int, default=0, help="of the choice of pictures, of identifiers, of activation")
     add("--output", type=Path, default=Path("runs/rivals"), help="results, pictures, indexes, descriptors")
-    return parser.parse_args()
+    options = parser.parse_args()
+    for name in ("images", "slow_images", "strangers", "workers"):
+        if (given := getattr(options, name)) < 1:
+            parser.error(f"--{name} {given}: expected 1 or more")
+    return options
 
 
 def main() -> None:
@@ -231,7 +240,10 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # one thread a rival, and processes beside each other
     faiss.omp_set_num_threads(1)
-    run(options)
+    try:
+        run(options)
+    except AindexError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

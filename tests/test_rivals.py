@@ -16,7 +16,7 @@ from judging.costs import Rates  # noqa: E402
 from judging.page import write_page  # noqa: E402
 from judging.scores import averages, losses_between, mean_of_finite, recall_at_rate, threshold  # noqa: E402
 from judging.tables import average_table, edit_table  # noqa: E402
-from judging.trial import FAILED, Tried, by_either, try_all, try_strangers  # noqa: E402
+from judging.trial import FAILED, Tried, by_either, edited, try_all, try_strangers  # noqa: E402
 from rivals import enter, entrants  # noqa: E402
 from rivals.base import BITS, Bench, Hash, Mark, Rival, Scan, codewords  # noqa: E402
 
@@ -157,6 +157,22 @@ def test_strangers_are_answered_once_by_each_reader(bench: Bench) -> None:
     for rival, one in pairs:
         assert len(one.strange_scores) == 4
         assert (one.strange_scores < (BITS if rival is mark else 0)).all()
+
+
+def test_a_slow_reader_sees_every_fourth_stranger_and_compares_it_with_other_identifiers(
+    bench: Bench,
+) -> None:
+    mark = Corner(bench)
+    mark.slow = True
+    scores = mark.strange_scores(bench.picture(0), 4)
+    assert len(set(scores)) > 1
+    assert scores[0] == mark.identify(bench.picture(0))[1]  # its own are the first
+    ((_, one),) = pairs = list(try_all([mark], bench, [0], ATTACKS, slow=1, workers=1))
+    strangers = [(path.name, path) for path in bench.paths[:6]]
+    try_strangers(pairs, strangers, ATTACKS, workers=1)
+    # the first as it is; the fifth at half its brightness: the edits are shifted by one after each turn
+    darker = edited(bench.picture(4), bench.names[4], ATTACKS[2])
+    assert one.strange_scores.tolist() == [*scores, *mark.strange_scores(darker, 2)]
 
 
 def test_either_believes_a_sure_mark_and_asks_the_index_else() -> None:

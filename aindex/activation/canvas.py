@@ -290,16 +290,16 @@ def together(images: Sequence[Tensor]) -> list[list[int]]:
 
 
 class _Apart(torch.autograd.Function):
-    """What a function gives for each of several tensors; found and derived on threads."""
+    """What several canvases of one image show; found and derived on threads."""
 
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Seen], items: Sequence[Any], *tensors: Tensor) -> Any:
+    def forward(ctx: Any, canvases: Sequence[Canvas], *deltas: Tensor) -> Any:
         def treat(number: int) -> tuple[Tensor, list[Tensor]]:
             with torch.enable_grad():
-                own = tensors[number].detach().requires_grad_()
-                return own, [part for part in function(items[number], own) if part is not None]
+                own = deltas[number].detach().requires_grad_()
+                return own, [part for part in canvases[number].seen([own]) if part is not None]
 
-        ctx.pairs = side_by_side(treat, range(len(items)))
+        ctx.pairs = side_by_side(treat, range(len(deltas)))
         return tuple(part.detach() for _, parts in ctx.pairs for part in parts)
 
     @staticmethod
@@ -313,24 +313,24 @@ class _Apart(torch.autograd.Function):
             gradient: Tensor = torch.autograd.grad(parts, own, some)[0]
             return gradient
 
-        return None, None, *side_by_side(back, range(len(ctx.pairs)))
+        return None, *side_by_side(back, range(len(ctx.pairs)))
 
 
-def apart(function: Callable[[Any, Tensor], Seen], pairs: Sequence[tuple[Any, Tensor]]) -> list[Seen]:
-    """function(item, tensor) of each pair, on a thread each, and so is its gradient: autograd has one thread for all.
+def apart(pairs: Sequence[tuple[Canvas, Sequence[Tensor]]]) -> list[Seen]:
+    """What canvases of one image show, a thread each, and so is their gradient: autograd has one thread for all.
 
     An image goes through the processor's cache once forwards and once back.
     """
     if not pairs:
         return []
-    parts = _Apart.apply(function, [item for item, _ in pairs], *[tensor for _, tensor in pairs])
+    parts = _Apart.apply([canvas for canvas, _ in pairs], *[delta for _, (delta,) in pairs])
     each = len(parts) // len(pairs)
     return [Seen(*parts[i : i + each], *[None] * (3 - each)) for i in range(0, len(parts), each)]
 
 
-def is_alone_in_cache(deltas: Sequence[Tensor]) -> bool:
-    """Whether this is one δ, and no larger than what a processor holds near itself."""
-    return len(deltas) == 1 and deltas[0].numel() <= _IN_CACHE
+def fits_a_thread(deltas: Sequence[Tensor]) -> bool:
+    """Whether this is one δ on a CPU, and no larger than what a core holds near itself."""
+    return len(deltas) == 1 and deltas[0].device.type == "cpu" and deltas[0].numel() <= _IN_CACHE
 
 
 class Canvases:
@@ -364,13 +364,8 @@ class Canvases:
     def constrain(self) -> list[Seen]:
         """The present changes, h ⊙ α ⊙ tanh δ within the budget, as each canvas shows those of its images."""
         pairs = self._with_deltas()
-        alone = [self._device.type == "cpu" and is_alone_in_cache(deltas) for _, deltas in pairs]
-        items = [(canvas, deltas[0]) for (canvas, deltas), one in zip(pairs, alone, strict=True) if one]
-        shown = iter(apart(lambda canvas, delta: canvas.seen([delta]), items))
-        return [
-            next(shown) if one else canvas.seen(deltas)
-            for (canvas, deltas), one in zip(pairs, alone, strict=True)
-        ]
+        shown = iter(apart([pair for pair in pairs if fits_a_thread(pair[1])]))
+        return [next(shown) if fits_a_thread(deltas) else canvas.seen(deltas) for canvas, deltas in pairs]
 
     def mean_squares(self, changes: Sequence[Seen]) -> Tensor:
         """Of each image's change, B."""

@@ -1,6 +1,7 @@
 """What a rival is, what all of them share, and what they know about the bench."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -138,7 +139,8 @@ class Hash(Rival):
         return row, -float(distances[row])
 
 
-def codewords(count: int, seed: int | list[int]) -> npt.NDArray[np.float32]:
+@lru_cache
+def codewords(count: int, seed: int | tuple[int, int]) -> npt.NDArray[np.float32]:
     """Random identifiers: count×32 of −1 and 1."""
     drawn = np.random.default_rng(seed).integers(0, 2, (count, BITS))
     return (2 * drawn - 1).astype(np.float32)
@@ -175,7 +177,7 @@ class Mark(Rival):
     def strange_scores(self, picture: Image.Image, count: int) -> list[float]:
         """One reading, compared with the identifiers and with others drawn anew: whom it resembles is chance."""
         values = self.read(picture)
-        others = [codewords(len(self.words), [self.seed, number]) for number in range(1, count)]
+        others = [codewords(len(self.words), (self.seed, number)) for number in range(1, count)]
         return [_most_alike(words, values)[1] for words in (self.words, *others)]
 
 

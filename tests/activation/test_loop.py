@@ -1,4 +1,5 @@
 import importlib.util
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +17,7 @@ from aindex.activation.canvas import Canvas
 from aindex.activation.goals import TargetGoal
 from aindex.activation.loop import activate_images
 from aindex.activation.optimizer import PerImageOptimizer, make_optimizer, make_scheduler
+from aindex.activation.outcome import failures
 from aindex.activation.perceptual import psnr_db
 from aindex.activation.settings import ActivationSettings
 from aindex.descriptors.extractor import Extractor
@@ -189,10 +191,16 @@ def test_images_treated_at_once_as_on_a_gpu_give_what_each_gives(
         assert (one.int() - other.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("in_cache", [0, 1 << 20])
 @pytest.mark.parametrize("settings", [ActivationSettings(iterations=4), VIEWS], ids=["published", "views"])
 def test_pixels_do_not_depend_on_the_number_of_threads(
-    settings: ActivationSettings, tiny_extractor: Extractor, targets: Tensor
+    settings: ActivationSettings,
+    in_cache: int,
+    tiny_extractor: Extractor,
+    targets: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(canvas, "_IN_CACHE", in_cache)
     threads, large = torch.get_num_threads(), smooth_picture(50, 300, 400)
     found = []
     for count in (1, 3):
@@ -205,6 +213,41 @@ def test_pixels_do_not_depend_on_the_number_of_threads(
             torch.set_num_threads(threads)
         found.append(activation.released()[0])
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("settings", [ActivationSettings(iterations=3), VIEWS], ids=["published", "views"])
+def test_what_a_thread_treats_by_itself_gets_the_same_pixels(
+    settings: ActivationSettings, tiny_extractor: Extractor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [0, 3, 5, 6]
+    sizes = sorted(PICTURES[i].numel() for i in chosen)
+    treated: list[tuple[int, bool]] = []
+    seen = Canvas.seen
+
+    def noting(one: Canvas, deltas: Sequence[Tensor]) -> Any:
+        treated.append((deltas[0].numel(), threading.current_thread() is threading.main_thread()))
+        return seen(one, deltas)
+
+    monkeypatch.setattr(Canvas, "seen", noting)
+    found = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for in_cache in (0, sizes[1], sizes[-1]):  # none, some, all
+            monkeypatch.setattr(canvas, "_IN_CACHE", in_cache)
+            treated.clear()
+            found.append(activate(chosen, targets, tiny_extractor, settings=settings))
+            assert {is_main == (size > in_cache) for size, is_main in treated} == {True}
+    finally:
+        torch.set_num_threads(threads)
+    for some in found[1:]:
+        assert all(torch.equal(some[i], found[0][i]) for i in chosen)
+
+
+def test_a_change_beyond_all_numbers_fails() -> None:
+    """Clamped to 8 bits it would be a picture all the same."""
+    fine, large = torch.ones(3, 4, 4), torch.full((3, 4, 4), 1e25)
+    assert [why is None for why in failures([fine, large], [])] == [True, False]
 
 
 def test_batch_sizes_agree_up_to_rounding(tiny_extractor: Extractor, targets: Tensor) -> None:

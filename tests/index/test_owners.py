@@ -253,9 +253,18 @@ def test_owners_by_hand() -> None:
     assert owners.without(np.array([0, 2])).is_one_to_one
 
 
+def test_a_row_that_no_picture_has_is_no_other_picture() -> None:
+    with pytest.raises(IndexError):
+        Owners(2, bytes([2, 1])).of_rows(np.array([[0, 7]]))
+
+
+@pytest.mark.parametrize("together", [1, 12, 40, 10**6])
 @pytest.mark.parametrize(("pictures", "columns"), [(50, 12), (5 * 10**6, 600)])
-def test_pictures_by_their_nearest_rows(pictures: int, columns: int) -> None:
+def test_how_many_queries_are_treated_at_a_time_changes_nothing(
+    pictures: int, columns: int, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where a picture's number and a place are more than 31 bits together."""
+    monkeypatch.setattr("aindex.index.owners._TOGETHER", together)
     rng = np.random.default_rng(0)
     index = Owners(pictures, np.full(pictures, 3, np.uint8))
     rows = np.stack([3 * pictures - 1 - rng.permutation(3 * min(pictures, 250))[:columns] for _ in range(23)])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from aindex.errors import DescriptorError, FaissIndexError
-from aindex.index.neighbours import by_distance_then_id
+from aindex.index.neighbours import by_distance_then_id, nearest
 from aindex.index.reference_index import ReferenceIndex
 
 FACTORIES = [
@@ -156,6 +156,12 @@ def test_order_of_a_list_longer_than_its_places_fit_a_key() -> None:
     ids = np.arange(2**20 + 5, dtype=np.int64)
     ids[:2] = 1, 0
     assert by_distance_then_id(distances[None], ids[None], 4, False)[1].tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("idx_factory", ["IVF8,PQ4x4", "Flat", "PQ4x4"])
+def test_no_queries(filled_index: Make, query_rows, idx_factory: str) -> None:
+    distances, ids = nearest(filled_index(idx_factory).faiss_index, query_rows[:0], 3)
+    assert distances.shape == ids.shape == (0, 3)
 
 
 def test_kernels_are_given_back(filled_index: Make, query_rows) -> None:
