@@ -83,11 +83,7 @@ def _leftover_stem(path: Path) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of files that never got their final names.
-
-    Args:
-        folder: one that only aindex uses, with its subfolders; nobody may be writing there meanwhile.
-    """
+    """Remove what killed processes left in a folder that only aindex uses, and below; nobody may be writing there."""
     for path in folder.rglob(".*.partial*"):
         if _LEFTOVER.fullmatch(path.name):
             with suppress(OSError):
@@ -164,14 +160,7 @@ def exclusive(folder: Path | str, *, wait: bool = True) -> Iterator[None]:
 def lock_of(folder: Path, *, wait: bool) -> int | None:
     """A lock on a folder itself, which leaves no file in it, as a file descriptor to be closed.
 
-    It ends with the process.
-
-    Args:
-        folder: must exist.
-        wait: for another holder to let go.
-
-    Returns:
-        None where another holds it, or where the file system knows no locks.
+    It ends with the process. None where another holds it (and is not waited for), or the file system knows no locks.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

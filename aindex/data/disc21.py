@@ -25,30 +25,30 @@ class Match(NamedTuple):
 
 
 def prepare(
-    data_dir: Path,
-    output_dir: Path,
-    groundtruth: Path,
-    *,
+    data_dir: Path | str,
+    output_dir: Path | str,
+    groundtruth: Path | str,
     seed: int = 0,
     queries: int = 40_000,
     progress: bool = True,
 ) -> dict[Path, int]:
-    """Make the three folders of an experiment, as symbolic links into ``data_dir``.
+    """Make references_10k, references_990k and queries_40k as symbolic links.
 
-    ``references_10k``: the references that are sources of dev queries; ``references_990k``: all other ones;
-    ``queries_40k``: pictures drawn from ``train``, which match nothing. The names are DISC21's, the sizes are
-    those of the data. All is checked before the first link is made; links that are right already are kept.
+    These are the references that are sources of dev queries, all other ones, and pictures drawn from ``train``, which
+    match nothing. The names are DISC21's, the sizes are those of the data. All is checked before the first link is
+    made; links that are right already are kept.
 
     Args:
-        data_dir: a folder with ``references/`` and ``train/``.
+        data_dir: folder with references/ and train/.
         output_dir: where the three folders go.
-        groundtruth: csv of dev queries; see ``read_groundtruth``.
-        seed: of the draw from ``train``.
-        queries: how many to draw; all of ``train`` if it holds fewer.
+        groundtruth: csv of the dev queries: query, reference, without header; or with the header
+            query_id,reference_id, blank where there is no match.
+        seed: of the draw of queries_40k from train.
+        queries: images in queries_40k, which match nothing; all of train if it holds fewer.
         progress: show a bar.
 
     Returns:
-        The three folders, in the order above, each with its number of pictures.
+        The three folders, in this order, each with its number of pictures.
 
     Raises:
         DataError: a folder is missing or empty, or the ground truth is damaged or names an absent reference.
@@ -56,7 +56,7 @@ def prepare(
     """
     if queries < 1:
         raise DataError(f"{queries} queries: expected at least 1")
-    data_dir, output_dir = Path(data_dir), Path(output_dir)
+    data_dir, output_dir, groundtruth = Path(data_dir), Path(output_dir), Path(groundtruth)
     references = _by_stem(list_images(data_dir / "references"))
     train = list_images(data_dir / "train")
     sources = _sources(read_groundtruth(groundtruth), references, groundtruth)
@@ -84,7 +84,6 @@ def read_groundtruth(path: Path) -> list[Match]:
     Raises:
         DataError: the file is missing, is not such a csv, or holds no line.
     """
-    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))

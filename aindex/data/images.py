@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,27 +27,13 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from aindex.data.atomic import replace_when_done
-from aindex.data.pixels import LARGER, LIMIT_VARIABLE, decode, on_white, require_size, upright
+from aindex.data.pixels import LARGER, LIMIT_VARIABLE, decode, first_bytes, on_white, require_size, upright
 from aindex.data.tiff import MAGIC, pillow_reads, read_tiff
 from aindex.errors import ConfigError, DataError, ImageReadError
 
 IMAGE_EXTENSIONS = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".bmp",
-        ".dib",
-    }
-    | {".heic", ".heif", ".hif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".gif", ".bmp"}
+    | {".dib", ".heic", ".heif", ".hif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
     | {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
 )
 _OWN_HIDDEN = {".aindex", ".lock"}
@@ -121,22 +108,20 @@ def _walk(folder: Path, left_out: "Counter[str]") -> Iterable[str]:
     above = {str(folder): frozenset({os.path.realpath(folder)})}
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=fail):
         passed = above.pop(parent)
+        hidden = {name for name in (*folders, *files) if name.startswith(".")}
+        left_out.update("hidden" for name in hidden - _OWN_HIDDEN)
         inside = []
-        for name in sorted(set(folders) - _OWN_HIDDEN):
+        for name in sorted(set(folders) - hidden):
             path = os.path.join(parent, name)
             target = os.path.realpath(path)
-            if name.startswith("."):
-                left_out["hidden"] += 1
             # A link to a folder that the walk came through would be walked for ever.
-            elif target not in passed:
+            if target not in passed:
                 above[path] = passed | {target}
                 inside.append(name)
         folders[:] = inside
-        for name in sorted(set(files) - _OWN_HIDDEN):
+        for name in sorted(set(files) - hidden):
             ending = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                left_out["hidden"] += 1
-            elif ending in IMAGE_EXTENSIONS:
+            if ending in IMAGE_EXTENSIONS:
                 yield os.path.join(parent, name)
             else:
                 left_out[ending if ending.isprintable() and ending else "no ending"] += 1
@@ -245,13 +230,9 @@ def picture_name(picture: Image.Image) -> str:
 
 def _content(picture: Image.Image) -> bytes | None:
     """The bytes of a PIL picture's file; None if there are none, or the picture has been changed since."""
-    file = getattr(picture, "fp", None)
-    if file is not None and getattr(picture, "tile", None) and picture.tell() == 0:
-        place = file.tell()
-        file.seek(0)
-        content = bytes(file.read())
-        file.seek(place)
-        return content
+    is_open = getattr(picture, "fp", None) is not None
+    if is_open and getattr(picture, "tile", None) and picture.tell() == 0:
+        return first_bytes(picture)
     path = picture_name(picture)
     if not path or not os.path.isfile(path):
         return None
@@ -341,16 +322,17 @@ def one_line(error: BaseException) -> str:
 LEFT_OUT_COPIES = "edited copies left out"
 
 
+@dataclass
 class SkippedImages:
-    """The pictures that batch work left out, each with its reason.
+    """The pictures that batch work left out.
 
-    Args:
+    Attributes:
         what: what happened to them, for people.
+        rows: path and reason of each.
     """
 
-    def __init__(self, what: str = "unreadable picture(s) skipped") -> None:
-        self.what = what
-        self.rows: list[tuple[str, str]] = []
+    what: str = "unreadable picture(s) skipped"
+    rows: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -381,8 +363,7 @@ class SkippedImages:
     @classmethod
     def read(cls, path: Path) -> Self:
         """The pictures that ``write`` noted; none if there is no such file."""
-        skipped = cls()
-        if Path(path).is_file():
-            with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-                skipped.rows = [(row[0], row[1]) for row in csv.reader(file) if len(row) == 2][1:]
-        return skipped
+        if not path.is_file():
+            return cls()
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return cls(rows=[(row[0], row[1]) for row in csv.reader(file) if len(row) == 2][1:])

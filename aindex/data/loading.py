@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from aindex.errors import AindexError, ConfigError
 
@@ -43,11 +43,7 @@ class Failure:
 
 
 def succeeded(batch: list[Any]) -> list[Any]:
-    """The items of a batch.
-
-    Raises:
-        AindexError: what went wrong in the process that made one of them.
-    """
+    """The items of a batch; raises what went wrong in the process that made one of them."""
     for item in batch:
         if isinstance(item, Failure):
             raise item.error
@@ -64,11 +60,8 @@ class ProcessLoader(DataLoader[Any]):
         dataset: must pickle.
         num_workers: processes; with 0 the work is done here.
         collate_fn: items of a batch → the batch.
-        batch_size: items of a batch; None takes them one by one.
-        sampler: order of the items.
-        batch_sampler: instead of batch_size and sampler.
-        drop_last: leave an incomplete last batch out.
         persistent_workers: keep the processes from one pass to the next.
+        options: others of a DataLoader.
 
     Raises:
         ConfigError: processes would run the user's script again.
@@ -80,23 +73,16 @@ class ProcessLoader(DataLoader[Any]):
         *,
         num_workers: int,
         collate_fn: Callable[[Any], Any],
-        batch_size: int | None = 1,
-        sampler: Sampler[Any] | None = None,
-        batch_sampler: Sampler[list[int]] | None = None,
-        drop_last: bool = False,
         persistent_workers: bool = False,
+        **options: Any,
     ) -> None:
+        options |= {"multiprocessing_context": _server(num_workers), "worker_init_fn": _end_with_the_parent}
         super().__init__(
             dataset,
             num_workers=num_workers,
             collate_fn=_Packed(collate_fn) if num_workers else collate_fn,
-            batch_size=batch_size,
-            sampler=sampler,
-            batch_sampler=batch_sampler,
-            drop_last=drop_last,
             persistent_workers=persistent_workers and num_workers > 0,
-            multiprocessing_context=_server(num_workers),
-            worker_init_fn=_end_with_the_parent,
+            **options,
         )
 
     def __iter__(self) -> Any:
@@ -130,11 +116,7 @@ def _server(num_workers: int) -> BaseContext | None:
 
 
 def _keep_sockets_short() -> None:
-    """Put the sockets of processes elsewhere where the temporary folder's path is too long for any.
-
-    Raises:
-        ConfigError: there is no other place.
-    """
+    """Put the sockets of processes elsewhere where the temporary folder's path is too long for any."""
     settings: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY or settings.get("tempdir"):
         return
@@ -150,11 +132,7 @@ def _keep_sockets_short() -> None:
 
 
 def _require_guard(num_workers: int) -> None:
-    """Raise where a process that starts would run the user's script from its first line.
-
-    Raises:
-        ConfigError: the script has no `if __name__ == "__main__":`.
-    """
+    """Raise where a process that starts would run the user's script, which has no guard, from its first line."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     try:
         text = Path(script).read_text(encoding="utf-8", errors="replace") if script else None

@@ -8,15 +8,8 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 _ORIENTATION, _XMP = 0x0112, 700
-_DESCRIPTIVE = (
-    0x010E,
-    0x010F,
-    0x0110,
-    0x0131,
-    0x0132,
-    0x013B,
-    0x8298,
-)  # description, camera, date, rights, …
+# description, camera, date, rights, …
+_DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 _SUB_FOLDERS = (0x8769, 0x8825)  # Exif and GPS
 
 
@@ -47,7 +40,12 @@ class Metadata:
         if self.dpi is not None and format != "WEBP":
             options["dpi"] = self.dpi
         if format == "TIFF":
-            return options | self._tiff_options()
+            tags = Image.Exif()
+            if self.exif is not None:
+                tags.load(self.exif)
+            if self.xmp is not None:
+                tags[_XMP] = self.xmp
+            return options | ({"exif": tags} if len(tags) else {})
         if self.exif is not None:
             options["exif"] = self.exif
         # A JPEG segment holds no more.
@@ -57,14 +55,6 @@ class Metadata:
             options["pnginfo"] = PngImagePlugin.PngInfo()
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", self.xmp.decode("utf-8", "replace"))
         return options
-
-    def _tiff_options(self) -> dict[str, Any]:
-        tags = Image.Exif()
-        if self.exif is not None:
-            tags.load(self.exif)
-        if self.xmp is not None:
-            tags[_XMP] = self.xmp
-        return {"exif": tags} if len(tags) else {}
 
 
 def _space(icc: bytes) -> bytes:

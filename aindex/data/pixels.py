@@ -4,7 +4,6 @@ White is what the file's format says: the largest integer of the sample's depth,
 that does not say it is unreadable, never guessed at. ICC profiles are not applied.
 """
 
-import io
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,7 @@ _UNDO_ORIENTATION = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_DEEP_MODES = ("I", "F")
-_BITS = "bits per sample"
+BITS = "bits per sample"
 """Key of `Image.info` where a reader other than Pillow's notes the depth of the file."""
 _HEAD_BYTES = 4096
 LIMIT_VARIABLE = "AINDEX_MAX_PIXELS"
@@ -75,41 +73,28 @@ def turned(pixels: Image.Image, orientation: object) -> Image.Image:
 
 def is_deep_grey(image: Image.Image) -> bool:
     """Whether Pillow holds it as grey of more than 8 bits."""
-    return image.mode in _DEEP_MODES or image.mode.startswith("I;")
+    return image.mode in ("I", "F") or image.mode.startswith("I;")
 
 
 def bits_per_sample(image: Image.Image) -> int | None:
     """The depth of a picture's file; None where it is not told, as in a picture that was decoded already."""
-    if _BITS in image.info:
-        return int(image.info[_BITS])
+    if BITS in image.info:
+        return int(image.info[BITS])
     if is_deep_grey(image):
         return 16 if image.mode.startswith("I;16") else 32
     if image.format == "PNG":
         return _png_bits(image)
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
-        return max(_values(image.tag_v2.get(258, 1)))
+        return int(np.max(image.tag_v2.get(258, 1)))
     if image.format in ("JPEG2000", "AVIF", "HEIF"):
-        return _declared_bits(_head(image))
+        return _declared_bits(first_bytes(image, _HEAD_BYTES))
     return 1 if image.mode == "1" else 8
 
 
 def require_size(width: int, height: int, limit: int | None) -> None:
-    """See that a picture is no larger than what the user lets in.
-
-    Args:
-        width, height: pixels.
-        limit: of width times height; None for any.
-
-    Raises:
-        ImageReadError: it is; the message says what lets it in.
-    """
+    """Raise an ImageReadError if a picture has more pixels than the user lets in; with None, any number is let in."""
     if limit is not None and width * height > limit:
         raise ImageReadError(f"{width}×{height} pixels exceed the limit of {limit}: {LARGER}")
-
-
-def note_bits(image: Image.Image, bits: int) -> None:
-    """Let `bits_per_sample` know the depth of a picture that another reader decoded."""
-    image.info[_BITS] = bits
 
 
 def _has_transparent_colour(image: Image.Image) -> bool:
@@ -138,11 +123,7 @@ def _keyed(image: Image.Image, key: Any, bits: int | None) -> Image.Image:
 
 
 def _grey(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Grey of more than 8 bits, H×W, as uint8.
-
-    Raises:
-        ImageReadError: which value is white is not known.
-    """
+    """Grey of more than 8 bits, H×W, as uint8; an ImageReadError where it is not known which value is white."""
     values = np.asarray(image)
     if image.mode == "F":
         return unit_to_eight_bits(values)
@@ -160,8 +141,7 @@ def integers_to_eight_bits(values: npt.NDArray[Any], bits: int) -> npt.NDArray[n
     scaled = (
         (values.astype(np.uint32) + 128) // 257 if bits == 16 else np.rint(values * (255 / (2**bits - 1)))
     )
-    eight: npt.NDArray[np.uint8] = scaled.astype(np.uint8)
-    return eight
+    return scaled.astype(np.uint8)
 
 
 def unit_to_eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -199,17 +179,13 @@ def _declared_bits(head: bytes) -> int | None:
     return head[at + 9] if at >= 0 and len(head) > at + 9 else None
 
 
-def _head(image: Image.Image) -> bytes:
-    """The first bytes of the file that a picture was opened from; empty if it is closed."""
+def first_bytes(image: Image.Image, count: int = -1) -> bytes:
+    """Of the file that a picture was opened from, by default all; none if it is closed."""
     file = getattr(image, "fp", None)
     if file is None:
         return b""
     place = file.tell()
     file.seek(0)
-    head: bytes = file.read(_HEAD_BYTES)
-    file.seek(place, io.SEEK_SET)
-    return head
-
-
-def _values(value: Any) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, tuple | list) else (int(value),)
+    content = bytes(file.read(count))
+    file.seek(place)
+    return content

@@ -8,9 +8,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from aindex.data.pixels import (
+    BITS,
     EXIF_ORIENTATION,
     integers_to_eight_bits,
-    note_bits,
     require_size,
     turned,
     unit_to_eight_bits,
@@ -57,10 +57,6 @@ def pillow_reads(image: Image.Image) -> bool:
 def read_tiff(file: IO[bytes], max_pixels: int | None) -> Image.Image:
     """The first page, upright, in mode RGB or RGBA, its depth and colour profile noted in its `info`.
 
-    Args:
-        file: seekable.
-        max_pixels: width times height that is still read; None reads any.
-
     Raises:
         ImageReadError: it cannot be read rightly.
     """
@@ -72,10 +68,10 @@ def read_tiff(file: IO[bytes], max_pixels: int | None) -> Image.Image:
     with tifffile.TiffFile(file) as opened:
         page: Any = opened.pages[0]
         require_size(page.imagewidth, page.imagelength, max_pixels)
-        image = turned(_image(page), _tag(page, EXIF_ORIENTATION, 1))
-        note_bits(image, int(page.bitspersample))
+        image = turned(_image(page), page.tags.valueof(EXIF_ORIENTATION, 1))
+        image.info[BITS] = int(page.bitspersample)
         image.format = "TIFF"
-        icc = _tag(page, _ICC, None)
+        icc = page.tags.valueof(_ICC)
         if icc is not None:
             image.info["icc_profile"] = bytes(icc)
         image.info[NOTE] = "metadata but the ICC profile dropped"
@@ -86,7 +82,7 @@ def _image(page: Any) -> Image.Image:
     samples = _samples(page)
     photometric = int(page.photometric)
     count = _COLOURS.get(photometric)
-    if count is None or samples.shape[2] < count or _tag(page, _INK_SET, 1) != 1:
+    if count is None or samples.shape[2] < count or page.tags.valueof(_INK_SET, 1) != 1:
         raise ImageReadError(
             f"a TIFF of {samples.shape[2]} samples of photometric interpretation {photometric}: expected grey, RGB, "
             "palette or CMYK"
@@ -136,11 +132,6 @@ def _eight_bits(values: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
     if values.dtype.kind not in "ub":
         raise ImageReadError("signed samples that do not say which of them is white: save it unsigned")
     return integers_to_eight_bits(values, bits)
-
-
-def _tag(page: Any, code: int, default: Any) -> Any:
-    found = page.tags.get(code)
-    return default if found is None else found.value
 
 
 def _all(value: Any) -> set[int]:
