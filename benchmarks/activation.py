@@ -55,7 +55,7 @@ from aindex.activation.settings import DeltaSize
 from aindex.callbacks.write_images import WriteImages
 from aindex.commands.pipeline import ActivationTrainer
 from aindex.data.images import list_images, read_image
-from aindex.data.released import SourceImage, released_names
+from aindex.data.source_image import SourceImage, png_names
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.small import GeM, SmallExtractor
@@ -245,9 +245,7 @@ class Subject:
             names = [path.name for path in paths]
             images = [
                 SourceImage(name=name, path=path, index_id=i, released=released)
-                for i, (name, path, released) in enumerate(
-                    zip(names, paths, released_names(names), strict=True)
-                )
+                for i, (name, path, released) in enumerate(zip(names, paths, png_names(names), strict=True))
             ]
             module = ActivationModule(
                 target="ivf_cluster", optimizer=self.preset.optimizer, scheduler=self.preset.scheduler

@@ -35,7 +35,7 @@ from aindex.activation.module import _ROWS_PER_CALL
 from aindex.commands.pipeline import PipelineCLI
 from aindex.data.images import list_images, read_image, to_tensor
 from aindex.data.loading import ProcessLoader
-from aindex.data.released import released_names
+from aindex.data.source_image import png_names
 from aindex.descriptors.files import write_descriptors
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.preprocess import normalise, resize
@@ -87,7 +87,7 @@ def plain_copy(image: Image.Image, attack: Attack, seed: int) -> Image.Image:
 def release(paths: list[Path], names: list[str], folder: Path) -> list[Path]:
     """Slightly changed copies, as an activation would leave them."""
     rng = np.random.default_rng(0)
-    released = [folder / name for name in released_names(names)]
+    released = [folder / name for name in png_names(names)]
     for path, target in zip(paths, released, strict=True):
         pixels = np.asarray(read_image(path), dtype=np.int16)
         noisy = np.clip(pixels + rng.integers(-4, 5, pixels.shape), 0, 255).astype(np.uint8)

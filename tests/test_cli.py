@@ -16,7 +16,7 @@ from PIL import Image
 from aindex.callbacks.evaluate import Evaluate
 from aindex.callbacks.write_images import WriteImages
 from aindex.cli import COMMANDS, main
-from aindex.data import release_writer
+from aindex.data import picture_writer
 from aindex.data.parts import PartFiles
 from aindex.edits import Attack, default_attacks, full_attacks, unseen_attacks
 from aindex.errors import OutputError
@@ -144,7 +144,7 @@ def test_evaluate_plain_originals(tiny_pipeline, capsys):
 
 
 def test_interrupted_run_goes_on_where_it_was(tiny_pipeline, finished_fit, capsys, monkeypatch):
-    write, written = release_writer.write_png, []
+    write, written = picture_writer.write_png, []
 
     def broken(path: Path, *args: object) -> None:
         if path.name == "O000005.png":
@@ -152,14 +152,14 @@ def test_interrupted_run_goes_on_where_it_was(tiny_pipeline, finished_fit, capsy
         written.append(path.name)
         write(path, *args)
 
-    monkeypatch.setattr(release_writer, "write_png", broken)
+    monkeypatch.setattr(picture_writer, "write_png", broken)
     line = fails(capsys, ["fit", *tiny_pipeline.args()])
     assert "No space left" in line
     before = set(written)
     assert {"O000000.png", "O000001.png", "O000002.png"} <= before
     written.clear()
     monkeypatch.setattr(
-        release_writer, "write_png", lambda *args: (written.append(args[0].name), write(*args))
+        picture_writer, "write_png", lambda *args: (written.append(args[0].name), write(*args))
     )
     folder = tiny_pipeline.run("fit")
     assert "continuing" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from aindex.data.decoding import DecodedBatches
 from aindex.data.demo import DEMO_SOURCE, demo_folder, demo_images
 from aindex.data.images import image_names, list_images, names_root, read_image
 from aindex.data.loading import Failure, ProcessLoader
-from aindex.data.released import SourceImage
+from aindex.data.source_image import SourceImage
 from aindex.errors import AindexError, ConfigError
 from aindex.paths import user_path
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aindex.activation.perceptual import linf_grey_levels, psnr_db, unit_range
-from aindex.data.released import SourceImage
+from aindex.data.source_image import SourceImage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from aindex.data.images import SkippedImages
-from aindex.data.released import SourceImage
+from aindex.data.source_image import SourceImage
 from aindex.descriptors.files import Matrix
 from aindex.errors import ConfigError
 from aindex.index.filling import AnyIndex

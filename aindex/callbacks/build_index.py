@@ -16,7 +16,7 @@ from aindex.activation.module import ActivationModule
 from aindex.activation.run import Run
 from aindex.callbacks.index_building import Engine, IndexBuilder, IndexSettings, settled
 from aindex.callbacks.run_folder import RunFolder
-from aindex.data.released import SourceImage, released_names
+from aindex.data.source_image import SourceImage, png_names
 from aindex.descriptors.files import Matrix
 from aindex.errors import ConfigError, DataError
 from aindex.index.default_factory import DEFAULT_FACTORY
@@ -186,7 +186,7 @@ def _images(data: ImageData, described: list[str], ids: npt.NDArray[np.int64]) -
     path_of = dict(zip(names, paths, strict=True))
     return [
         SourceImage(name=name, path=path_of[name], index_id=int(id_), released=released)
-        for name, id_, released in zip(described, ids, released_names(described), strict=True)
+        for name, id_, released in zip(described, ids, png_names(described), strict=True)
     ]
 
 

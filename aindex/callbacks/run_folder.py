@@ -17,7 +17,6 @@ from pytorch_lightning.trainer.states import TrainerFn
 from aindex import distributed
 from aindex.data.atomic import remove_leftovers, remove_leftovers_of, remove_tree, replace_when_done
 from aindex.data.parts import PartFiles
-from aindex.data.release_writer import release_records
 from aindex.data.run_lock import LOCK_FILE, RunLock
 from aindex.data.tables import name_table
 from aindex.errors import ConfigError, OutputError
@@ -290,9 +289,10 @@ def check_one_pass(trainer: Trainer) -> None:
 
 
 def released_figures(folder: Path) -> pd.DataFrame | None:
-    """One row per image that the run has released (`ReleaseRecord`); None where it has released none."""
+    """One row per image that the run has released, as `WriteImages` noted it; None where it has released none."""
     parts = PartFiles(folder / PROGRESS_FOLDER, "images")
-    return name_table(release_records(parts)) if parts.files() else None
+    images = [image for record in parts.records() for image in record["images"]]
+    return name_table(images) if parts.files() else None
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

@@ -11,18 +11,10 @@ from aindex import distributed
 from aindex.activation.module import ActivationModule
 from aindex.activation.outcome import Failed, Released
 from aindex.activation.run import GivenRun
-from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER
+from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER, released_figures
 from aindex.data.images import SkippedImages
 from aindex.data.parts import PartFiles
-from aindex.data.release_writer import (
-    FailureRecord,
-    ReleaseRecord,
-    ReleaseWriter,
-    failure_records,
-    finished_batches,
-    release_records,
-)
-from aindex.data.tables import name_table
+from aindex.data.picture_writer import PictureWriter
 from aindex.errors import ConfigError, DataError
 from aindex.evaluation.analyses import image_rows
 from aindex.evaluation.run_files import IMAGES_FILE, write_csv
@@ -41,7 +33,7 @@ class WriteImages(GivenRun, Callback):
             raise ConfigError(f"images.compress_level {compress_level}: expected 0 to 9")
         self.save_imgs = save_imgs
         self.compress_level = compress_level
-        self._writer: ReleaseWriter | None = None
+        self._writer: PictureWriter | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find what an interrupted run has finished."""
@@ -52,8 +44,8 @@ class WriteImages(GivenRun, Callback):
         self._folder = run.folder / IMAGES_FOLDER
         progress = run.folder / PROGRESS_FOLDER
         self._parts = PartFiles(progress, "images", rank=distributed.rank())
-        run.batches_done = distributed.on_rank_zero(lambda: finished_batches(self._parts, self._folder))
-        self._writer = ReleaseWriter(self._folder, self._parts, compress_level=self.compress_level)
+        run.batches_done = distributed.on_rank_zero(self._finished_batches)
+        self._writer = PictureWriter(self._folder, self._parts, compress_level=self.compress_level)
         if not self.save_imgs:
             run.after_the_end.append(lambda: shutil.rmtree(self._folder))
 
@@ -72,16 +64,34 @@ class WriteImages(GivenRun, Callback):
             self._writer.submit(
                 min([one.position for one in released] + [one.position for one in failed])
                 // self.run.batch_size,
-                [one.pixels.numpy() for one in released],
-                [_record(one) for one in released],
-                [
-                    FailureRecord(position=one.position, name=one.image.name, reason=one.reason)
-                    for one in failed
-                ],
+                {one.image.released: one.pixels.numpy() for one in released},
+                {
+                    "images": [_record(one) for one in released],
+                    "failed": [
+                        {"position": one.position, "name": one.image.name, "reason": one.reason}
+                        for one in failed
+                    ],
+                },
             )
         if batch_idx + 1 == trainer.num_training_batches:
             distributed.everywhere(self._writer.flush)
             self._leave_out_failed()
+
+    def _finished_batches(self) -> set[int]:
+        """Batches whose images are noted and still there."""
+        return {
+            int(record["batch"])
+            for record in self._parts.records()
+            if all((self._folder / image["file"]).is_file() for image in record["images"])
+        }
+
+    def _failed(self) -> list[tuple[str, str]]:
+        """Names of all images that could not be activated, and why, in the order of the list of images."""
+        return [
+            (one["name"], one["reason"])
+            for record in self._parts.records()
+            for one in record.get("failed", ())
+        ]
 
     def _leave_out_failed(self) -> None:
         """Tell the evaluation, on all ranks, which images could not be released.
@@ -89,13 +99,11 @@ class WriteImages(GivenRun, Callback):
         Raises:
             DataError: there is none.
         """
-        failed = distributed.on_rank_zero(lambda: failure_records(self._parts))
-        self.run.failed.update({one.name: one.reason for one in failed})
-        listed = SkippedImages("image(s) that could not be activated")
-        listed.rows = [(one.name, one.reason) for one in failed]
-        self.run.left_out["failed"] = listed
+        failed = distributed.on_rank_zero(self._failed)
+        self.run.failed.update(failed)
+        self.run.left_out["failed"] = SkippedImages("image(s) that could not be activated", failed)
         if len(failed) == len(self.run.images):
-            raise DataError(f"none of the {len(failed)} images could be released: {failed[0].reason}")
+            raise DataError(f"none of the {len(failed)} images could be released: {failed[0][1]}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have all released images of all ranks on disk before they are evaluated."""
@@ -121,11 +129,11 @@ class WriteImages(GivenRun, Callback):
         distributed.on_rank_zero(lambda: self._list_images(names))
 
     def _list_images(self, names: list[str]) -> None:
-        table = name_table(release_records(self._parts))
-        if list(table.get("name", [])) != names:
+        table = released_figures(self.run.folder)
+        if table is None or list(table.get("name", [])) != names:
             raise DataError(
-                f"{len(table)} images were released of {len(names)} given: expected each exactly once; remove "
-                f"{str(self._parts.folder)!r} and run again"
+                f"{0 if table is None else len(table)} images were released of {len(names)} given: expected each "
+                f"exactly once; remove {str(self._parts.folder)!r} and run again"
             )
         rows = image_rows(
             image_index=table["image_index"],
@@ -149,15 +157,11 @@ class WriteImages(GivenRun, Callback):
             self._writer = None
 
 
-def _record(released: Released) -> ReleaseRecord:
-    return ReleaseRecord(
-        image_index=released.image.index_id,
-        name=released.image.name,
-        file=released.image.released,
-        psnr_db=released.psnr_db,
-        linf_grey_levels=released.linf_grey_levels,
-        loss=released.loss,
-        feature_loss=released.feature_loss,
-        image_loss=released.image_loss,
-        seconds=released.seconds,
-    )
+def _record(one: Released) -> dict[str, Any]:
+    figures = ("psnr_db", "linf_grey_levels", "loss", "feature_loss", "image_loss", "seconds")
+    return {
+        "image_index": one.image.index_id,
+        "name": one.image.name,
+        "file": one.image.released,
+        **{name: getattr(one, name) for name in figures},
+    }

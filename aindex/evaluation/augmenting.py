@@ -30,7 +30,7 @@ from aindex.data.images import (
 )
 from aindex.data.loading import Failure, ProcessLoader
 from aindex.data.parts import PartFiles
-from aindex.data.released import released_names
+from aindex.data.source_image import png_names
 from aindex.edits import Attack, Template, apply_attack, apply_random_edits, attacks_of
 from aindex.errors import AindexError, ConfigError, EditError, ImageReadError, OutputError
 from aindex.evaluation.edited import why_edit_failed
@@ -97,7 +97,7 @@ class _Copies(Dataset[Any]):
         format: Format,
     ) -> None:
         self.paths, self.names, self.folder = paths, names, folder
-        self.stems = [name.removesuffix(".png") for name in released_names(names)]
+        self.stems = [name.removesuffix(".png") for name in png_names(names)]
         self.attacks, self.seed, self.template, self.format = attacks, seed, template, format
 
     def __len__(self) -> int:

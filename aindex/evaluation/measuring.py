@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from aindex.data.released import SourceImage
+from aindex.data.source_image import SourceImage
 from aindex.descriptors.files import Matrix
 from aindex.edits import Attack
 from aindex.errors import FaissIndexError
@@ -146,7 +146,8 @@ class Analyses:
         Args:
             measured: by the image's position its `Quality` and `code_distance_released`; images that could not be
                 activated are missing.
-            released: a row per measured image of `ReleaseRecord`, or None where nothing was activated in this run.
+            released: a row per measured image, what activation noted of it, or None where nothing was activated in this
+                run.
         """
         positions = sorted(measured)
         columns = {

@@ -16,7 +16,7 @@ from PIL import Image
 
 from aindex.data.atomic import write_where_told
 from aindex.data.images import read_image
-from aindex.data.released import released_names
+from aindex.data.source_image import png_names
 from aindex.errors import ImageReadError
 from aindex.matching.calibration import NO_THRESHOLD
 from aindex.matching.matches import Matches
@@ -157,7 +157,7 @@ def find_picture(name: str, folders: Sequence[Path]) -> Path | None:
         return None
     for folder in folders:
         below = [name, *(["/".join(parts[1:])] if len(parts) > 1 and parts[0] == folder.name else [])]
-        for candidate in [folder / n for n in below] + [folder / released_names([n])[0] for n in below]:
+        for candidate in [folder / n for n in below] + [folder / png_names([n])[0] for n in below]:
             if os.path.isfile(candidate):
                 return candidate
     return None

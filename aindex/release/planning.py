@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aindex.data.images import image_names, is_path, list_images, names_root, open_image
-from aindex.data.released import released_names
+from aindex.data.source_image import png_names
 from aindex.descriptors.sources import Source
 from aindex.errors import DataError, ImageReadError, OutputError
 from aindex.paths import user_path
@@ -96,7 +96,7 @@ def without_output(listing: Listing, out: Path) -> Listing:
 
 def released_files(names: Sequence[str], format: Format) -> list[str]:
     """The released files of pictures, relative to the output folder, all different."""
-    return [file.removesuffix(".png") + SUFFIXES[format] for file in released_names(names)]
+    return [file.removesuffix(".png") + SUFFIXES[format] for file in png_names(names)]
 
 
 def source_state(path: Path) -> list[int]:

@@ -8,7 +8,7 @@ from aindex.activation.datamodule import ImageData, Picture, Pictures
 from aindex.activation.run import Run
 from aindex.data.images import read_image, to_tensor
 from aindex.data.loading import Failure, succeeded
-from aindex.data.released import SourceImage
+from aindex.data.source_image import SourceImage
 from aindex.errors import ConfigError, ImageReadError
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aindex.data.images import image_names, is_path, list_images, read_image, read_names, write_names
-from aindex.data.released import released_names
+from aindex.data.source_image import png_names
 from aindex.errors import DataError, ImageReadError
 from aindex.paths import user_path
 from aindex.release.planning import list_source, released_files
@@ -82,7 +82,7 @@ def test_a_path_that_stands_in_a_list_twice_counts_once_and_is_said(tmp_path, ma
 
 def test_released_files_of_odd_lines_are_all_different():
     names = [".", "..", "/", "a.png", "../a.png", "/a.png", "A.png"]
-    files = released_names(names)
+    files = png_names(names)
     assert len({file.casefold() for file in files}) == len(names)
     assert files[3] == "a.png.png"
 

@@ -27,7 +27,7 @@ from aindex.callbacks.build_index import _gpu_of
 from aindex.collection.equipment import choose_device
 from aindex.commands import pipeline
 from aindex.data.loading import Failure, _tensor
-from aindex.data.released import SourceImage
+from aindex.data.source_image import SourceImage
 from aindex.descriptors.inference import FastExtractor, best_precision
 from aindex.distributed import IndependentDDP
 from aindex.errors import DataError

@@ -15,7 +15,7 @@ from aindex.activation.datamodule import Picture
 from aindex.activation.goals import GoalMaker
 from aindex.activation.module import ActivationModule
 from aindex.activation.run import Run
-from aindex.data.released import SourceImage
+from aindex.data.source_image import SourceImage
 from aindex.descriptors.extraction import extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.folding import unscripted

@@ -1,4 +1,4 @@
-"""Where a released image lies: a PNG that keeps its source's name and subfolder."""
+"""An image to activate or to evaluate, and the PNG of its released form, which keeps its name and subfolder."""
 
 import os
 from collections import Counter
@@ -26,7 +26,7 @@ class SourceImage:
     released: str
 
 
-def released_names(names: Sequence[str]) -> list[str]:
+def png_names(names: Sequence[str]) -> list[str]:
     """Relative PNG paths, one per image name: ``a/b.jpg`` becomes ``a/b.png``.
 
     Where two names would meet (``b.jpg`` and ``b.webp``; upper and lower case count as equal) both keep their
@@ -61,7 +61,7 @@ def _inside(name: str) -> PurePosixPath:
 
 
 def find_released(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The released files of images, by the names of `released_names` or in full (``b.jpg.png``).
+    """The released files of images, by the names of `png_names` or in full (``b.jpg.png``).
 
     Raises:
         DataError: the folder is missing, or a file is.
@@ -69,7 +69,7 @@ def find_released(folder: Path, names: Sequence[str]) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"released images {str(folder)!r}: no such folder; give the imgs/ folder of a run")
     found = []
-    for name, short in zip(names, released_names(names), strict=True):
+    for name, short in zip(names, png_names(names), strict=True):
         candidates = [folder / short, folder / (_inside(name).as_posix() + ".png"), folder / _inside(name)]
         path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
         if path is None:

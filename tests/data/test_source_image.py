@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aindex.data.released import find_released, released_names
+from aindex.data.source_image import find_released, png_names
 from aindex.errors import DataError
 
 
 def test_names_keep_stem_and_folder():
-    assert released_names(["a.jpg", "sub/b.JPEG", "sub/c.png"]) == ["a.png", "sub/b.png", "sub/c.png"]
+    assert png_names(["a.jpg", "sub/b.JPEG", "sub/c.png"]) == ["a.png", "sub/b.png", "sub/c.png"]
 
 
 def test_names_that_would_meet_keep_their_ending():
-    assert released_names(["a.jpg", "a.webp", "A.png", "b.png"]) == [
+    assert png_names(["a.jpg", "a.webp", "A.png", "b.png"]) == [
         "a.jpg.png",
         "a.webp.png",
         "A.png.png",
@@ -22,12 +22,12 @@ def test_names_that_would_meet_keep_their_ending():
 
 
 def test_a_kept_ending_that_meets_another_name():
-    names = released_names(["a.jpg", "a.png", "a.jpg.webp"])
+    names = png_names(["a.jpg", "a.png", "a.jpg.webp"])
     assert len(set(names)) == 3
 
 
 def test_absolute_names_and_parents_stay_inside():
-    assert released_names(["/data/x/a.jpg", "../b.jpg"]) == ["data/x/a.png", "b.png"]
+    assert png_names(["/data/x/a.jpg", "../b.jpg"]) == ["data/x/a.png", "b.png"]
 
 
 @given(
@@ -35,8 +35,8 @@ def test_absolute_names_and_parents_stay_inside():
         st.from_regex(r"[aAb]{1,2}(/[ab])?\.(jpg|png|jpg\.png)", fullmatch=True), unique=True, min_size=1
     )
 )
-def test_released_names_are_different_and_end_in_png(names):
-    released = released_names(names)
+def test_png_names_are_different_and_end_in_png(names):
+    released = png_names(names)
     assert len(set(released)) == len(names)
     assert all(name.endswith(".png") and not Path(name).is_absolute() for name in released)
 
