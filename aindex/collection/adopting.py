@@ -28,8 +28,9 @@ from aindex.index.reference_index import ReferenceIndex, row_writers
 from aindex.index.row_table import names_by_id, pictures_of
 from aindex.index.structure import empty_clone
 
+_NO_IDS = np.empty(0, np.int64)
 _SAMPLE = 64
-_NEAR_SHARE = 0.5
+NEAR_SHARE = 0.5
 """Share of a sample's rows that must be among the nearest of their pictures; of another extractor one in twenty is."""
 
 
@@ -94,17 +95,15 @@ def adopt_index(
     """
     output, settings = Path(output).expanduser(), settings or describing()
     used = loaded(extractor, resize_size, settings)
-    foreign, row_names, encoded = _read(
-        str(source), names=names, rows=rows, column=column, name_column=name_column
-    )
+    names_file = None if names is None else Path(names).expanduser()
+    foreign, row_names, encoded = _read(str(source), names_file, rows, column, name_column)
     if foreign.index.d != used.dim:
         raise ExtractorError(
             f"extractor {used.name!r} gives dimension {used.dim}, {str(source)!r} holds {foreign.index.d}: take the "
             "extractor that its descriptors were made with"
         )
     called = foreign.ids if len(foreign.ids) else np.arange(len(row_names))
-    names_file = None if names is None or not rows else Path(names).expanduser()
-    pictures, owners = pictures_of(row_names, names_file, called)
+    pictures, owners = pictures_of(row_names, names_file if rows else None, called)
     index = ReferenceIndex(
         foreign.index,
         idx_factory=foreign.idx_factory,
@@ -133,18 +132,17 @@ def read_quantiser(source: str, column: str | None = None) -> tuple[Foreign, Lan
         )
     if "://" in source or path.is_dir():
         found = open_index(source if "://" in source else str(path), column)
-        index = empty_faiss_index(found.trained)
-        check_aim(index, f"dataset {source!r}")
         trained = found.trained
-        ids = np.empty(0, np.int64)
-        return Foreign(index, ids, trained.idx_factory, trained.faiss_metric, 1), found
+        index = empty_faiss_index(trained)
+        check_aim(index, f"dataset {source!r}")
+        return Foreign(index, _NO_IDS, trained.idx_factory, trained.faiss_metric, 1), found
     if path.suffix.lower() == ".json":
         return read_opensearch_model(path), None
     return read_faiss_file(path), None
 
 
 def _read(
-    source: str, *, names: Path | str | None, rows: bool, column: str | None, name_column: str | None
+    source: str, names: Path | None, rows: bool, column: str | None, name_column: str | None
 ) -> tuple[Foreign, RowNames, int]:
     """The index with its rows, their names, and how many of them were encoded here."""
     foreign, dataset = read_quantiser(source, column)
@@ -152,14 +150,12 @@ def _read(
         raise ConfigError(
             f"column and name_column with {source!r}: they are for Lance datasets; leave them out"
         )
-    names_file = None if names is None else Path(names).expanduser()
     if not rows:
         index = foreign.index if dataset is not None else empty_clone(foreign.index)
-        empty = Foreign(index, np.empty(0, np.int64), foreign.idx_factory, foreign.metric, foreign.nprobe)
-        return empty, RowNames(), 0
+        return Foreign(index, _NO_IDS, foreign.idx_factory, foreign.metric, foreign.nprobe), RowNames(), 0
     if dataset is None:
-        return foreign, names_by_id(names_file, foreign.ids), 0
-    ids, found = _names_of_dataset(dataset, source, names_file, name_column)
+        return foreign, names_by_id(names, foreign.ids), 0
+    ids, found = _names_of_dataset(dataset, source, names, name_column)
     encoded = fill_from_lance(foreign.index, dataset, ids)
     _check_descriptors(foreign, dataset, source)
     return foreign, found, len(encoded)
@@ -173,14 +169,13 @@ def _check_descriptors(foreign: Foreign, dataset: LanceIndex, source: str) -> No
         metric=foreign.metric,
         names=NumberedNames(foreign.index.ntotal),
     )
-    positions = _spread(np.arange(index.ntotal, dtype=np.int64))
+    positions = spread(np.arange(index.ntotal, dtype=np.int64))
     rows, there = stored_descriptors(dataset, positions)
     near = int(are_near(index, rows[there], positions[there]).sum())
-    if near < _NEAR_SHARE * int(there.sum()):
+    if near < NEAR_SHARE * int(there.sum()):
         raise FaissIndexError(
-            f"of {int(there.sum())} rows of {source!r} that have a descriptor, {near} lie near the code of "
-            "it: expected an "
-            "index over this column; create it again"
+            f"of {int(there.sum())} rows of {source!r} that have a descriptor, {near} lie near the code of it: "
+            "expected an index over this column; create it again"
         )
 
 
@@ -202,9 +197,8 @@ def _names_of_dataset(
     addresses, table = row_addresses(dataset, (wanted,))
     if table[wanted].null_count:
         raise DataError(
-            f"{table[wanted].null_count} of {len(addresses)} rows of {source!r} have no {wanted}: expected "
-            "a name in each; "
-            "give another name_column, or a names file"
+            f"{table[wanted].null_count} of {len(addresses)} rows of {source!r} have no {wanted}: expected a name in "
+            "each; give another name_column, or a names file"
         )
     found = RowNames()
     found.extend(str(name) for name in table[wanted].to_pylist())
@@ -214,12 +208,7 @@ def _names_of_dataset(
 def _compare(
     index: ReferenceIndex, sample: Path, extractor: Extractor, settings: ExtractionSettings
 ) -> tuple[int, int]:
-    """How many pictures were compared with their rows, and how many of the rows are near.
-
-    Raises:
-        ExtractorError: fewer than half are.
-        DataError: there is nothing to compare.
-    """
+    """How many pictures were compared with their rows, and how many of the rows are near; an error if too few are."""
     descriptors, ids = _sample(index, sample, extractor, settings)
     if not len(ids):
         shown = index.names[0] if len(index.names) else None
@@ -228,12 +217,11 @@ def _compare(
             "indexed pictures have these paths, or leave sample out"
         )
     near = int(are_near(index, descriptors, ids).sum())
-    if near < _NEAR_SHARE * len(ids):
+    if near < NEAR_SHARE * len(ids):
         raise ExtractorError(
             f"of {len(ids)} pictures whose names the index has, {near} lie near their rows: extractor "
-            f"{extractor.name!r} at "
-            f"{extractor.input_size} pixels did not make these descriptors, or the names are those of others; take the "
-            "extractor that made them"
+            f"{extractor.name!r} at {extractor.input_size} pixels did not make these descriptors, or the names are "
+            "those of others; take the extractor that made them"
         )
     return len(ids), near
 
@@ -247,19 +235,19 @@ def _sample(
     else:
         root, paths = names_root(sample), list_images(sample)
         ids = named_rows(index, [path.relative_to(root).as_posix() for path in paths])
-        chosen = _spread(np.flatnonzero(ids >= 0))
+        chosen = spread(np.flatnonzero(ids >= 0))
         if not len(chosen):
             return np.empty((0, index.dim), np.float32), chosen
         described = extract([paths[i] for i in chosen.tolist()], extractor, root=root, **settings._asdict())
     ids = named_rows(index, described.names)
-    chosen = _spread(np.flatnonzero(ids >= 0))
+    chosen = spread(np.flatnonzero(ids >= 0))
     return np.array(described.descriptors[chosen]), ids[chosen]
 
 
-def _spread(positions: Ids) -> Ids:
+def spread(positions: Ids) -> Ids:
     """At most so many as a sample has, from all over."""
-    step = max(1, -(-len(positions) // _SAMPLE))
-    return positions[::step]
+    count = len(positions)
+    return positions[np.linspace(0, count - 1, min(_SAMPLE, count)).astype(np.int64)]
 
 
 def _warn_if_others(output: Path, index: ReferenceIndex, *, overwrite: bool) -> None:

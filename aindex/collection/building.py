@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from aindex.collection.equipment import describing, index_folder, loaded, open_equipment
+from aindex.collection.equipment import Equipment, describing, index_folder, loaded, open_equipment
 from aindex.data.atomic import exclusive, remove_tree, replace_when_done
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import Extraction, ExtractionSettings
@@ -106,14 +106,14 @@ def build_index(
         elif train is not None:
             _check_training(train, idx_factory, quant or "L2", nprobe, used)
         training = None if train is None else describe(train, used, work / "train", settings).descriptors
-        described = None
+        described = Extraction(np.empty((0, used.dim), np.float32), [], SkippedImages())
         if references is not None:
             described = describe(references, used, work / "references", settings, names=names)
         index, note = copied, ""
         if index is None:
             assert training is not None
             if idx_factory is None:
-                pictures = None if described is None else len(described.names)
+                pictures = None if references is None else len(described.names)
                 idx_factory = default_factory(pictures, len(training), used.dim, rows=rows)
                 note = _choice(idx_factory, pictures, len(training))
             index = ReferenceIndex.train(
@@ -124,24 +124,19 @@ def build_index(
                 seed=seed,
                 extractor=used,
             )
-        ids, skipped, own = np.empty(0, np.int64), SkippedImages(), list[str]()
-        if described is not None:
-            own, skipped = described.names, described.skipped
-            paths = None if references is None else picture_paths(references)
-            batch = chosen_rows(described, paths, used, index, rows, seed, settings)
-            ids = index.add(batch.descriptors, batch.names, batch.counts)
-        key = (
-            *(train, like, index.idx_factory, index.metric, index.nprobe, rows, seed),
-            used.fingerprint,
-        )
+        ids = np.empty(0, np.int64)
+        if references is not None:
+            equipment = Equipment(index, used, settings)
+            ids = index.add(*chosen_rows(described, picture_paths(references), equipment, rows, seed))
+        key = (train, like, index.idx_factory, index.metric, index.nprobe, rows, seed, used.fingerprint)
         if not overwrite and (output / YAML_NAME).is_file():
             # an earlier try of this command may have been killed right after it had saved
             saved = ReferenceIndex.open(output)
-            if _committed(work, key, own, saved) is not None:
-                return Indexed(saved, ids, saved.ntotal, skipped, note)
-        _note_commit(work, key, own, 0, len(own))
+            if _committed(work, key, described.names, saved) is not None:
+                return Indexed(saved, ids, saved.ntotal, described.skipped, note)
+        _note_commit(work, key, described.names, 0, len(described.names))
         index.save(output, overwrite=overwrite)
-    return Indexed(index, ids, index.ntotal, skipped, note)
+    return Indexed(index, ids, index.ntotal, described.skipped, note)
 
 
 def _choice(idx_factory: str, pictures: int | None, training: int) -> str:
@@ -235,8 +230,7 @@ def add_to_index(
         new = Extraction(
             np.array(described.descriptors[kept]), [described.names[row] for row in kept], described.skipped
         )
-        paths = picture_paths(references)
-        batch = chosen_rows(new, paths, equipment.extractor, opened, rows, seed, settings)
+        batch = chosen_rows(new, picture_paths(references), equipment, rows, seed)
         _note_commit(work, key, new_names, opened.pictures, len(kept))
         ids = opened.add(batch.descriptors, [prefix + name for name in batch.names], batch.counts)
         opened.save(folder)
@@ -261,14 +255,14 @@ def remove_from_index(index: Path | str, names: Sequence[str]) -> tuple[Referenc
     """
     folder, wanted = possible_path(index), set(names)
     opened = ReferenceIndex.open(folder)
-    found = [(picture, name) for picture, name in enumerate(opened.names) if name in wanted]
-    missing = wanted - {name for _, name in found}
+    found = [picture for picture, name in enumerate(opened.names) if name in wanted]
+    missing = wanted.difference(opened.names[picture] for picture in found)
     if missing:
         raise DataError(
             f"{len(missing)} of the {len(wanted)} names are not in the index, {min(missing)!r} for one: give names as "
             "aindex search prints them"
         )
-    pictures = np.array([picture for picture, _ in found], np.int64)
+    pictures = np.array(found, np.int64)
     if opened.is_on_disk:
         return remove_on_disk(folder, pictures), len(pictures)
     opened.remove(pictures)
@@ -279,11 +273,9 @@ def remove_from_index(index: Path | str, names: Sequence[str]) -> tuple[Referenc
 def chosen_rows(
     described: Extraction,
     paths: Mapping[str, Path] | None,
-    extractor: Extractor,
-    index: ReferenceIndex,
+    equipment: Equipment,
     rows: int,
     seed: int,
-    settings: ExtractionSettings,
 ) -> Batch:
     """Pictures with the rows they get: their own descriptor, or up to `rows` in the cells that their copies fall into.
 
@@ -301,17 +293,14 @@ def chosen_rows(
         described.descriptors,
         [paths[name] for name in described.names],
         described.names,
-        extractor,
-        index.quantiser,
+        equipment.extractor,
+        equipment.index.quantiser,
         rows,
         seed=seed,
-        progress=settings.progress,
+        progress=equipment.settings.progress,
     )
-    return Batch(
-        np.concatenate([np.empty((0, index.dim), np.float32), *chosen]),
-        described.names,
-        [len(some) for some in chosen],
-    )
+    descriptors = np.concatenate([np.empty((0, equipment.index.dim), np.float32), *chosen])
+    return Batch(descriptors, described.names, [len(some) for some in chosen])
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """What the work on a collection needs: an index, the extractor it was made with, a device and a precision."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 import aindex.index
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.extractor import Extractor
-from aindex.descriptors.inference import best_precision
+from aindex.descriptors.inference import FastExtractor, best_precision, fast_extractor
 from aindex.descriptors.registry import load_extractor, may_be_named_by_others
 from aindex.errors import ConfigError, ExtractorError
 from aindex.index.reference_index import ReferenceIndex
@@ -34,6 +36,20 @@ class Equipment:
     index: ReferenceIndex
     extractor: Extractor
     settings: ExtractionSettings
+
+    @property
+    def fast(self) -> FastExtractor:
+        """The extractor as it is prepared for this device and precision."""
+        return fast_extractor(self.extractor, device=self.settings.device, precision=self.settings.precision)
+
+    @torch.no_grad()
+    def describe(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Descriptors B×d, on the CPU, of prepared pictures; the batch is filled up, so that none depends on B."""
+        size = self.extractor.input_size
+        rows = torch.zeros(self.settings.batch_size, 3, size, size)
+        for row, pixels in enumerate(inputs):
+            rows[row] = pixels
+        return self.fast(rows.to(self.fast.device))[: len(inputs)].cpu()
 
 
 def index_folder(name: Path | str) -> Path:
@@ -66,14 +82,12 @@ def open_equipment(
         ExtractorError: the extractor cannot be loaded, or the index was made with another one or input size.
     """
     settings = settings or describing()
-    opened = (
-        index
-        if isinstance(index, ReferenceIndex)
-        else ReferenceIndex.open(index_folder(index), read_only=read_only)
-    )
+    if isinstance(index, ReferenceIndex):
+        opened, where = index, "the index"
+    else:
+        opened, where = ReferenceIndex.open(index_folder(index), read_only=read_only), f"index {str(index)!r}"
     loaded = _extractor_of(opened, extractor, resize_size, settings)
     if opened.extractor is not None:
-        where = "the index" if isinstance(index, ReferenceIndex) else f"index {str(index)!r}"
         opened.extractor.check(loaded, where)
     if loaded.dim != opened.dim:
         raise ExtractorError(
@@ -86,11 +100,7 @@ def open_equipment(
 def loaded(
     extractor: Extractor | Path | str, resize_size: int | None, settings: ExtractionSettings
 ) -> Extractor:
-    """An extractor that is in use, or the one of this name or path, on the settings' device.
-
-    Raises:
-        ExtractorError: it cannot be loaded.
-    """
+    """An extractor that is in use, or the one of this name or path, on the settings' device."""
     if isinstance(extractor, Extractor):
         return extractor
     return load_extractor(extractor, resize_size=resize_size, device=settings.device or "cpu")

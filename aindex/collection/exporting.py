@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aindex.collection.adopting import read_quantiser
+from aindex.collection.adopting import NEAR_SHARE, read_quantiser, spread
 from aindex.collection.equipment import index_folder
 from aindex.data.atomic import replace_when_done
 from aindex.descriptors.files import Matrix, read_descriptors
@@ -23,8 +23,6 @@ from aindex.index.row_table import NAMES_FILE, import_pyarrow, row_table
 from aindex.index.structure import empty_clone, take_apart
 
 Form = Literal["faiss", "lance"]
-
-_SAMPLE = 64
 
 
 def export_index(
@@ -101,9 +99,8 @@ def check_against(source: Path | str, against: Path | str, *, column: str | None
     if difference is not None:
         raise FaissIndexError(
             f"{str(source)!r} has another quantiser than {str(against)!r} ({difference}): pictures that were activated "
-            "against that are no longer at the centre of what the engine stores; create its index again "
-            "with the centroids "
-            "and codebook of an export, or adopt it anew and activate again"
+            "against that are no longer at the centre of what the engine stores; create its index again with the "
+            "centroids and codebook of an export, or adopt it anew and activate again"
         )
     waiting = 0 if dataset is None else unindexed_rows(dataset)
     later = (
@@ -142,11 +139,7 @@ def _in_memory(index: FaissIndex) -> FaissIndex:
 
 
 def _descriptors(path: Path, index: ReferenceIndex) -> Matrix:
-    """The descriptors of all rows, in their order.
-
-    Raises:
-        DescriptorError: some are missing, or they are others'.
-    """
+    """The descriptors of all rows, in their order; a DescriptorError if some are missing, or they are others'."""
     if (path / FEATURES).is_file():
         matrix, names = read_extraction(path)
         position = {name: row for row, name in enumerate(names)}
@@ -162,16 +155,14 @@ def _descriptors(path: Path, index: ReferenceIndex) -> Matrix:
         matrix = read_descriptors(path, dim=index.dim)
     if matrix.shape != (index.ntotal, index.dim):
         raise DescriptorError(
-            f"{str(path)!r} holds {len(matrix)} descriptors of dimension {matrix.shape[1]}: expected one "
-            "for each of the "
-            f"{index.ntotal} rows, of dimension {index.dim}"
+            f"{str(path)!r} holds {len(matrix)} descriptors of dimension {matrix.shape[1]}: expected one for each of "
+            f"the {index.ntotal} rows, of dimension {index.dim}"
         )
-    some = np.linspace(0, index.ntotal - 1, min(_SAMPLE, index.ntotal)).astype(np.int64)
+    some = spread(np.arange(index.ntotal, dtype=np.int64))
     near = int(are_near(index, np.array(matrix[some]), some).sum())
-    if 2 * near < len(some):
+    if near < NEAR_SHARE * len(some):
         raise DescriptorError(
-            f"{str(path)!r}: {near} of {len(some)} descriptors lie near the rows of the same number: "
-            "expected those of the "
-            "rows, in their order"
+            f"{str(path)!r}: {near} of {len(some)} descriptors lie near the rows of the same number: expected those of "
+            "the rows, in their order"
         )
     return matrix

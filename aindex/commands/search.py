@@ -6,8 +6,7 @@ from typing import Literal
 from aindex.commands.functions import FunctionCommand, Needs
 from aindex.data.atomic import write_where_told
 from aindex.errors import DataError
-from aindex.matching.calibrating import calibrate
-from aindex.matching.calibration import Calibration
+from aindex.matching.calibrating import Calibration, calibrate
 from aindex.matching.matches import Matches, printable
 from aindex.matching.page import write_page
 from aindex.matching.searching import search

@@ -1,6 +1,5 @@
 """What a search found: a table, and its forms as text, csv, JSON lines and a page."""
 
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from aindex.data.images import SkippedImages
-from aindex.matching.calibration import NO_THRESHOLD, Threshold
+from aindex.data.tables import notebook_html
+from aindex.matching.threshold import NO_THRESHOLD, Threshold
 
 NO_ROWS = "no row lies in the cells that were visited: a larger nprobe looks into more"
 COLUMNS = ("query", "rank", "name", "row", "distance", "score", "match")
@@ -105,8 +105,7 @@ class Matches:
         return "".join(json.dumps(record) + "\n" for record in records)
 
     def _repr_html_(self) -> str:
-        lines = "<br>".join(html.escape(line) for line in self.summary().split("\n"))
-        return f"<p>{lines}</p>{self.table.to_html(index=False, float_format='{:.4g}'.format, max_rows=40)}"
+        return notebook_html(self.summary(), self.table, most_rows=40)
 
 
 def printable(name: str) -> str:

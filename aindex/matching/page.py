@@ -18,8 +18,8 @@ from aindex.data.atomic import write_where_told
 from aindex.data.images import read_image
 from aindex.data.source_image import png_names
 from aindex.errors import ImageReadError
-from aindex.matching.calibration import NO_THRESHOLD
 from aindex.matching.matches import Matches
+from aindex.matching.threshold import NO_THRESHOLD
 from aindex.paths import user_path
 
 THUMBNAIL_PIXELS = 132
@@ -68,7 +68,12 @@ def write_page(matches: Matches, path: Path | str, *, pictures: Sequence[Path | 
 def _rows(matches: Matches, folders: Sequence[Path]) -> list[dict[str, Any]]:
     """A row of the page per query, in the order of the search; those that cannot be read come last."""
     found = dict(list(matches.table.groupby("query", sort=False)))
-    indexed = cache(lambda name: _indexed_thumbnail(name, folders))
+
+    @cache
+    def indexed(name: str) -> str | None:
+        path = find_picture(name, folders)
+        return None if path is None else thumbnail(path)
+
     judged, errors = matches.threshold is not NO_THRESHOLD, matches.errors
     rows = []
     for query, file in zip(matches.queries, matches.files, strict=True):
@@ -91,17 +96,15 @@ def _kind(answers: Sequence[Mapping[str, Any]], judged: bool) -> str:
 def _row(
     query: str, kind: str, picture: str | None, answers: list[dict[str, Any]], reason: str | None
 ) -> dict[str, Any]:
-    said = _VERDICTS[kind] or "nearest"
-    nearest = f"{said} {answers[0]['name']}, distance {answers[0]['distance']}" if answers else said
-    if kind == "none":
-        nearest = f"no match; nearest {answers[0]['name']}, distance {answers[0]['distance']}"
+    said = {"found": "nearest", "none": "no match; nearest"}.get(kind, _VERDICTS[kind])
+    nearest = f" {answers[0]['name']}, distance {answers[0]['distance']}" if answers else ""
     return {
         "name": query,
         "kind": kind,
         "order": list(_VERDICTS).index(kind),
         "verdict": _VERDICTS[kind],
         "thumbnail": picture,
-        "finding": f"{query.rpartition('/')[2]}: {nearest}",
+        "finding": f"{query.rpartition('/')[2]}: {said}{nearest}",
         "matches": answers,
         "reason": reason,
     }
@@ -140,11 +143,6 @@ def thumbnail(path: Path) -> str | None:
     content = io.BytesIO()
     image.save(content, "JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-def _indexed_thumbnail(name: str, folders: Sequence[Path]) -> str | None:
-    path = find_picture(name, folders)
-    return None if path is None else thumbnail(path)
 
 
 def find_picture(name: str, folders: Sequence[Path]) -> Path | None:

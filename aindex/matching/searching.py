@@ -8,21 +8,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from PIL import Image
 
 from aindex.collection.equipment import Equipment, Visits, open_equipment, visited_cells
 from aindex.data.images import SkippedImages, is_path, list_images, picture_name, read_picture
 from aindex.data.tables import name_table
-from aindex.descriptors.extraction import Extraction, ExtractionSettings, extract
+from aindex.descriptors.extraction import Extraction, ExtractionSettings, batch_ranges, extract
 from aindex.descriptors.extractor import Extractor
-from aindex.descriptors.inference import fast_extractor
 from aindex.descriptors.preprocess import prepare
 from aindex.errors import ConfigError, DataError, ImageReadError
 from aindex.index.backend import Ids
 from aindex.index.reference_index import ReferenceIndex
-from aindex.matching.calibration import NO_THRESHOLD, Threshold, normalised_scores, stored_threshold
 from aindex.matching.matches import COLUMNS, Matches
+from aindex.matching.threshold import NO_THRESHOLD, Threshold, normalised_scores, stored_threshold
 from aindex.paths import user_path
 
 DEFAULT_K = 5
@@ -74,7 +72,11 @@ def search(
     k = min(DEFAULT_K, opened.pictures) if k is None else k
     nprobe = visited_cells(opened, nprobe)
     opened.check_search(k, nprobe)
-    described = describe_queries(queries, equipment)
+    given = [queries] if isinstance(queries, Path | str | Image.Image) else list(queries)
+    pictures = [query for query in given if isinstance(query, Image.Image)]
+    paths = [path for query in given if not isinstance(query, Image.Image) for path in query_files(query)]
+    files = {path.as_posix(): path for path in paths}
+    described = _described(list(dict.fromkeys(paths)), pictures, equipment)
     # One more neighbour than shown: the last one's score needs its successor.
     depth = min(k + 1, opened.pictures)
     distances, ids = opened.search(described.descriptors, max(k, depth), nprobe)
@@ -83,35 +85,22 @@ def search(
     else:
         rule, note = Threshold("distance", threshold), ""
     table = _table(described.names, distances, ids, k, opened, rule)
-    return Matches(table, described.names, _files(queries, described.names), described.skipped, rule, note)
+    read_from = [files.get(name) for name in described.names]
+    return Matches(table, described.names, read_from, described.skipped, rule, note)
 
 
-def describe_queries(queries: Query | Sequence[Query], equipment: Equipment) -> Extraction:
-    """Descriptors of files, folders and PIL pictures, in this order; unreadable ones are recorded.
-
-    Raises:
-        DataError: there is none.
-    """
-    given = _listed(queries)
-    paths = [path for query in given if not isinstance(query, Image.Image) for path in query_files(query)]
-    paths = list(dict.fromkeys(paths))
-    pictures = [query for query in given if isinstance(query, Image.Image)]
+def _described(paths: list[Path], pictures: list[Image.Image], equipment: Equipment) -> Extraction:
+    """Descriptors of files and PIL pictures, in this order; unreadable ones are recorded, to have none is an error."""
     parts = []
     if paths or not pictures:
         parts.append(extract(paths, equipment.extractor, **equipment.settings._asdict(), require=False))
     if pictures:
         parts.append(_describe(pictures, _picture_names(pictures, {str(path) for path in paths}), equipment))
-    skipped = SkippedImages()
-    skipped.rows = [row for part in parts for row in part.skipped.rows]
     return Extraction(
         np.concatenate([part.descriptors for part in parts]),
         [name for part in parts for name in part.names],
-        skipped,
+        SkippedImages(rows=[row for part in parts for row in part.skipped.rows]),
     )
-
-
-def _listed(queries: Query | Sequence[Query]) -> list[Query]:
-    return [queries] if isinstance(queries, Path | str | Image.Image) else list(queries)
 
 
 def query_files(query: Path | str) -> list[Path]:
@@ -126,17 +115,6 @@ def query_files(query: Path | str) -> list[Path]:
     return list_images(path) if os.path.isdir(path) else [path]
 
 
-def _files(queries: Query | Sequence[Query], names: Sequence[str]) -> list[Path | None]:
-    """Where each described picture can be read again; None for one that came as pixels."""
-    known = {
-        path.as_posix(): path
-        for query in _listed(queries)
-        if not isinstance(query, Image.Image)
-        for path in query_files(query)
-    }
-    return [known.get(name) for name in names]
-
-
 def _picture_names(pictures: Sequence[Image.Image], taken: set[str]) -> list[str]:
     """A name for each PIL picture: that of its file, if no other query has it."""
     names: list[str] = []
@@ -146,23 +124,18 @@ def _picture_names(pictures: Sequence[Image.Image], taken: set[str]) -> list[str
     return names
 
 
-@torch.no_grad()
-def _describe(pictures: Sequence[Image.Image], names: Sequence[str], equipment: Equipment) -> Extraction:
-    size, settings = equipment.extractor.input_size, equipment.settings
-    fast = fast_extractor(equipment.extractor, device=settings.device, precision=settings.precision)
+def _describe(pictures: list[Image.Image], names: list[str], equipment: Equipment) -> Extraction:
     blocks = [np.empty((0, equipment.extractor.dim), np.float32)]
     described, skipped = [], SkippedImages()
-    for start in range(0, len(pictures), settings.batch_size):
-        rows = torch.zeros(settings.batch_size, 3, size, size)
-        readable = []
-        for position in range(start, min(start + settings.batch_size, len(pictures))):
+    for batch in batch_ranges(len(pictures), equipment.settings.batch_size):
+        inputs = []
+        for position in batch:
             try:
-                rows[position - start] = prepare(read_picture(pictures[position]), size)
-                readable.append(position - start)
+                inputs.append(prepare(read_picture(pictures[position]), equipment.extractor.input_size))
+                described.append(names[position])
             except ImageReadError as error:
                 skipped.record(names[position], error)
-        described += [names[start + row] for row in readable]
-        blocks.append(fast(rows.to(fast.device))[readable].cpu().numpy())
+        blocks.append(equipment.describe(inputs).numpy())
     return Extraction(np.concatenate(blocks), described, skipped)
 
 
@@ -176,25 +149,20 @@ def _table(
 ) -> pd.DataFrame:
     scores = normalised_scores(distances, ids, larger_is_closer=index.larger_is_closer)[:, :k]
     verdicts = rule.accepts(distances[:, :k], scores, larger_is_closer=index.larger_is_closer)
-    lines = []
-    for query, name in enumerate(names):
-        for rank in range(k):
-            row = int(ids[query, rank])
-            if row < 0:
-                break
-            score = float(scores[query, rank])
-            lines.append(
-                {
-                    "query": name,
-                    "rank": rank + 1,
-                    "name": index.names[row],
-                    "row": row,
-                    "distance": float(distances[query, rank]),
-                    "score": None if math.isnan(score) else score,
-                    "match": None if rule is NO_THRESHOLD else bool(verdicts[query, rank]),
-                }
-            )
-    table = name_table(lines, columns=list(COLUMNS))
+    query, rank = np.nonzero(ids[:, :k] >= 0)
+    rows = ids[query, rank]
+    table = name_table(
+        {
+            "query": [names[position] for position in query.tolist()],
+            "rank": rank + 1,
+            "name": [index.names[row] for row in rows.tolist()],
+            "row": rows,
+            "distance": distances[query, rank],
+            "score": scores[query, rank],
+            "match": None if rule is NO_THRESHOLD else verdicts[query, rank],
+        },
+        columns=list(COLUMNS),
+    )
     return table.astype(
         {"rank": "int64", "row": "int64", "distance": "float64", "score": "Float64", "match": "boolean"}
     )

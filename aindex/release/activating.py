@@ -4,13 +4,13 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aindex.activation.presets import Effort, Preset
+from aindex.activation.presets import Effort, Preset, preset
 from aindex.activation.settings import DeltaSize
 from aindex.collection.building import chosen_rows
 from aindex.collection.equipment import SHIPPED, Equipment, describing, index_folder, open_equipment
@@ -26,19 +26,14 @@ from aindex.index.quantiser import Target
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.row_choice import check_row_count
 from aindex.paths import possible_path, user_path
-from aindex.release.batch import ReleaseSettings
 from aindex.release.manifest import Release, manifest_table, planned_table, write_manifest
-from aindex.release.pictures import Format
-from aindex.release.planning import Listing, list_source, released_files, without_output
+from aindex.release.pictures import FileSettings, Format
+from aindex.release.planning import Listing, list_source, output_files, without_output
 from aindex.release.records import Records
-from aindex.release.under_way import ReleaseRun
+from aindex.release.under_way import Activator
 
 BATCH_SIZE = 8
 _PROBES = 64
-JPEG_WARNING = (
-    "format jpeg loses some of the activation: of the R@1 that it gains, a twentieth at quality 95 and a seventh at 75 "
-    "(docs/usage.md); png, webp and tiff keep all of it"
-)
 
 
 def activate(
@@ -108,26 +103,30 @@ def activate(
     Raises:
         AindexError: the index, the pictures, the folder or the settings are not possible.
     """
-    how = ReleaseSettings(
-        effort=effort,
+    files = FileSettings(
+        format=format, jpeg_quality=jpeg_quality, compress_level=compress_level, min_psnr=min_psnr
+    )
+    loop = preset(
+        effort,
         target=target,
         iterations=iterations,
         scaling=scaling,
         min_psnr=min_psnr,
         delta_size=delta_size,
-        format=format,
-        jpeg_quality=jpeg_quality,
-        compress_level=compress_level,
-        seed=seed,
     )
-    loop = how.preset()
+    # which the published method does not ask
+    loop = replace(loop, settings=replace(loop.settings, faithful=True))
     if add and str(index) == SHIPPED:
         raise ConfigError(
             "the index that comes with aindex is not added to: make one of your own with aindex index build --like "
             "shipped, or leave add out"
         )
     if format == "jpeg":
-        warnings.warn(JPEG_WARNING, stacklevel=2)
+        warnings.warn(
+            "format jpeg loses some of the activation: of the R@1 that it gains, a twentieth at quality 95 and a "
+            "seventh at 75 (docs/usage.md); png, webp and tiff keep all of it",
+            stacklevel=2,
+        )
     out = possible_path(out)
     listing = without_output(list_source(images), out)
     if index is None:
@@ -142,23 +141,30 @@ def activate(
     if add:
         check_row_count(rows, equipment.index.quantiser)
     if dry_run:
-        return planned_table(out, listing, how, equipment.index, [prefix + name for name in listing.names])
+        return planned_table(out, listing, format, equipment.index, [prefix + name for name in listing.names])
     records = Records(out)
     records.check()
     with exclusive(records.state, wait=False):
-        records.claim(_configuration(equipment, how, loop), overwrite=overwrite, sources=listing.paths)
-        records.reserve(released_files(listing.names, how.format), listing.paths)
-        return _release(
-            out,
-            listing,
-            equipment,
-            how,
-            records,
-            prefix,
-            add,
-            rows,
-            None if isinstance(index, ReferenceIndex) else user_path(index),
+        configuration = {"effort": effort, **_configuration(equipment, loop, files, seed)}
+        records.claim(configuration, overwrite=overwrite, sources=listing.paths)
+        records.reserve(output_files(listing.names, format), listing.paths)
+        originals = describe_pictures(
+            listing.paths, equipment.extractor, records.work, equipment.settings, root=listing.root
         )
+        folder = None if isinstance(index, ReferenceIndex) else user_path(index)
+        ids = _ids(equipment, originals, listing, prefix, rows if add else None, seed, folder)
+        warn_of_strangers(ids, folder)
+        own = own_rows_of(equipment.index, originals, ids)
+        activator = Activator(out, listing, originals, own, equipment, loop, files, seed, records)
+        try:
+            activator.treat()
+        finally:
+            # What is finished counts, also when the rest is not.
+            numbers = dict(zip(originals.names, ids.tolist(), strict=True))
+            table = manifest_table(records.read(), listing.names, numbers)
+            write_manifest(out, table, activator.skipped)
+        remove_tree(records.work)
+    return Release(out, table, activator.skipped)
 
 
 def own_index_folder(out: Path) -> Path:
@@ -179,40 +185,8 @@ def _own_index(out: Path, *, dry_run: bool) -> ReferenceIndex | Path:
     return folder
 
 
-def _release(
-    out: Path,
-    listing: Listing,
-    equipment: Equipment,
-    how: ReleaseSettings,
-    records: Records,
-    prefix: str,
-    add: bool,
-    rows: int,
-    folder: Path | None,
-) -> Release:
-    """Describe, give rows, activate, write; the folder is this command's own now."""
-    originals = describe_pictures(
-        listing.paths, equipment.extractor, records.work, equipment.settings, root=listing.root
-    )
-    ids = _ids(equipment, originals, listing, prefix, rows if add else None, how.seed, folder)
-    warn_of_strangers(ids, folder)
-    run = ReleaseRun(
-        out, listing, originals, own_rows_of(equipment.index, originals, ids), equipment, how, records
-    )
-    try:
-        run.treat()
-    finally:
-        # What is finished counts, also when the rest is not.
-        table = manifest_table(
-            records.read(), listing.names, dict(zip(originals.names, ids.tolist(), strict=True))
-        )
-        write_manifest(out, table, run.skipped)
-    remove_tree(records.work)
-    return Release(out, table, run.skipped)
-
-
-def _configuration(equipment: Equipment, how: ReleaseSettings, loop: Preset) -> dict[str, Any]:
-    """What decides the pixels: a release goes on only if all of it is the same."""
+def _configuration(equipment: Equipment, loop: Preset, files: FileSettings, seed: int) -> dict[str, Any]:
+    """What decides the pixels: an earlier call is gone on with only if all of it is the same."""
     index = equipment.index
     # Rows may be added to the index on the way; what its quantiser makes of some points says which it is.
     points = np.random.default_rng(0).normal(scale=index.dim**-0.5, size=(_PROBES, index.dim))
@@ -224,7 +198,8 @@ def _configuration(equipment: Equipment, how: ReleaseSettings, loop: Preset) -> 
         "quantiser": probe.hexdigest(),
         "extractor": equipment.extractor.fingerprint,
         "precision": equipment.settings.precision,
-        **asdict(how),
+        **asdict(files),
+        "seed": seed,
         **{
             name: getattr(loop.settings, name) for name in ("iterations", "scaling", "min_psnr", "delta_size")
         },
@@ -246,21 +221,11 @@ def _ids(
     index, names = equipment.index, [prefix + name for name in originals.names]
     if rows is None:
         return own_rows(index, originals.descriptors, names)
-    positions = {name: position for position, name in enumerate(names)}
     paths = dict(zip(listing.names, listing.paths, strict=True))
 
     def append(descriptors: Rows, new: Sequence[str]) -> Ids:
-        own = [originals.names[positions[name]] for name in new]
-        described = Extraction(descriptors, own, originals.skipped)
-        batch = chosen_rows(
-            described,
-            paths,
-            equipment.extractor,
-            index,
-            rows,
-            seed,
-            equipment.settings,
-        )
+        described = Extraction(descriptors, [name.removeprefix(prefix) for name in new], originals.skipped)
+        batch = chosen_rows(described, paths, equipment, rows, seed)
         return index.add(batch.descriptors, new, batch.counts)
 
     before = index.pictures
@@ -283,7 +248,7 @@ def warn_of_strangers(ids: Ids, folder: Path | None) -> None:
     where = "the index" if folder is None else f"the index {str(folder)!r}"
     warnings.warn(
         f"{absent} of {len(ids)} pictures are not in {where}: no search of it finds a copy of them; {way_out}",
-        stacklevel=4,
+        stacklevel=3,
     )
 
 

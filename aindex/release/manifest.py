@@ -8,16 +8,16 @@ from typing import Any
 import pandas as pd
 
 from aindex.data.atomic import replace_when_done
-from aindex.data.images import SkippedImages
-from aindex.data.tables import name_table
+from aindex.data.images import SkippedImages, open_image
+from aindex.data.tables import name_table, notebook_html
 from aindex.errors import ImageReadError
 from aindex.index.originals import named_rows
 from aindex.index.reference_index import ReferenceIndex
-from aindex.release.batch import ReleaseSettings
-from aindex.release.pictures import form_notes
-from aindex.release.planning import Listing, header_size, released_files
+from aindex.release.pictures import Format, form_notes
+from aindex.release.planning import Listing, output_files
 
 MANIFEST, SKIPPED = "manifest.csv", "skipped.csv"
+LEFT_OUT = "picture(s) left out"
 COLUMNS = (
     "name", "file", "row", "psnr_db", "ssim", "linf_grey_levels", "distance_before", "distance_after", "scale",
     "width", "height", "bytes", "source_bytes", "notes",
@@ -53,11 +53,8 @@ class Release:
                 f"{self.folder}: {len(self.table)} pictures released, PSNR {psnr.median():.1f} dB (least "
                 f"{psnr.min():.1f}), squared distance to the target {before.mean():.3f} → {after.mean():.3f}"
             )
-        return "\n".join(
-            line
-            for line in (text, self._sizes(), left_out(self.skipped) if self.skipped.count else "")
-            if line
-        )
+        left_out = self.skipped.summary() + (f", see {SKIPPED}" if self.skipped.count > 1 else "")
+        return "\n".join(line for line in (text, self._sizes(), left_out) if line)
 
     def _sizes(self) -> str:
         """One line if the files are much larger than their originals; empty if not."""
@@ -71,31 +68,26 @@ class Release:
         return f"they take {now:.1f} MB, their originals {before:.1f} MB{smaller}"
 
     def _repr_html_(self) -> str:
-        import html
-
-        lines = "<br>".join(html.escape(line) for line in self.summary().split("\n"))
-        return f"<p>{lines}</p>{self.table.to_html(index=False, float_format='{:.4g}'.format, max_rows=20)}"
-
-
-def left_out(skipped: SkippedImages) -> str:
-    """One line: how many pictures were left out, and why the first one was."""
-    more = f", and {skipped.count - 1} more, see {SKIPPED}" if skipped.count > 1 else ""
-    return f"{skipped.count} picture(s) left out: {skipped.rows[0][1]}{more}"
+        return notebook_html(self.summary(), self.table, most_rows=20)
 
 
 def manifest_table(
     records: Mapping[str, Mapping[str, Any]], names: Sequence[str], rows: Mapping[str, int]
 ) -> pd.DataFrame:
-    """One row per released picture, in the order of `names`; `row` is blank for pictures that the index has not."""
-    lines = []
-    for name in names:
-        if name in records:
-            row = rows.get(name, -1)
-            record = records[name]
-            lines.append({**record, "row": row if row >= 0 else None, "source_bytes": record["source"][0]})
-    table = name_table(lines, columns=list(COLUMNS))
-    table["row"] = table["row"].astype("Int64")
-    return table
+    """One row per released picture, in the order of `names`."""
+    lines = [
+        {**records[name], "row": rows.get(name, -1), "source_bytes": records[name]["source"][0]}
+        for name in names
+        if name in records
+    ]
+    return _table(lines, COLUMNS)
+
+
+def _table(lines: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
+    """The lines as a table; `row` is blank for pictures that the index has not."""
+    table = name_table(lines, columns=list(columns))
+    rows = table["row"].astype("Int64")
+    return table.assign(row=rows.mask(rows < 0))
 
 
 def write_manifest(out: Path, table: pd.DataFrame, skipped: SkippedImages) -> None:
@@ -104,11 +96,8 @@ def write_manifest(out: Path, table: pd.DataFrame, skipped: SkippedImages) -> No
     Raises:
         OutputError: they cannot be written.
     """
-    with (
-        replace_when_done(out / MANIFEST) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        table.to_csv(file, index=False, float_format="%.6g")
+    with replace_when_done(out / MANIFEST) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", errors="surrogateescape")
     if skipped.count:
         skipped.write(out / SKIPPED)
     else:
@@ -116,29 +105,19 @@ def write_manifest(out: Path, table: pd.DataFrame, skipped: SkippedImages) -> No
 
 
 def planned_table(
-    out: Path, listing: Listing, how: ReleaseSettings, index: ReferenceIndex, row_names: Sequence[str]
+    out: Path, listing: Listing, format: Format, index: ReferenceIndex, row_names: Sequence[str]
 ) -> Release:
     """What a release would do, from the headers of the pictures alone."""
-    skipped, lines = SkippedImages(), []
+    skipped, lines = SkippedImages(LEFT_OUT), []
     rows = named_rows(index, row_names)
-    files = released_files(listing.names, how.format)
+    files = output_files(listing.names, format)
     for name, path, file, row in zip(listing.names, listing.paths, files, rows.tolist(), strict=True):
         try:
-            notes = form_notes(path)
+            with open_image(path) as stored:
+                (width, height), notes = stored.size, form_notes(stored)
         except ImageReadError as error:
             skipped.record(name, error)
             continue
-        width, height = header_size(path)
-        lines.append(
-            {
-                "name": name,
-                "file": file,
-                "row": row if row >= 0 else None,
-                "width": width,
-                "height": height,
-                "notes": "; ".join(notes),
-            }
-        )
-    table = name_table(lines, columns=["name", "file", "row", "width", "height", "notes"])
-    table["row"] = table["row"].astype("Int64")
+        lines.append((name, file, row, width, height, "; ".join(notes)))
+    table = _table(lines, ["name", "file", "row", "width", "height", "notes"])
     return Release(out, table, skipped, dry_run=True)

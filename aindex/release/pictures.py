@@ -24,15 +24,38 @@ from aindex.data.pixels import bits_per_sample, on_white, upright
 from aindex.data.pixels import decode as decoded
 from aindex.data.tiff import NOTE
 from aindex.descriptors.preprocess import IMAGENET_STD
-from aindex.errors import OutputError
+from aindex.errors import ConfigError, OutputError
 
 Format = Literal["png", "webp", "tiff", "jpeg"]
 _STRIP_PIXELS = 1 << 19
 SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 
 
-class ReleaseError(OutputError):
+class PictureError(OutputError):
     """One picture cannot be released in the wanted form; the others can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSettings:
+    """What released files are like.
+
+    Attributes:
+        format: of the files.
+        jpeg_quality: 1 to 100.
+        compress_level: of PNG, 0 to 9; pixels are the same at all.
+        min_psnr: PSNR in dB that a saved file keeps; None: whatever comes of the change as it is.
+    """
+
+    format: Format = "png"
+    jpeg_quality: int = 95
+    compress_level: int = 6
+    min_psnr: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ConfigError(f"jpeg_quality {self.jpeg_quality}: expected 1 to 100; the default is 95")
+        if not 0 <= self.compress_level <= 9:
+            raise ConfigError(f"compress_level {self.compress_level}: expected 0 to 9; the default is 6")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +86,7 @@ def open_picture(path: Path) -> OpenedPicture:
         ImageReadError: for whatever reason.
     """
     with open_image(path) as stored:
-        notes = _form_notes(stored)
+        notes = form_notes(stored)
         pixels = upright(decoded(stored), stored)
         rgba = _pixels(pixels)
         is_grey = bool((rgba[..., 1:3] == rgba[..., :1]).all())
@@ -80,18 +103,8 @@ def open_picture(path: Path) -> OpenedPicture:
     )
 
 
-def form_notes(path: Path) -> tuple[str, ...]:
-    """What the released form would not keep, from the header alone.
-
-    Raises:
-        ImageReadError: the header cannot be read.
-    """
-    with open_image(path) as stored:
-        return tuple(_form_notes(stored))
-
-
-def _form_notes(stored: Image.Image) -> list[str]:
-    """To be asked before the pixels are decoded: the header alone knows their depth."""
+def form_notes(stored: Image.Image) -> list[str]:
+    """What the released form does not keep; to be asked before the pixels are decoded, whose depth the header knows."""
     notes = []
     bits = bits_per_sample(stored) or 8
     if bits > 8:
@@ -139,21 +152,19 @@ def as_seen(picture: OpenedPicture, colours: Tensor) -> Tensor:
     return colours if picture.alpha is None else _pixels(on_white(_image(picture, colours).convert("RGBA")))
 
 
-def encode(
-    picture: OpenedPicture, colours: Tensor, format: Format, *, jpeg_quality: int, compress_level: int
-) -> bytes:
+def encode(picture: OpenedPicture, colours: Tensor, settings: FileSettings) -> bytes:
     """The released picture as the content of a file; pixels survive exactly but in JPEG.
 
     Raises:
-        ReleaseError: the format cannot hold it.
+        PictureError: the format cannot hold it.
     """
-    image = _image(picture, colours)
+    image, format = _image(picture, colours), settings.format
     by_format: dict[Format, dict[str, Any]] = {
-        "png": {"compress_level": compress_level},
+        "png": {"compress_level": settings.compress_level},
         "webp": {"lossless": True, "exact": True, "quality": 75, "method": 4},
         # Pillow compresses through libtiff, which takes no EXIF.
         "tiff": {} if picture.metadata.exif else {"compression": "tiff_adobe_deflate"},
-        "jpeg": {"quality": jpeg_quality, "subsampling": 0},
+        "jpeg": {"quality": settings.jpeg_quality, "subsampling": 0},
     }
     if format == "jpeg" and picture.alpha is not None:
         image = on_white(image.convert("RGBA")).convert("L" if image.mode == "LA" else "RGB")
@@ -165,7 +176,7 @@ def encode(
     # Encoders fail in their own ways: WebP above 16,383 pixels, JPEG above 65,500.
     except Exception as error:
         width, height = image.size
-        raise ReleaseError(
+        raise PictureError(
             f"{format} cannot hold the picture of {width}×{height} pixels ({one_line(error)}): take format png"
         ) from error
     return content.getvalue()
@@ -181,13 +192,10 @@ def _image(picture: OpenedPicture, colours: Tensor) -> Image.Image:
     """In the form in which it is saved: grey pictures as grey, unless their colour profile is one for RGB."""
     if picture.is_grey and not picture.metadata.has_rgb_profile:
         colours = colours[..., 0]
-    bands = [colours] if colours.ndim == 2 else list(colours.unbind(2))
+    image = Image.fromarray(colours.contiguous().numpy())
     if picture.alpha is not None:
-        bands.append(picture.alpha)
-    if len(bands) == 3:
-        return Image.fromarray(colours.numpy())
-    modes = {1: "L", 2: "LA", 4: "RGBA"}
-    return Image.merge(modes[len(bands)], [Image.fromarray(band.contiguous().numpy()) for band in bands])
+        image.putalpha(Image.fromarray(picture.alpha.numpy()))
+    return image
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -1,5 +1,6 @@
 """Which pictures a release treats, where each goes, and which ones together."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,11 +57,10 @@ def list_source(source: Source) -> Listing:
         folder = user_path(source)
         paths, root = list_images(folder), names_root(folder)
     else:
-        paths = [Path(path) for path in source]
+        paths = [Path(path).absolute() for path in source]
         if not paths:
             raise DataError("no pictures are given: expected at least one")
-        root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-        paths = [path.absolute() for path in paths]
+        root = Path(os.path.commonpath([path.parent for path in paths]))
         wrong = next((path for path in paths if not is_path(str(path))), None)
         if wrong is not None:
             raise DataError(f"{str(wrong)!r}: expected the path of a file")
@@ -72,7 +72,7 @@ def list_source(source: Source) -> Listing:
 
 
 def without_output(listing: Listing, out: Path) -> Listing:
-    """The listing without what an earlier release left in the output folder, should that lie among the pictures.
+    """The listing without what an earlier call left in the output folder, should that lie among the pictures.
 
     Raises:
         OutputError: the output folder is the pictures' own.
@@ -84,17 +84,13 @@ def without_output(listing: Listing, out: Path) -> Listing:
         )
     if not inside.is_relative_to(root):
         return listing
-    kept = [not Path(os.path.realpath(path)).is_relative_to(inside) for path in listing.paths]
-    if not any(kept):
+    kept = [path for path in listing.paths if not Path(os.path.realpath(path)).is_relative_to(inside)]
+    if not kept:
         raise OutputError(f"all pictures lie in out {str(out)!r}: give another folder for the released ones")
-    return Listing(
-        paths=[path for path, keep in zip(listing.paths, kept, strict=True) if keep],
-        names=[name for name, keep in zip(listing.names, kept, strict=True) if keep],
-        root=listing.root,
-    )
+    return Listing(paths=kept, names=image_names(kept, listing.root), root=listing.root)
 
 
-def released_files(names: Sequence[str], format: Format) -> list[str]:
+def output_files(names: Sequence[str], format: Format) -> list[str]:
     """The released files of pictures, relative to the output folder, all different."""
     return [file.removesuffix(".png") + SUFFIXES[format] for file in png_names(names)]
 
@@ -108,14 +104,13 @@ def source_state(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def header_size(path: Path) -> tuple[int, int]:
-    """Width and height as stored; 0×0 where the header cannot be read, which reading will report."""
+def header_pixels(path: Path) -> int:
+    """Width times height; 0 where the header cannot be read, which reading will report."""
     try:
         with open_image(path) as image:
-            width, height = image.size
-            return width, height
+            return math.prod(image.size)
     except ImageReadError:
-        return 0, 0
+        return 0
 
 
 def batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:

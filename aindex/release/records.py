@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aindex.data.atomic import remove_leftovers_of, remove_tree, replace_when_done
-from aindex.data.parts import append_lines
+from aindex.data.parts import append_lines, read_lines
 from aindex.errors import ConfigError, OutputError
 from aindex.release.manifest import MANIFEST, SKIPPED
 
@@ -21,21 +21,15 @@ class Records:
 
     Args:
         folder: of the released pictures.
+
+    Attributes:
+        state: folder of what is not for people; held while a command works.
+        work: where descriptors are kept until the release is whole.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._state = folder / STATE_FOLDER
-
-    @property
-    def work(self) -> Path:
-        """Where descriptors are kept until the release is whole."""
-        return self._state / "originals"
-
-    @property
-    def state(self) -> Path:
-        """Folder of what is not for people; held while a command works."""
-        return self._state
+        self._folder, self.state = folder, folder / STATE_FOLDER
+        self.work = self.state / "originals"
 
     def check(self) -> None:
         """See that the folder is new, empty or a release's.
@@ -43,7 +37,7 @@ class Records:
         Raises:
             OutputError: it holds other things, which are never written over.
         """
-        if (self._state / _CONFIGURATION).is_file():
+        if (self.state / _CONFIGURATION).is_file():
             return
         try:
             others = [name for name in os.listdir(self._folder) if name != STATE_FOLDER]
@@ -59,22 +53,15 @@ class Records:
                 "the released pictures"
             )
 
-    def claim(
-        self, configuration: dict[str, Any], *, overwrite: bool, sources: Collection[Path] = ()
-    ) -> None:
+    def claim(self, configuration: dict[str, Any], *, overwrite: bool, sources: Collection[Path]) -> None:
         """Make the folder this release's own; with overwrite, remove the files of an earlier one, and no others.
 
-        Args:
-            configuration: what decides the pixels.
-            overwrite: drop an earlier release.
-            sources: the pictures, which are not removed.
-
         Raises:
-            OutputError: it holds other things, or the pictures.
+            OutputError: it holds other things, or the sources.
             ConfigError: it holds a release that was configured differently.
         """
         self.check()
-        path = self._state / _CONFIGURATION
+        path = self.state / _CONFIGURATION
         if path.is_file():
             if not overwrite:
                 self._compare(path, configuration)
@@ -86,12 +73,8 @@ class Records:
     def reserve(self, files: Sequence[str], sources: Collection[Path]) -> None:
         """Note the files that will be written, all before the first one; then what a killed command left of them goes.
 
-        Args:
-            files: relative to the folder.
-            sources: the pictures.
-
         Raises:
-            OutputError: one is there and not the release's, is a picture to be released, or lies outside.
+            OutputError: one is there and not the release's, is one of the sources, or lies outside.
         """
         own = set(self._own_files())
         self._refuse_sources([self._folder / file for file in files], sources)
@@ -107,7 +90,7 @@ class Records:
                 )
         new = [file for file in files if file not in own]
         if new:
-            append_lines(self._state / _FILES, "".join(json.dumps(file) + "\n" for file in new))
+            append_lines(self.state / _FILES, "".join(json.dumps(file) + "\n" for file in new))
         remove_leftovers_of([self._folder / file for file in (*files, MANIFEST, SKIPPED)])
 
     def _refuse_sources(self, paths: Sequence[Path], sources: Collection[Path]) -> None:
@@ -119,16 +102,9 @@ class Records:
                     "overwritten"
                 )
 
-    def _own_files(self) -> Iterator[str]:
+    def _own_files(self) -> list[str]:
         """What this release wrote or was about to write."""
-        path = self._state / _FILES
-        for line in path.read_bytes().splitlines() if path.is_file() else ():
-            try:
-                file = json.loads(line)
-            except ValueError:  # cut short by a kill, before anything was written
-                continue
-            if isinstance(file, str):
-                yield file
+        return [file for file in read_lines(self.state / _FILES) if isinstance(file, str)]
 
     def _is_inside(self, file: str) -> bool:
         folder = os.path.realpath(self._folder)
@@ -139,8 +115,9 @@ class Records:
         """Remove the files of a release by its own list, its measures, and at last the list."""
         files = [self._folder / file for file in self._own_files() if self._is_inside(file)]
         self._refuse_sources(files, sources)
-        remove_leftovers_of([*files, self._folder / MANIFEST, self._folder / SKIPPED])
-        for path in [*files, self._folder / MANIFEST, self._folder / SKIPPED]:
+        files += [self._folder / MANIFEST, self._folder / SKIPPED]
+        remove_leftovers_of(files)
+        for path in files:
             if path.is_file() and not path.is_symlink():
                 path.unlink()
         for folder in sorted({parent for path in files for parent in path.parents}, reverse=True):
@@ -149,7 +126,7 @@ class Records:
                     folder.rmdir()
         remove_tree(self.work)
         for name in (_RECORDS, _FILES):
-            (self._state / name).unlink(missing_ok=True)
+            (self.state / name).unlink(missing_ok=True)
 
     def _compare(self, path: Path, configuration: dict[str, Any]) -> None:
         try:
@@ -170,19 +147,11 @@ class Records:
 
     def read(self) -> dict[str, dict[str, Any]]:
         """By name, the last record of each picture whose file is still as it was written."""
-        path = self._state / _RECORDS
-        if not path.is_file():
-            return {}
         found = {}
-        for line in path.read_bytes().splitlines():
-            try:
-                record = json.loads(line)
-                name, file, size = record["name"], record["file"], record["bytes"]
-            # A line that a kill cut short is not counted.
-            except (ValueError, KeyError, TypeError):
-                continue
-            if _size(self._folder / file) == size:
-                found[name] = record
+        for record in read_lines(self.state / _RECORDS):
+            with suppress(KeyError, TypeError, OSError):  # no record, or no file
+                if os.path.getsize(self._folder / record["file"]) == record["bytes"]:
+                    found[record["name"]] = record
         return found
 
     def append(self, record: dict[str, Any]) -> None:
@@ -191,11 +160,4 @@ class Records:
         Raises:
             OutputError: the file cannot be written.
         """
-        append_lines(self._state / _RECORDS, json.dumps(record) + "\n")
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
+        append_lines(self.state / _RECORDS, json.dumps(record) + "\n")

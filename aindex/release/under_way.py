@@ -1,39 +1,35 @@
-"""A release under way: pictures decoded ahead, activated batch by batch, written and measured behind."""
+"""Activation under way: pictures decoded ahead, activated batch by batch, written and measured behind."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from aindex.activation.goals import GoalMaker
+from aindex.activation.presets import Preset
 from aindex.collection.equipment import Equipment
 from aindex.data.images import SkippedImages
 from aindex.descriptors.extraction import Extraction
 from aindex.descriptors.extractor import check_gradient
-from aindex.descriptors.inference import FastExtractor, fast_extractor
+from aindex.descriptors.preprocess import prepare
 from aindex.errors import ImageReadError
 from aindex.index.backend import Rows
-from aindex.release.batch import (
-    ReleaseSettings,
-    batch_changes,
-    nearest_distances,
-    release,
-    released_distances,
-)
-from aindex.release.pictures import OpenedPicture, ReleaseError, open_picture
-from aindex.release.planning import Job, Listing, batches, header_size, released_files, source_state
+from aindex.release.batch import batch_changes, nearest_distances, save_activated
+from aindex.release.manifest import LEFT_OUT
+from aindex.release.pictures import FileSettings, OpenedPicture, PictureError, open_picture
+from aindex.release.planning import Job, Listing, batches, header_pixels, output_files, source_state
 from aindex.release.records import Records
 from aindex.terminal import bars_are_off
 
 
-class ReleaseRun:
-    """The pictures that are still to be released, batch by batch: files are written behind the next batch."""
+class Activator:
+    """Activates the pictures that are still to be released, batch by batch: files are written behind the next batch."""
 
     def __init__(
         self,
@@ -42,30 +38,26 @@ class ReleaseRun:
         originals: Extraction,
         rows: Sequence[Rows],
         equipment: Equipment,
-        how: ReleaseSettings,
+        loop: Preset,
+        files: FileSettings,
+        seed: int,
         records: Records,
     ) -> None:
-        self.skipped = SkippedImages()
-        self.skipped.rows = list(originals.skipped.rows)
-        self._out, self._how, self._records = out, how, records
-        self._descriptors, self._rows, self._preset = originals.descriptors, rows, how.preset()
-        self._settings = equipment.settings
-        self._fast: FastExtractor = fast_extractor(
-            equipment.extractor, device=equipment.settings.device, precision=equipment.settings.precision
-        )
-        extractor = equipment.extractor
-        check_gradient(self._fast, extractor.name, extractor.input_size)
+        self.skipped = SkippedImages(LEFT_OUT, list(originals.skipped.rows))
+        self._out, self._loop, self._files, self._seed, self._records = out, loop, files, seed, records
+        self._descriptors, self._rows = originals.descriptors, rows
+        self._equipment, self._settings = equipment, equipment.settings
+        check_gradient(equipment.fast, equipment.extractor.name, equipment.extractor.input_size)
         self._make_goal = GoalMaker(
             equipment.index.quantiser,
-            loss_f=self._preset.settings.loss_f,
-            target=self._preset.target,
-            temperature=self._preset.settings.temperature,
-            anchor=self._preset.settings.anchor,
+            loss_f=loop.settings.loss_f,
+            target=loop.target,
+            temperature=loop.settings.temperature,
+            anchor=loop.settings.anchor,
             nprobe=equipment.index.nprobe,
             device=equipment.settings.device or "cpu",
         )
-        self._jobs = _jobs(listing, originals, how)
-        self._paths = dict(zip(listing.names, listing.paths, strict=True))
+        self._jobs = _jobs(listing, originals, output_files(listing.names, files.format))
 
     def treat(self) -> None:
         """Release what is not released yet."""
@@ -77,7 +69,7 @@ class ReleaseRun:
             total=len(open_jobs), desc="activate", unit="img", disable=bars_are_off(self._settings.progress)
         )
         with bar, ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
-            waiting: _Written | None = None
+            waiting = _Written([], [], torch.empty(0), [])
             for jobs, pictures in self._decoded(groups, pool):
                 try:
                     written = self._activated(jobs, pictures, pool)
@@ -115,64 +107,56 @@ class ReleaseRun:
             pictures,
             [job.name for job in jobs],
             goal,
-            self._fast,
-            self._preset,
-            seed=self._how.seed,
+            self._equipment.fast,
+            self._loop,
+            seed=self._seed,
             batch_size=self._settings.batch_size,
         )
         futures = [
-            pool.submit(release, picture, change, job, self._out, self._how)
+            pool.submit(save_activated, picture, change, job, self._out, self._files)
             for picture, change, job in zip(pictures, changes, jobs, strict=True)
         ]
         targets = goal.targets.cpu()
         before = nearest_distances(originals, targets)
         return _Written(jobs, futures, targets, before)
 
-    def _settle(self, written: "_Written | None", bar: "tqdm[Any]") -> None:
+    def _settle(self, written: "_Written", bar: "tqdm[Any]") -> None:
         """Wait for a batch's files, measure them, note them as finished."""
-        if written is None:
-            return
         kept: list[tuple[int, dict[str, Any], Tensor]] = []
         for number, (job, future) in enumerate(zip(written.jobs, written.futures, strict=True)):
             try:
                 kept.append((number, *future.result()))
-            except ReleaseError as error:
+            except PictureError as error:
                 self.skipped.record(job.name, error)
         if kept:
-            numbers = [number for number, _, _ in kept]
-            after = released_distances(
-                [seen for _, _, seen in kept], written.targets[numbers], self._fast, self._settings.batch_size
-            )
+            targets = written.targets[[number for number, _, _ in kept]]
+            size = self._equipment.extractor.input_size
+            inputs = [prepare(Image.fromarray(seen.numpy()), size) for _, _, seen in kept]
+            after = nearest_distances(self._equipment.describe(inputs), targets)
             for (number, record, _), distance in zip(kept, after, strict=True):
-                self._records.append(
-                    {**record, "distance_before": written.before[number], "distance_after": distance}
-                )
+                before = written.before[number]
+                self._records.append({**record, "distance_before": before, "distance_after": distance})
         bar.update(len(written.jobs))
 
 
-@dataclass(frozen=True)
-class _Written:
+class _Written(NamedTuple):
     jobs: list[Job]
     futures: list["Future[tuple[dict[str, Any], Tensor]]"]
     targets: Tensor
     before: list[float]
 
 
-def _jobs(listing: Listing, originals: Extraction, how: ReleaseSettings) -> list[Job]:
-    described = {name: position for position, name in enumerate(originals.names)}
-    files = released_files(listing.names, how.format)
-    jobs = []
-    for name, path, file in zip(listing.names, listing.paths, files, strict=True):
-        if name in described:
-            width, height = header_size(path)
-            jobs.append(
-                Job(
-                    name=name,
-                    path=path,
-                    file=file,
-                    position=described[name],
-                    state=source_state(path),
-                    pixels=width * height,
-                )
-            )
-    return jobs
+def _jobs(listing: Listing, originals: Extraction, files: Sequence[str]) -> list[Job]:
+    positions = {name: position for position, name in enumerate(originals.names)}
+    return [
+        Job(
+            name=name,
+            path=path,
+            file=file,
+            position=positions[name],
+            state=source_state(path),
+            pixels=header_pixels(path),
+        )
+        for name, path, file in zip(listing.names, listing.paths, files, strict=True)
+        if name in positions
+    ]

@@ -12,7 +12,7 @@ from aindex.data.images import image_names, is_path, list_images, read_image, re
 from aindex.data.source_image import png_names
 from aindex.errors import DataError, ImageReadError
 from aindex.paths import user_path
-from aindex.release.planning import list_source, released_files
+from aindex.release.planning import list_source, output_files
 from tests.conftest import draw_picture
 
 LINES = st.one_of(
@@ -42,7 +42,7 @@ def test_any_list_is_read_or_refused_in_one_line(lines, mark, end, tmp_path):
         assert "\n" not in told
         return
     assert len(set(listing.names)) == len(listing.names)
-    files = released_files(listing.names, "png")
+    files = output_files(listing.names, "png")
     assert len({file.casefold() for file in files}) == len(files)
     for file in files:
         assert not os.path.isabs(file)

@@ -25,11 +25,11 @@ from aindex.collection.equipment import visited_cells
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.errors import ConfigError, DataError, FaissIndexError
 from aindex.index.reference_index import ReferenceIndex
-from aindex.matching.calibrating import calibrate
-from aindex.matching.calibration import find_threshold, normalised_scores
+from aindex.matching.calibrating import calibrate, find_threshold
 from aindex.matching.matches import NO_ROWS
 from aindex.matching.page import find_picture, write_page
 from aindex.matching.searching import search
+from aindex.matching.threshold import normalised_scores
 from tests.conftest import contrast, draw_picture
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num_workers", "0"]
