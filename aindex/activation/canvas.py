@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from aindex.activation.flat import Flat
 from aindex.activation.perceptual import LUMINANCE, jnd_map, jnd_maps
 from aindex.activation.settings import ActivationSettings
+from aindex.descriptors.inference import FastExtractor
 from aindex.descriptors.preprocess import IMAGENET_STD, normalise, resize
 from aindex.edits.differentiable import Edits, draw, edited, sent
 from aindex.parallel import side_by_side
@@ -89,15 +90,25 @@ class Canvas:
             number.
         size: R, side of the extractor's input.
         settings: of the loop.
+        dtype: of what the extractor takes.
 
     Attributes:
         shapes: of δ, 3×h×w each.
         aspects: W over H.
+        is_plain: a single image on a CPU, its change at its own size and bounded by tanh alone.
+        gain: change of pixels where δ' is 1, h ⊙ α, M×L.
+        to_input: resizes a matrix to the extractor's input; None where δ has a size of its own.
     """
 
     @torch.no_grad()
-    def __init__(self, images: Sequence[Tensor], size: int, settings: ActivationSettings) -> None:
-        self._settings, self._device = settings, images[0].device
+    def __init__(
+        self,
+        images: Sequence[Tensor],
+        size: int,
+        settings: ActivationSettings,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._settings, self._device, self._dtype = settings, images[0].device, dtype
         self._is_full = settings.delta_size == "image"
         self._times = 1 if isinstance(settings.delta_size, str) else settings.delta_size
         side = size * self._times
@@ -117,20 +128,23 @@ class Canvas:
             for heat, image in zip(self._heats, pixels, strict=True):
                 heat.masked_fill_((image == 0).all(0) | (image == 1).all(0), 0)
         self._alphas = [alpha(settings, is_grey) for is_grey in self._greys]
+        self.is_plain = (is_alone and self._is_full and settings.use_tanh) and not (
+            settings.views or settings.min_psnr is not None or any(self._greys)
+        )
         self.shapes = shapes if self._is_full else [(3, side, side)] * len(images)
         self._layout = self._own if self._is_full else Flat(self.shapes, self._device)
         heats = self._heats if self._is_full else [resize(heat, side) for heat in self._heats]
-        self._gain = weighted(heats, self._layout, self._alphas)
+        self.gain = weighted(heats, self._layout, self._alphas)
         # made here: the weights of a resize are sent to the device, and a loop of many sizes would forget them
         view_side = size * VIEW_SIZE if self._is_full else side
-        self._to_input = self._own.resize(size) if self._is_full else None
+        self.to_input = self._own.resize(size) if self._is_full else None
         self._to_picture = self._own.resize(view_side) if self._is_full and settings.views else None
 
         def shown(side: int, resized: Callable[[Tensor], Tensor] | None) -> Tensor:
             return resized(flat) if resized else torch.stack([resize(image, side) for image in pixels])
 
         # the weights of a resize sum to one: it may go before the normalisation, where there are fewer pixels
-        self._base = normalise(shown(size, self._to_input))
+        self._base = normalise(shown(size, self.to_input))
         if settings.views:
             self._pictures = shown(view_side, self._to_picture)
             self._std = torch.tensor(IMAGENET_STD, device=self._device).view(3, 1, 1)
@@ -166,7 +180,7 @@ class Canvas:
 
     def change(self, deltas: Sequence[Tensor]) -> Tensor:
         """x' − x at δ's size, in normalised space, M×L: h ⊙ α ⊙ tanh δ, within the budget."""
-        return self._gain * self._bounded(deltas)
+        return self.gain * self._bounded(deltas)
 
     def seen(self, deltas: Sequence[Tensor]) -> Seen:
         """What the loop sees of the changed images."""
@@ -176,10 +190,14 @@ class Canvas:
 
     def input(self, change: Tensor) -> Tensor:
         """What the extractor sees of the changed images, B×3×R×R."""
-        if self._to_input:
-            return self._base + self._to_input(change)
+        if self.to_input:
+            return self._on_base(self.to_input(change))
         change = change.view(-1, *self.shapes[0])
-        return self._base + (F.avg_pool2d(change, self._times) if self._times > 1 else change)
+        return self._on_base(F.avg_pool2d(change, self._times) if self._times > 1 else change)
+
+    def _on_base(self, change: Tensor) -> Tensor:
+        # the type first: fewer bytes are reordered
+        return (self._base + change).to(self._dtype).contiguous(memory_format=torch.channels_last)
 
     def picture(self, change: Tensor) -> Tensor:
         """The changed images to be edited, B×3×S×S in [0, 1], S a multiple of R."""
@@ -212,7 +230,7 @@ class Canvas:
         """M×L."""
         bounded = self._bounded(deltas)
         if self._is_full:
-            return self._gain * bounded
+            return self.gain * bounded
         images = zip(bounded.view(-1, 1, *self.shapes[0]), self._heats, strict=True)
         # in place: of a large image this is most of the memory
         shown = [resampled(image, heat.shape[1:])[0].mul_(heat) for image, heat in images]
@@ -242,13 +260,15 @@ class Canvas:
         return errors
 
 
-class _Tanh(torch.autograd.Function):
+def tanh(values: Tensor) -> Tensor:
     """On a CPU by the logistic function, which torch has there in a quarter of the time; within 2e-7 of it."""
+    return values.tanh() if values.device.type != "cpu" else (values * 2).sigmoid_().mul_(2).sub_(1)
 
+
+class _Tanh(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        is_fast = values.device.type != "cpu"
-        bounded = values.tanh() if is_fast else (values * 2).sigmoid_().mul_(2).sub_(1)
+        bounded = tanh(values)
         ctx.save_for_backward(bounded)
         return bounded
 
@@ -289,48 +309,83 @@ def together(images: Sequence[Tensor]) -> list[list[int]]:
     return list(groups.values())
 
 
+class _Plain:
+    """What the loop sees of the change of a plain canvas.
+
+    Derived by hand: autograd takes an image through memory more often, and at each of its operators a thread waits for
+    Python's lock.
+    """
+
+    def __init__(self, canvas: Canvas, delta: Tensor) -> None:
+        assert canvas.to_input is not None, "a change at its image's own size"
+        self._gain, self._resize, self._shape = canvas.gain, canvas.to_input, delta.shape
+        self._bounded = tanh(delta.reshape(1, -1))
+        change = self._gain * self._bounded
+        self.parts = [canvas.input(change), torch.dot(change[0], change[0])[None] / delta.numel()]
+
+    def gradient(self, inputs: Tensor, mean_squares: Tensor) -> Tensor:
+        """Of δ, from those of the parts."""
+        gain, bounded = self._gain, self._bounded
+        gradient = self._resize.backwards(inputs.float()).view_as(bounded)
+        gradient.addcmul_(gain, bounded, value=2 * mean_squares.item() / bounded.numel()).mul_(gain)
+        torch.ops.aten.tanh_backward.grad_input(gradient, bounded, grad_input=gradient)
+        return gradient.view(self._shape)
+
+
+class _Traced:
+    """What the loop sees of any other change; autograd derives it."""
+
+    @torch.enable_grad()
+    def __init__(self, canvas: Canvas, delta: Tensor) -> None:
+        self._delta = delta.detach().requires_grad_()
+        self.parts = [part for part in canvas.seen([self._delta]) if part is not None]
+
+    def gradient(self, *gradients: Tensor) -> Tensor:
+        """Of δ, from those of the parts."""
+        gradient: Tensor = torch.autograd.grad(self.parts, self._delta, gradients)[0]
+        return gradient
+
+
 class _Apart(torch.autograd.Function):
     """What several canvases of one image show; found and derived on threads."""
 
     @staticmethod
     def forward(ctx: Any, canvases: Sequence[Canvas], *deltas: Tensor) -> Any:
-        def treat(number: int) -> tuple[Tensor, list[Tensor]]:
-            with torch.enable_grad():
-                own = deltas[number].detach().requires_grad_()
-                return own, [part for part in canvases[number].seen([own]) if part is not None]
+        def treat(number: int) -> _Plain | _Traced:
+            canvas, delta = canvases[number], deltas[number].detach()
+            return _Plain(canvas, delta) if canvas.is_plain else _Traced(canvas, delta)
 
-        ctx.pairs = side_by_side(treat, range(len(deltas)))
-        return tuple(part.detach() for _, parts in ctx.pairs for part in parts)
+        ctx.sizes = [delta.numel() for delta in deltas]
+        ctx.treated = _on_threads(treat, ctx.sizes)
+        return tuple(part.detach() for one in ctx.treated for part in one.parts)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        each = len(gradients) // len(ctx.pairs)
+        each = len(gradients) // len(ctx.treated)
 
         def back(number: int) -> Tensor:
-            own, parts = ctx.pairs[number]
-            some = gradients[each * number : each * (number + 1)]
-            gradient: Tensor = torch.autograd.grad(parts, own, some)[0]
+            gradient: Tensor = ctx.treated[number].gradient(*gradients[each * number : each * (number + 1)])
             return gradient
 
-        return None, *side_by_side(back, range(len(ctx.pairs)))
+        return None, *_on_threads(back, ctx.sizes)
 
 
-def apart(pairs: Sequence[tuple[Canvas, Sequence[Tensor]]]) -> list[Seen]:
+def _on_threads(function: Callable[[int], Result], sizes: Sequence[int]) -> list[Result]:
+    """What a function gives for each image by its number: a thread each up to a size, all threads for a larger one."""
+    small = [number for number, size in enumerate(sizes) if size <= _IN_CACHE]
+    done = dict(zip(small, side_by_side(function, small), strict=True))
+    return [done[number] if number in done else function(number) for number in range(len(sizes))]
+
+
+def apart(canvases: Sequence[Canvas], deltas: Sequence[Tensor]) -> list[Seen]:
     """What canvases of one image show, a thread each, and so is their gradient: autograd has one thread for all.
 
     An image goes through the processor's cache once forwards and once back.
     """
-    if not pairs:
-        return []
-    parts = _Apart.apply([canvas for canvas, _ in pairs], *[delta for _, (delta,) in pairs])
-    each = len(parts) // len(pairs)
+    parts = _Apart.apply(canvases, *deltas)
+    each = len(parts) // len(canvases)
     return [Seen(*parts[i : i + each], *[None] * (3 - each)) for i in range(0, len(parts), each)]
-
-
-def fits_a_thread(deltas: Sequence[Tensor]) -> bool:
-    """Whether this is one δ on a CPU, and no larger than what a core holds near itself."""
-    return len(deltas) == 1 and deltas[0].device.type == "cpu" and deltas[0].numel() <= _IN_CACHE
 
 
 class Canvases:
@@ -338,7 +393,7 @@ class Canvases:
 
     Args:
         images: B images, 3×H×W each, on one device.
-        size: R.
+        extractor: what looks at them.
         settings: of the loop.
         seeds: one per image: of δ's start and of the edits.
 
@@ -347,13 +402,18 @@ class Canvases:
     """
 
     def __init__(
-        self, images: Sequence[Tensor], size: int, settings: ActivationSettings, seeds: Sequence[int]
+        self,
+        images: Sequence[Tensor],
+        extractor: FastExtractor,
+        settings: ActivationSettings,
+        seeds: Sequence[int],
     ) -> None:
-        self._size, self._settings = size, settings
+        self._size, self._settings = extractor.input_size, settings
         self._device = images[0].device
         self._members = together(images)
         self._canvases = self._each(
-            lambda some: Canvas([images[i] for i in some], size, settings), self._members
+            lambda some: Canvas([images[i] for i in some], self._size, settings, extractor.input_dtype),
+            self._members,
         )
         pairs = list(zip(self._canvases, self._members, strict=True))
         self.deltas = self._in_order(
@@ -363,24 +423,23 @@ class Canvases:
 
     def constrain(self) -> list[Seen]:
         """The present changes, h ⊙ α ⊙ tanh δ within the budget, as each canvas shows those of its images."""
-        pairs = self._with_deltas()
-        shown = iter(apart([pair for pair in pairs if fits_a_thread(pair[1])]))
-        return [next(shown) if fits_a_thread(deltas) else canvas.seen(deltas) for canvas, deltas in pairs]
+        if self._device.type == "cpu" and len(self._canvases) == len(self.deltas):
+            return apart(self._canvases, [self.deltas[i] for (i,) in self._members])
+        return [canvas.seen(deltas) for canvas, deltas in self._with_deltas()]
 
     def mean_squares(self, changes: Sequence[Seen]) -> Tensor:
         """Of each image's change, B."""
-        return torch.stack(self._in_order([change.mean_squares.unbind() for change in changes]))
+        return self._joined([change.mean_squares for change in changes])
 
     def add(self, changes: Sequence[Seen]) -> Tensor:
         """What the extractor sees of the changed images, B×3×R×R."""
-        return torch.stack(self._in_order([change.inputs.unbind() for change in changes]))
+        return self._joined([change.inputs for change in changes])
 
     def edit(self, changes: Sequence[Seen]) -> list[Tensor]:
         """What it sees of randomly edited copies of them, B×3×R×R for each view."""
         if not self._settings.views:
             return []
-        shown = [change.pictures for change in changes if change.pictures is not None]
-        pictures = torch.stack(self._in_order([some.unbind() for some in shown]))
+        pictures = self._joined([change.pictures for change in changes if change.pictures is not None])
         views = self._settings.views
         copies = edited(pictures.repeat(views, 1, 1, 1), next(self._edits), self._size)
         return list(normalise(copies).chunk(views))
@@ -412,6 +471,13 @@ class Canvases:
     def _with_deltas(self) -> list[tuple[Canvas, list[Tensor]]]:
         members = [[self.deltas[i] for i in some] for some in self._members]
         return list(zip(self._canvases, members, strict=True))
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """A row for each image, in the images' order, from rows of each canvas."""
+        numbers = [i for some in self._members for i in some]
+        if numbers == sorted(numbers):
+            return torch.cat(list(parts))
+        return torch.stack(self._in_order([part.unbind() for part in parts]))
 
     def _in_order(self, parts: Sequence[Sequence[Item]]) -> list[Item]:
         """What there is of the images of each canvas, in the images' order."""

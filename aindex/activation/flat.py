@@ -1,7 +1,7 @@
 """Images of several sizes as one matrix, so that a GPU treats all of them with a few kernels."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,11 +85,10 @@ class Flat:
         squares: Tensor = _MeanSquares.apply(flat, self)
         return squares
 
-    def resize(self, size: int) -> Callable[[Tensor], Tensor]:
+    def resize(self, size: int) -> FlatResize | PlaneResize:
         """What resizes the images of a matrix: M×L → B×C×size×size, differentiable."""
         if self._device.type == "cpu" and len(self._shapes) == 1:
-            resized, shape = PlaneResize(self._shapes[0], size), self._shapes[0]
-            return lambda flat: resized(flat.view(shape))[None]
+            return PlaneResize(self._shapes[0], size)
         return FlatResize(self._shapes, self.begins, self._owners, self._length, size)
 
 

@@ -81,7 +81,7 @@ def activate_images(
             f"{len(images)} images, {len(seeds)} seeds, batch size {batch_size}: expected a seed per image, and 1 to "
             "batch size images"
         )
-    canvases = Canvases(images, extractor.input_size, settings, seeds)
+    canvases = Canvases(images, extractor, settings, seeds)
     adam = make_optimizer(optimizer, canvases.deltas)
     step, advance = stepping(adam), make_scheduler(scheduler, adam)
     losses: list[Tensor] = []
@@ -109,9 +109,9 @@ def describe(inputs: Sequence[Tensor], extractor: FastExtractor, batch_size: int
     count = len(inputs[0])
     if count < batch_size:
         inputs = [F.pad(some, (0, 0) * 3 + (0, batch_size - count)) for some in inputs]
-    rows = torch.cat(list(inputs)) if len(inputs) > 1 else inputs[0]
+    rows = [some.to(extractor.input_dtype, memory_format=torch.channels_last) for some in inputs]
     with repeatable():
-        descriptors = extractor(rows.to(extractor.input_dtype, memory_format=torch.channels_last))
+        descriptors = extractor(torch.cat(rows) if len(rows) > 1 else rows[0])
     return descriptors.view(len(inputs), batch_size, -1)[:, :count]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aindex.activation.canvas import Canvas
+from aindex.activation.canvas import Canvas, _Plain, _Traced
 from aindex.activation.flat import Flat
 from aindex.activation.perceptual import jnd_map
 from aindex.activation.settings import ActivationSettings
@@ -118,3 +118,30 @@ def test_the_published_method_is_not_faithful() -> None:
     image = torch.zeros(3, 20, 20)
     canvas = Canvas([image], 16, ActivationSettings())
     assert canvas.released([torch.full((3, 20, 20), 3.0)])[0].max() > 0
+
+
+@pytest.mark.parametrize("size", [(40, 57), (16, 16), (1, 90)])
+def test_what_is_derived_by_hand_is_what_autograd_derives(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(4)
+    one = Canvas([torch.rand(3, *size, generator=generator)], 16, ActivationSettings())
+    assert one.is_plain
+    delta = torch.randn(3, *size, generator=generator)
+    plain, traced = _Plain(one, delta), _Traced(one, delta)
+    torch.testing.assert_close(plain.parts, [part.detach() for part in traced.parts])
+    given = [torch.randn(part.shape, generator=generator) for part in plain.parts]
+    given[1] *= delta.numel()  # as large as the other
+    torch.testing.assert_close(plain.gradient(*given), traced.gradient(*given), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"delta_size": "input"}, {"views": 1}, {"min_psnr": 40.0}, {"use_tanh": False}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_is_more_than_tanh_is_left_to_autograd(changes: dict[str, Any]) -> None:
+    assert not Canvas([torch.rand(3, 9, 9)], 16, ActivationSettings(**changes)).is_plain
+
+
+def test_a_grey_image_is_left_to_autograd() -> None:
+    grey = torch.rand(1, 9, 9).expand(3, -1, -1)
+    assert not Canvas([grey], 16, ActivationSettings(faithful=True)).is_plain

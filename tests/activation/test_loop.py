@@ -222,13 +222,13 @@ def test_what_a_thread_treats_by_itself_gets_the_same_pixels(
     chosen = [0, 3, 5, 6]
     sizes = sorted(PICTURES[i].numel() for i in chosen)
     treated: list[tuple[int, bool]] = []
-    seen = Canvas.seen
+    seen = Canvas.input
 
-    def noting(one: Canvas, deltas: Sequence[Tensor]) -> Any:
-        treated.append((deltas[0].numel(), threading.current_thread() is threading.main_thread()))
-        return seen(one, deltas)
+    def noting(one: Canvas, change: Tensor) -> Tensor:
+        treated.append((change.numel(), threading.current_thread() is threading.main_thread()))
+        return seen(one, change)
 
-    monkeypatch.setattr(Canvas, "seen", noting)
+    monkeypatch.setattr(Canvas, "input", noting)
     found = []
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
