@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,14 +26,16 @@ _BACKGROUND_KERNEL = (
 )
 
 
-def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
-    """Indices that extend an axis by `pad` on both ends by reflection, as often as a short axis needs."""
-    position = torch.arange(-pad, length + pad, device=device).abs()
-    if length == 1:
-        return torch.zeros_like(position)
-    period = 2 * (length - 1)
-    position = position % period
+def _mirrored(position: Tensor, length: Tensor) -> Tensor:
+    """Positions of an axis, up to any number beyond its ends, mirrored into it as often as a short axis needs."""
+    period = (2 * (length - 1)).clamp(min=1)
+    position = position.abs() % period
     return torch.minimum(position, period - position)
+
+
+def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
+    """Indices that extend an axis by `pad` on both ends."""
+    return _mirrored(torch.arange(-pad, length + pad, device=device), torch.tensor(length))
 
 
 def pad_by_reflection(plane: Tensor, pad: int) -> Tensor:
@@ -158,13 +159,12 @@ def jnd_maps(pixels: Tensor, shapes: Sequence[Sequence[int]], begins: Sequence[i
     bordered = table[:, 1] + 4
     tops = np.cumsum([0, *bordered])
     height, width, begin = np.repeat(table[:, 1:], bordered, axis=0).T
-    rows = _mirrored(np.arange(tops[-1]) - np.repeat(tops[:-1], bordered) - 2, height)
+    positions = np.arange(tops[-1]) - np.repeat(tops[:-1], bordered) - 2
+    rows = _mirrored(torch.from_numpy(positions), torch.from_numpy(height)).numpy()
     sent = torch.from_numpy(np.stack([begin + rows * width, width, height * width])).to(device)
     first, width_of, plane = sent[..., None].unbind()  # T×1 each
-    across = torch.arange(-2, int(table[:, 2].max()) + 2, device=device).abs()
-    period = (2 * (width_of - 1)).clamp(min=1)
-    column = across % period
-    places = first + torch.minimum(column, period - column)  # T×P
+    across = torch.arange(-2, int(table[:, 2].max()) + 2, device=device)
+    places = first + _mirrored(across, width_of)  # T×P
     tall = torch.stack([flat[places + channel * plane] for channel in range(3)])
     window = torch.arange(5, device=device)
 
@@ -173,13 +173,6 @@ def jnd_maps(pixels: Tensor, shapes: Sequence[Sequence[int]], begins: Sequence[i
 
     jnd = _jnd(_luminance(tall), pixels_around)  # T−4×P−4
     return [jnd[None, top : top + shape[1], : shape[2]] for top, shape in zip(tops[:-1], shapes, strict=True)]
-
-
-def _mirrored(position: npt.NDArray[np.int64], length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Positions of an axis, up to any number beyond its ends, mirrored into it."""
-    period = np.maximum(2 * (length - 1), 1)
-    position = np.abs(position) % period
-    return np.minimum(position, period - position)
 
 
 def _luminance(image: Tensor) -> Tensor:
@@ -245,9 +238,8 @@ def ssim(a: Tensor, b: Tensor) -> float:
     weights = [math.exp(-((k - radius) ** 2) / (2 * _SSIM_SIGMA**2)) for k in range(2 * radius + 1)]
     window = [weight / sum(weights) for weight in weights]
     x, y = unit_range(a), unit_range(b)
-    offset = (
-        x.mean()
-    )  # variances are differences of squares, in which values far from it would lose their digits
+    # variances are differences of squares, in which values far from it would lose their digits
+    offset = x.mean()
     x, y = x - offset, y - offset
     maps = torch.cat([x, y, x * x + y * y, x * y])
     for _ in range(2):

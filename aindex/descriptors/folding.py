@@ -43,8 +43,8 @@ def fold_batch_norms(module: nn.Module, pixels: Tensor) -> nn.Module:
         folded(pixels)
     for convolution, norm in readers.pairs():
         fused = fuse_conv_bn_eval(folded.get_submodule(convolution), folded.get_submodule(norm))  # type: ignore[type-var, arg-type]
-        _replace(folded, convolution, fused)
-        _replace(folded, norm, nn.Identity())
+        folded.set_submodule(convolution, fused)
+        folded.set_submodule(norm, nn.Identity())
     return folded
 
 
@@ -98,11 +98,6 @@ class _Readers(TorchFunctionMode):
             if name == "conv2d":
                 self._made[id(result)] = (part, result)
         return result
-
-
-def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
 
 
 def unscripted(script: torch.jit.ScriptModule) -> nn.Module | None:

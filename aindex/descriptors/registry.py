@@ -122,7 +122,10 @@ def _from_file(
     if sha256 is not None and (found := _hash(path)) != sha256.lower():
         raise ExtractorError(f"extractor {name!r} has SHA-256 {found}, expected {sha256}")
     if path.suffix == ".safetensors":
-        return _from_export(path, name, resize_size)
+        from aindex.descriptors.small import load_small
+
+        module = load_small(path)
+        return Extractor(module, name=name, input_size=resize_size or module.config.input_size)
     return _from_torchscript(path, name, resize_size or TORCHSCRIPT_INPUT_SIZE, device)
 
 
@@ -131,14 +134,6 @@ def _hash(path: Path) -> str:
         return hash_file(path)
     except OSError as error:
         raise ExtractorError(f"extractor file {str(path)!r} cannot be read: {one_line(error)}") from error
-
-
-def _from_export(path: Path, name: str, resize_size: int | None) -> Extractor:
-    from aindex.descriptors.small import load_small
-
-    module, metadata = load_small(path)
-    input_size = resize_size or int(metadata["input_size"])
-    return Extractor(module, name=name, input_size=input_size)
 
 
 def _from_torchscript(path: Path, name: str, input_size: int, device: torch.device | str) -> Extractor:
@@ -188,20 +183,13 @@ def _build_torchvision(model: str, resize_size: int | None, pretrained: bool) ->
     weights = models.get_model_weights(model).DEFAULT
     module = models.get_model(model, weights=weights if pretrained else None)
     preset = weights.transforms()
-    _remove_head(module, model)
-    return _Built(module, preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
-
-
-def _remove_head(module: nn.Module, model: str) -> None:
-    path = next(
-        (path for path, part in reversed([*module.named_modules()]) if isinstance(part, nn.Linear)), ""
-    )
-    if not path:
+    heads = [path for path, part in module.named_modules() if isinstance(part, nn.Linear)]
+    if not heads:
         raise ExtractorError(
             f"torchvision model {model!r} has no linear head to remove: choose another model"
         )
-    parent, _, leaf = path.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, nn.Identity())
+    module.set_submodule(heads[-1], nn.Identity())
+    return _Built(module, preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
 
 
 def _build_timm(model: str, resize_size: int | None, pretrained: bool) -> _Built:

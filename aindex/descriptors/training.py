@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
@@ -16,7 +17,6 @@ from aindex.data.atomic import replace_when_done
 from aindex.descriptors.preprocess import normalise
 from aindex.descriptors.small import SmallConfig, SmallExtractor, save_small
 from aindex.descriptors.training_data import validation_attacks
-from aindex.descriptors.training_loss import info_nce, koleo
 from aindex.errors import ConfigError
 
 
@@ -125,6 +125,40 @@ class ExtractorTraining(LightningModule):
             optimizer, self.lr, total_steps=steps, pct_start=0.05, cycle_momentum=False, final_div_factor=1000
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def info_nce(descriptors: Tensor, image_ids: Tensor, *, temperature: float) -> Tensor:
+    """Mean cross-entropy of picking a view's other views among all views of the batch.
+
+    Args:
+        descriptors: V×d, unit norm, every image by at least two views.
+        image_ids: V, which image each view shows.
+        temperature: divides the cosine similarities.
+    """
+    itself = torch.eye(len(descriptors), dtype=torch.bool, device=descriptors.device)
+    logits = (descriptors @ descriptors.T / temperature).masked_fill(itself, -torch.inf)
+    log_probabilities = logits - logits.logsumexp(1, keepdim=True)
+    same = (image_ids[:, None] == image_ids) & ~itself
+    # chosen by a mask as an index, the views would have to be counted first, for which the CPU waits for the GPU
+    return -log_probabilities.masked_fill(~same, 0).sum() / same.sum()
+
+
+def koleo(descriptors: Tensor, image_ids: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """Minus the mean logarithm of each view's distance to the nearest view of another image (Kozachenko–Leonenko).
+
+    Spreads the descriptors over the sphere, so that distances mean the same everywhere. With InfoNCE it is the
+    objective of SSCD (Pizzi et al., CVPR 2022).
+
+    Args:
+        descriptors: V×d, unit norm.
+        image_ids: V, which image each view shows.
+        eps: keeps the logarithm finite.
+    """
+    other = image_ids[:, None] != image_ids
+    with torch.no_grad():
+        nearest = (descriptors @ descriptors.T).masked_fill(~other, -torch.inf).argmax(1)
+    distances = F.pairwise_distance(descriptors, descriptors[nearest], eps=eps)
+    return -(distances + eps).log().mean()
 
 
 class ExportExtractor(Callback):
