@@ -82,7 +82,6 @@ class ActivationModule(GivenRun, LightningModule):
         self.make_optimizer: OptimizerFactory = optimizer
         self.make_scheduler: SchedulerFactory | None = scheduler
         self._extractor: Extractor | None = None
-        self._fast: FastExtractor | None = None
         self._make_goal: GoalMaker | None = None
 
     @property
@@ -108,11 +107,8 @@ class ActivationModule(GivenRun, LightningModule):
             ConfigError: the trainer's precision is none that activation can use.
             ExtractorError: the extractor cannot be loaded.
         """
-        if self._fast is None:
-            self._fast = fast_extractor(
-                self.extractor, device=self.trainer.strategy.root_device, precision=self.precision
-            )
-        return self._fast
+        device = self.trainer.strategy.root_device
+        return fast_extractor(self.extractor, device=device, precision=self.precision)
 
     @property
     def precision(self) -> Precision:
@@ -250,12 +246,7 @@ class ActivationModule(GivenRun, LightningModule):
         ]
 
     def validation_step(self, batch: list[Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Describe a batch of edited copies.
-
-        Args:
-            batch: items with `inputs`, n×3×R×R.
-            batch_idx: not used.
-            dataloader_idx: which evaluation; not used.
+        """Describe a batch of edited copies: items with `inputs`, n×3×R×R.
 
         Returns:
             Descriptors n×d float32 on the CPU, all items' rows after each other; 0×0 for an empty batch.

@@ -106,14 +106,13 @@ def failures(deltas: list[Tensor], losses: Sequence[Tensor]) -> list[str | None]
         parts["loss"] = torch.stack(list(losses)).isfinite().all(0).all(0)
     columns = torch.stack(list(parts.values()), dim=1).cpu().tolist()  # in one transfer
     names = [[name for name, finite in zip(parts, column, strict=True) if not finite] for column in columns]
-    return [_not_finite(some) if some else None for some in names]
-
-
-def _not_finite(names: Sequence[str]) -> str:
-    return (
-        f"activation failed: {' and '.join(names)} became infinite or no number; lower the learning rate, compute in "
+    return [
+        f"activation failed: {' and '.join(some)} became infinite or no number; lower the learning rate, compute in "
         "fp32, or take another extractor"
-    )
+        if some
+        else None
+        for some in names
+    ]
 
 
 def measured(originals: Sequence[Tensor], released: Sequence[Tensor]) -> Tensor:

@@ -62,13 +62,11 @@ def _read_pin(pin: Path) -> str | None:
 
 
 def _download(url: str, path: Path, *, expected: str | None, timeout_s: float, progress: bool) -> str:
-    digest = hashlib.sha256()
     with replace_when_done(path) as temporary:
         with open(temporary, "wb") as file:
             for chunk in _stream(url, path, timeout_s=timeout_s, progress=progress):
-                digest.update(chunk)
                 file.write(chunk)
-        found = digest.hexdigest()
+        found = hash_file(temporary)
         if expected not in (None, found):
             raise ExtractorError(
                 f"{url} has SHA-256 {found}, expected {expected}: not kept; check the checksum, or fetch the "

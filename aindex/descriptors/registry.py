@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +31,8 @@ FETCHED = {
 }
 
 
-class _Built(NamedTuple):
-    module: nn.Module
-    input_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+_Built = tuple[nn.Module, int, tuple[float, ...], tuple[float, ...]]
+"""A module, its input size, and the mean and deviation that it was trained with."""
 
 
 def load_extractor(
@@ -159,7 +155,7 @@ def _from_library(
     pretrained: bool,
 ) -> Extractor:
     try:
-        built = build(model, resize_size, pretrained)
+        module, input_size, mean, std = build(model, resize_size, pretrained)
     except ExtractorError:
         raise
     # The libraries fetch weights in several ways, each with its own exceptions.
@@ -168,11 +164,10 @@ def _from_library(
             f"extractor {name!r} cannot be made: {one_line(error)[:300]}; if the network is absent, fill the "
             "library's cache where there is one, or give a TorchScript file's path"
         ) from error
-    module = built.module
-    if (built.mean, built.std) != (IMAGENET_MEAN, IMAGENET_STD):
-        module = _Renormalised(module, built.mean, built.std)
+    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
+        module = _Renormalised(module, mean, std)
     weights_hash = hashlib.sha256(f"{name.partition('.')[0]} {hash_state(module)}".encode()).hexdigest()
-    return Extractor(module, name=name, input_size=resize_size or built.input_size, weights_hash=weights_hash)
+    return Extractor(module, name=name, input_size=resize_size or input_size, weights_hash=weights_hash)
 
 
 def _build_torchvision(model: str, resize_size: int | None, pretrained: bool) -> _Built:
@@ -189,7 +184,7 @@ def _build_torchvision(model: str, resize_size: int | None, pretrained: bool) ->
             f"torchvision model {model!r} has no linear head to remove: choose another model"
         )
     module.set_submodule(heads[-1], nn.Identity())
-    return _Built(module, preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
+    return module, preset.crop_size[0], tuple(preset.mean), tuple(preset.std)
 
 
 def _build_timm(model: str, resize_size: int | None, pretrained: bool) -> _Built:
@@ -203,7 +198,7 @@ def _build_timm(model: str, resize_size: int | None, pretrained: bool) -> _Built
     set_input_size = getattr(module, "set_input_size", None)
     if resize_size is not None and set_input_size is not None:
         set_input_size(img_size=(resize_size, resize_size))
-    return _Built(module, int(data["input_size"][-1]), tuple(data["mean"]), tuple(data["std"]))
+    return module, int(data["input_size"][-1]), tuple(data["mean"]), tuple(data["std"])
 
 
 def _unknown_model(name: str, known: list[str]) -> ExtractorError:

@@ -15,6 +15,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aindex.data.images import one_line
 from aindex.errors import ExtractorError
 
 FORMAT = "aindex-small-1"
@@ -133,7 +134,7 @@ def load_small(path: Path) -> SmallExtractor:
     # a stranger may have written it
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ExtractorError(
-            f"{path} does not fit its own description ({' '.join(str(error).split())[:200]}); give a .safetensors file "
+            f"{path} does not fit its own description ({one_line(error)[:200]}); give a .safetensors file "
             "written by `aindex train`"
         ) from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]

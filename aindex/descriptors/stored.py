@@ -1,4 +1,4 @@
-"""Extraction into a folder that survives a kill, and the descriptors of whatever source a user names.
+"""Extraction into a folder that survives a kill.
 
 A folder of ``extract_to_folder`` holds ``fts.pth`` (float32 n×d), ``filenames.txt`` (the rows' names),
 ``skipped.csv`` and ``extract.json`` (what decided the content). Until it is whole, finished batches lie in
@@ -88,7 +88,8 @@ def extract_to_folder(
             _extract_shards(images, extractor, output / SHARDS, root, settings, flush_seconds)
             _finish(output, names, extractor.dim)
         remove_tree(output / SHARDS)
-    return _read(output)
+    descriptors, names = read_extraction(output)
+    return Extraction(descriptors, names, SkippedImages.read(output / SKIPPED))
 
 
 def read_extraction(folder: Path, *, extractor: Extractor | None = None) -> tuple[Matrix, list[str]]:
@@ -275,11 +276,6 @@ def _finish(output: Path, names: Sequence[str], dim: int) -> None:
     write_descriptors(
         output / FEATURES, np.memmap(merged, dtype=np.float32, mode="c", shape=(len(kept), dim))
     )
-
-
-def _read(output: Path) -> Extraction:
-    descriptors, names = read_extraction(output)
-    return Extraction(descriptors, names, SkippedImages.read(output / SKIPPED))
 
 
 def _clear(output: Path) -> None:

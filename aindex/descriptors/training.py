@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,8 @@ class ExtractorTraining(LightningModule):
                 "channels as layers, all of them 1 or more"
             )
         self.save_hyperparameters()
-        self.config = SmallConfig(channels=channels, layers=layers, stem_width=stem_width, dim=dim)
-        self.model = SmallExtractor(self.config).to(memory_format=torch.channels_last)
-        self.temperature, self.koleo_weight, self.lr, self.weight_decay = (
-            temperature,
-            koleo_weight,
-            lr,
-            weight_decay,
-        )
+        config = SmallConfig(channels=channels, layers=layers, stem_width=stem_width, dim=dim)
+        self.model = SmallExtractor(config).to(memory_format=torch.channels_last)
         self._validation: dict[str, list[Tensor]] = defaultdict(list)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -78,16 +73,11 @@ class ExtractorTraining(LightningModule):
         weak, strong, image_ids = batch
         descriptors = self(torch.cat([weak, strong]))  # 2B×d
         ids = torch.cat([image_ids, image_ids])
-        contrast = info_nce(descriptors, ids, temperature=self.temperature)
+        contrast = info_nce(descriptors, ids, temperature=self.hparams["temperature"])
         entropy = koleo(descriptors, ids)
-        loss = contrast + self.koleo_weight * entropy
-        values: dict[str, Tensor | float] = {
-            "loss": loss,
-            "info_nce": contrast,
-            "koleo": entropy,
-            "input_size": float(weak.shape[-1]),
-        }
-        self.log_dict({f"train/{key}": value for key, value in values.items()}, prog_bar=True)
+        loss: Tensor = contrast + self.hparams["koleo_weight"] * entropy
+        parts = {"loss": loss, "info_nce": contrast, "koleo": entropy, "input_size": float(weak.shape[-1])}
+        self.log_dict({f"train/{key}": value for key, value in parts.items()}, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
@@ -116,13 +106,14 @@ class ExtractorTraining(LightningModule):
         decayed = [p for p in self.parameters() if p.ndim > 1]
         others = [p for p in self.parameters() if p.ndim <= 1]
         groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": decayed, "weight_decay": self.hparams["weight_decay"]},
             {"params": others, "weight_decay": 0.0},
         ]
-        optimizer = AdamW(groups, lr=self.lr)
+        lr = self.hparams["lr"]
+        optimizer = AdamW(groups, lr=lr)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = OneCycleLR(
-            optimizer, self.lr, total_steps=steps, pct_start=0.05, cycle_momentum=False, final_div_factor=1000
+            optimizer, lr, total_steps=steps, pct_start=0.05, cycle_momentum=False, final_div_factor=1000
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -182,10 +173,10 @@ class ExportExtractor(Callback):
         model = pl_module.model
         data: Any = getattr(trainer, "datamodule", None)
         sizes = tuple(data.input_sizes) if data is not None else (model.config.input_size,)
-        model.config = SmallConfig(**{**vars(model.config), "input_size": sizes[-1]})
+        model.config = replace(model.config, input_size=sizes[-1])
         notes = {"epochs": str(trainer.max_epochs), "recipe": str(dict(pl_module.hparams))}
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with replace_when_done(self.path) as temporary:
-                save_small(model, Path(temporary), name=self.name, notes=notes)
+                save_small(model, temporary, name=self.name, notes=notes)
         rank_zero_info(f"extractor written to {self.path}")

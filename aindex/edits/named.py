@@ -17,12 +17,6 @@ from aindex.edits.random_edit import apply_random_edits
 from aindex.edits.unseen import UNSEEN
 from aindex.errors import AindexError, EditError
 
-AttackName = Literal[
-    "none", "auto", "meme_format", "overlay_onto_screenshot", "rotation", "center_crop", "resize",
-    "blur", "jpeg", "hue", "contrast", "brightness",
-    "perspective", "gaussian_noise", "salt_and_pepper", "sharpen", "posterise", "vignette", "temperature", "hflip",
-    "aspect", "swirl", "longest_side", "emoji", "text", "screenshot_mobile", "photographed_screen",
-]  # fmt: skip
 AttackList = Literal["default", "full", "unseen"]
 Template = Literal["web", "mobile"]
 
@@ -41,14 +35,14 @@ class Attack:
             has no parameter.
     """
 
-    name: AttackName
+    name: str
     param: float | None = None
 
     def __str__(self) -> str:
         return self.name if self.param is None else f"{self.name} {self.param:g}"
 
 
-def _attacks(name: AttackName, *params: float) -> list[Attack]:
+def _attacks(name: str, *params: float) -> list[Attack]:
     return [Attack(name, param) for param in params]
 
 
@@ -89,7 +83,7 @@ def full_attacks() -> list[Attack]:
 
 def unseen_attacks() -> list[Attack]:
     """Sixteen edits of families that the activation loop never draws."""
-    unseen = [Attack(name, param) for name, (param, _) in UNSEEN.items()]  # type: ignore[arg-type]
+    unseen = [Attack(name, param) for name, (param, _) in UNSEEN.items()]
     return [*unseen, Attack("jpeg", 20)]
 
 
