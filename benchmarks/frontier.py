@@ -44,7 +44,7 @@ from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.preprocess import prepare
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import descriptors_for
-from aindex.edits import Attack, apply_attack, default_attacks, unseen_attacks
+from aindex.edits.named import Attack, apply_attack, default_attacks, unseen_attacks
 from aindex.index.cache import train_cached
 from aindex.index.reference_index import ReferenceIndex
 from aindex.seeding import derive_seed

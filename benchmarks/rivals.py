@@ -40,7 +40,7 @@ from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import descriptors_for
-from aindex.edits import Attack, default_attacks, unseen_attacks
+from aindex.edits.named import Attack, default_attacks, unseen_attacks
 from aindex.errors import AindexError
 from aindex.evaluation.figures import figure_bytes
 from aindex.index.cache import train_cached

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
-from aindex.edits import default_attacks, differentiable, unseen_attacks
+from aindex.edits import differentiable
 from aindex.edits.differentiable import (
     EditSettings,
     Family,
@@ -27,6 +27,7 @@ from aindex.edits.differentiable import (
     sent,
     window,
 )
+from aindex.edits.named import default_attacks, unseen_attacks
 from aindex.errors import ConfigError
 
 SIDE = 64

@@ -6,8 +6,15 @@ import PIL.ImageFont
 import pytest
 from PIL import Image
 
-from aindex.edits import DrawnEdit, apply_drawn_edits, apply_random_edits, augly_repairs, draw_random_edits
-from aindex.edits.random_edit import EDIT_COUNT_PROBABILITIES, FAMILIES
+from aindex.edits import augly_repairs
+from aindex.edits.random_edit import (
+    EDIT_COUNT_PROBABILITIES,
+    FAMILIES,
+    DrawnEdit,
+    apply_drawn_edits,
+    apply_random_edits,
+    draw_random_edits,
+)
 from aindex.errors import EditError
 
 FAMILY_OF = {name: family for family, kinds in FAMILIES.items() for name in kinds}
