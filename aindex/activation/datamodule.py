@@ -25,7 +25,6 @@ _MOST_WORKERS = 8
 
 
 def _cores() -> int:
-    """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -42,13 +42,7 @@ class Released:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """One image that must not be released.
-
-    Attributes:
-        image: which one.
-        position: its number in the list of images.
-        reason: why, for people.
-    """
+    """One image that must not be released, its number in the list of images, and why, for people."""
 
     image: SourceImage
     position: int

@@ -55,7 +55,7 @@ class ActivationSettings:
     edits: EditSettings = field(default_factory=EditSettings)
 
     def __post_init__(self) -> None:
-        for name in ("lambda_f", "lambda_i", "scaling", "anchor"):
+        for name in ("iterations", "views", "lambda_f", "lambda_i", "scaling", "anchor"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:  # NaN is neither
                 raise ConfigError(
@@ -65,11 +65,6 @@ class ActivationSettings:
             raise ConfigError(
                 f"temperature {self.temperature}: expected a number above 0; the default is 0.05"
             )
-        for name, default in (("iterations", 10), ("views", 0)):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"{name} {getattr(self, name)}: expected 0 or more; the default is {default}"
-                )
         if self.min_psnr is not None and not 10 <= self.min_psnr <= 100:
             raise ConfigError(
                 f"min_psnr {self.min_psnr}: expected 10 to 100 dB; 42 is hard to see, 38 is visible"

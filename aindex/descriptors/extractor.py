@@ -99,7 +99,6 @@ def _probe(module: nn.Module, name: str, input_size: int) -> int:
 
 
 def _output(module: nn.Module, name: str, pixels: Tensor, words: str, remedy: str) -> Tensor:
-    """Descriptors of n pictures, n×d."""
     try:
         output: Tensor = module(pixels)
     # a foreign module can fail in any way

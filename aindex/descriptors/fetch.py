@@ -52,9 +52,12 @@ def fetch(url: str, *, sha256: str | None = None, timeout_s: float = 30.0, progr
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a model file's bytes, hex."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ExtractorError(f"extractor file {str(path)!r} cannot be read: {one_line(error)}") from error
 
 
 def _read_pin(pin: Path) -> str | None:

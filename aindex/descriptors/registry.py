@@ -82,13 +82,9 @@ def load_extractor(
 
 
 def may_be_named_by_others(name: str) -> bool:
-    """Whether what a stranger's file names may be loaded: no TorchScript file, which is a program.
+    """Whether an extractor that a stranger's index folder names may be loaded.
 
-    Args:
-        name: of an extractor, as an index folder says it.
-
-    Returns:
-        True for registered names and for `.safetensors` files, which hold numbers only.
+    Registered names and `.safetensors` files, which hold numbers only, may; a TorchScript file is a program.
     """
     library = name.partition("/")[0]
     return (
@@ -115,7 +111,7 @@ def _from_file(
             f"extractor {name!r} is neither a known name nor a file{hint}: expected one of "
             f"{', '.join(extractor_names())}, or the path of a TorchScript file or an aindex export"
         )
-    if sha256 is not None and (found := _hash(path)) != sha256.lower():
+    if sha256 is not None and (found := hash_file(path)) != sha256.lower():
         raise ExtractorError(f"extractor {name!r} has SHA-256 {found}, expected {sha256}")
     if path.suffix == ".safetensors":
         from aindex.descriptors.small import load_small
@@ -125,15 +121,8 @@ def _from_file(
     return _from_torchscript(path, name, resize_size or TORCHSCRIPT_INPUT_SIZE, device)
 
 
-def _hash(path: Path) -> str:
-    try:
-        return hash_file(path)
-    except OSError as error:
-        raise ExtractorError(f"extractor file {str(path)!r} cannot be read: {one_line(error)}") from error
-
-
 def _from_torchscript(path: Path, name: str, input_size: int, device: torch.device | str) -> Extractor:
-    weights_hash = _hash(path)
+    weights_hash = hash_file(path)
     try:
         with warnings.catch_warnings():
             # torch announces the end of TorchScript at every load; there is nothing that users could change.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aindex.data.images import one_line
-from aindex.errors import ExtractorError
+from aindex.errors import ConfigError, ExtractorError
 
 FORMAT = "aindex-small-1"
 
@@ -38,6 +38,12 @@ class SmallConfig:
     stem_width: int = 16
     dim: int = 256
     input_size: int = 160
+
+    def __post_init__(self) -> None:
+        if min(*self.channels, *self.layers, self.stem_width, self.dim) < 1 or len(self.channels) != len(
+            self.layers
+        ):
+            raise ConfigError(f"{self}: expected as many channels as layers, all numbers 1 or more")
 
 
 class GeM(nn.Module):
@@ -132,7 +138,7 @@ def load_small(path: Path) -> SmallExtractor:
         model = SmallExtractor(SmallConfig(**config_values))
         missing, unexpected = model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
     # a stranger may have written it
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (ConfigError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ExtractorError(
             f"{path} does not fit its own description ({one_line(error)[:200]}); give a .safetensors file "
             "written by `aindex train`"

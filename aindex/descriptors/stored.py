@@ -39,13 +39,8 @@ from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS, Matrix, read_descrip
 from aindex.descriptors.shards import finished_until, read_shards, write_shard
 from aindex.errors import ConfigError, DescriptorError, OutputError
 
-FEATURES, NAMES, SKIPPED, CONFIGURATION, SHARDS = (
-    "fts.pth",
-    "filenames.txt",
-    "skipped.csv",
-    "extract.json",
-    "shards",
-)
+FEATURES, NAMES, SKIPPED = "fts.pth", "filenames.txt", "skipped.csv"
+CONFIGURATION, SHARDS = "extract.json", "shards"
 
 
 def extract_to_folder(

@@ -1,7 +1,6 @@
 """Training a copy-detection descriptor with Lightning, and its export as a file that every command takes."""
 
 import math
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,26 +24,20 @@ class ExtractorTraining(LightningModule):
     """A small extractor trained so that edited views of a picture get near descriptors.
 
     Args:
-        channels: widths of the four residual stages.
-        layers: residual blocks of each stage.
-        stem_width: width of the first convolutions.
-        dim: descriptor dimension.
         temperature: of InfoNCE.
         koleo_weight: weight of the entropy term beside InfoNCE.
         lr: peak learning rate of AdamW; one cycle, warmed up over the first 5 % of the steps, down to nothing.
         weight_decay: of AdamW, on matrices and kernels (not on biases and norms).
+        **shape: of the network; see `SmallConfig`.
     """
 
     def __init__(
         self,
-        channels: tuple[int, ...] = (32, 64, 128, 256),
-        layers: tuple[int, ...] = (2, 2, 2, 2),
-        stem_width: int = 16,
-        dim: int = 256,
         temperature: float = 0.06,
         koleo_weight: float = 1.0,
         lr: float = 2e-3,
         weight_decay: float = 0.02,
+        **shape: Any,
     ) -> None:
         super().__init__()
         for name, value in (("temperature", temperature), ("lr", lr)):
@@ -53,15 +46,10 @@ class ExtractorTraining(LightningModule):
         for name, value in (("koleo_weight", koleo_weight), ("weight_decay", weight_decay)):
             if not 0 <= value < math.inf:
                 raise ConfigError(f"model.{name} {value}: expected a number of 0 or more; leave it out")
-        if min(*channels, *layers, stem_width, dim) < 1 or len(channels) != len(layers):
-            raise ConfigError(
-                f"model.channels {channels}, layers {layers}, stem_width {stem_width}, dim {dim}: expected as many "
-                "channels as layers, all of them 1 or more"
-            )
         self.save_hyperparameters()
-        config = SmallConfig(channels=channels, layers=layers, stem_width=stem_width, dim=dim)
+        config = SmallConfig(input_size=160, **shape)  # the data's own is written when it is exported
         self.model = SmallExtractor(config).to(memory_format=torch.channels_last)
-        self._validation: dict[str, list[Tensor]] = defaultdict(list)
+        self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def forward(self, pictures: Tensor) -> Tensor:
         """uint8 B×3×R×R → unit-norm descriptors B×dim."""
@@ -83,14 +71,12 @@ class ExtractorTraining(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         """Collect descriptors of left-out pictures and their edited copies."""
         pictures, images, edits = batch
-        for key, value in (("descriptors", self(pictures)), ("images", images), ("edits", edits)):
-            self._validation[key].append(value)
+        self._validation.append((self(pictures), images, edits))
 
     def on_validation_epoch_end(self) -> None:
         """Exhaustive R@1 among the left-out pictures, per edit and on average."""
-        descriptors, images, edits = (
-            torch.cat(self._validation.pop(k)) for k in ("descriptors", "images", "edits")
-        )
+        descriptors, images, edits = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
+        self._validation.clear()
         originals = edits < 0
         best = (descriptors[~originals] @ descriptors[originals].T).argmax(1)
         found = (images[originals][best] == images[~originals]).float()

@@ -8,29 +8,22 @@ for anybody else.
 
 import json
 import mimetypes
-import os
 import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFont
 
 
-class _Overlay:
-    """Another object's attributes, some of them replaced."""
-
-    def __init__(self, base: Any, **replaced: Any) -> None:
-        self._base = base
-        self.__dict__.update(replaced)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._base, name)
+def _overlay(module: ModuleType, **replaced: Any) -> SimpleNamespace:
+    """A module's names, some of them replaced."""
+    return SimpleNamespace(**(vars(module) | replaced))
 
 
 def _rebind(function: Callable[..., Any], **replaced: Any) -> FunctionType:
@@ -113,7 +106,7 @@ def shuffle_pixels(image: Image.Image, *, factor: float, seed: int) -> Image.Ima
         factor: share of the pixels that change places, 0 to 1.
         seed: 32-bit seed.
     """
-    own_numpy = _Overlay(np, random=_RowShuffler())
+    own_numpy = _overlay(np, random=_RowShuffler())
     shuffle: Callable[..., Image.Image] = _rebind(_functional().shuffle_pixels, np=own_numpy)
     return shuffle(image, factor=factor, seed=seed)
 
@@ -125,13 +118,13 @@ def augly_function(name: str) -> Callable[..., Image.Image]:
     function: Callable[..., Image.Image] = getattr(functional, name)
     match name:
         case "meme_format" | "overlay_text":
-            return _rebind(function, ImageFont=_Overlay(ImageFont, truetype=_Font))
+            return _rebind(function, ImageFont=_overlay(ImageFont, truetype=_Font))
         case "perspective_transform":
-            solve = _rebind(functional.imutils.compute_transform_coeffs, np=_Overlay(np, float=float))
-            return _rebind(function, imutils=_Overlay(functional.imutils, compute_transform_coeffs=solve))
+            solve = _rebind(functional.imutils.compute_transform_coeffs, np=_overlay(np, float=float))
+            return _rebind(function, imutils=_overlay(functional.imutils, compute_transform_coeffs=solve))
         case "overlay_onto_screenshot":  # decodes a template once and not for every picture
             return _rebind(
-                function, imutils=_Overlay(functional.imutils, get_template_and_bbox=_fresh_template)
+                function, imutils=_overlay(functional.imutils, get_template_and_bbox=_fresh_template)
             )
         case "shuffle_pixels":
             return shuffle_pixels
@@ -156,7 +149,7 @@ def emoji_names() -> tuple[str, ...]:
 
 def emoji_path(name: str) -> str:
     """The file of an emoji named as in `emoji_names`."""
-    return os.fspath(_assets() / "twemojis" / name)
+    return str(_assets() / "twemojis" / name)
 
 
 @cache
@@ -168,7 +161,7 @@ def font_names() -> tuple[str, ...]:
 
 def font_path(name: str) -> str:
     """The file of a font named as in `font_names`."""
-    return os.fspath(_assets() / "fonts" / name)
+    return str(_assets() / "fonts" / name)
 
 
 @cache
@@ -180,7 +173,7 @@ def template_names() -> tuple[str, ...]:
 
 def template_path(name: str) -> str:
     """The file of a screenshot template named as in `template_names`."""
-    return os.fspath(_assets() / "screenshot_templates" / f"{name}.png")
+    return str(_assets() / "screenshot_templates" / f"{name}.png")
 
 
 def on_screenshot(image: Image.Image, template: str) -> Image.Image:
