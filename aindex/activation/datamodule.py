@@ -122,8 +122,7 @@ class ImageData(GivenRun, LightningDataModule):
         """
         demo = self.data_dir == DEMO_SOURCE
         paths = demo_images() if demo else list_images(user_path(self.data_dir))
-        names = image_names(paths, self.root)
-        return paths, names
+        return paths, image_names(paths, self.root)
 
     def train_dataloader(self) -> DecodedBatches:
         """The images in whole batches, this rank's share."""

@@ -16,10 +16,11 @@ from aindex.activation.datamodule import Picture
 from aindex.activation.goals import GoalMaker
 from aindex.activation.loop import Activation, activate_images
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory
-from aindex.activation.outcome import Curves, Failed, Released, measured, to_cpu
+from aindex.activation.outcome import Curves, Released, measured, to_cpu
 from aindex.activation.run import GivenRun, Run
 from aindex.activation.settings import ActivationSettings
 from aindex.data.loading import succeeded
+from aindex.data.release_writer import FailureRecord
 from aindex.descriptors.extractor import Extractor, check_gradient
 from aindex.descriptors.inference import FastExtractor, Precision, fast_extractor
 from aindex.descriptors.registry import load_extractor
@@ -160,7 +161,7 @@ class ActivationModule(GivenRun, LightningModule):
         """Activate a batch.
 
         Returns:
-            `released`: a list of `Released`; `failed`: a list of `Failed`; `curves`: `Curves` of those that are
+            `released`: a list of `Released`; `failed`: a list of `FailureRecord`; `curves`: `Curves` of those that are
             released, or None without iterations.
         """
         started = time.perf_counter()
@@ -168,14 +169,14 @@ class ActivationModule(GivenRun, LightningModule):
         if not pictures:
             return None
         images = [picture.pixels.to(self.device, non_blocking=True) for picture in pictures]
-        failed: list[Failed] = []
+        failed: list[FailureRecord] = []
         curves = None
         rendered: Sequence[Tensor | None] = [image.permute(1, 2, 0) for image in images]
         if self.active:
             activation = self._activated(pictures, images)
             rendered, curves = activation.released(), activation.curves
             failed = [
-                Failed(image=picture.image, position=picture.position, reason=reason)
+                FailureRecord(position=picture.position, name=picture.image.name, reason=reason)
                 for picture, reason in zip(pictures, activation.failures, strict=True)
                 if reason is not None
             ]

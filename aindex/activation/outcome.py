@@ -41,15 +41,6 @@ class Released:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failed:
-    """One image that must not be released, its number in the list of images, and why, for people."""
-
-    image: SourceImage
-    position: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Curves:
     """Statistics per iteration, iterations×B each, on the CPU; image measures where they were asked for."""
 

@@ -9,7 +9,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from aindex import distributed
 from aindex.activation.module import ActivationModule
-from aindex.activation.outcome import Failed, Released
+from aindex.activation.outcome import Released
 from aindex.activation.run import GivenRun
 from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER
 from aindex.data.images import SkippedImages
@@ -68,16 +68,13 @@ class WriteImages(GivenRun, Callback):
             return
         if outputs:
             released: list[Released] = outputs["released"]
-            failed: list[Failed] = outputs["failed"]
+            failed: list[FailureRecord] = outputs["failed"]
             self._writer.submit(
                 min([one.position for one in released] + [one.position for one in failed])
                 // self.run.batch_size,
                 [one.pixels.numpy() for one in released],
                 [_record(one) for one in released],
-                [
-                    FailureRecord(position=one.position, name=one.image.name, reason=one.reason)
-                    for one in failed
-                ],
+                failed,
             )
         if batch_idx + 1 == trainer.num_training_batches:
             distributed.everywhere(self._writer.flush)

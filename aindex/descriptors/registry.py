@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -65,14 +64,13 @@ def load_extractor(
             f"sha256 {sha256!r}: expected 64 hexadecimal digits; leave it out to trust the file"
         )
     name = str(name_or_path)
-    library, _, model = name.partition("/")
+    library = name.partition("/")[0]
     if library in ("torchvision", "timm"):
         if sha256 is not None:
             raise ExtractorError(
                 f"sha256 is given for {name!r}: {library} checks its own files, leave it out"
             )
-        build = _build_torchvision if library == "torchvision" else _build_timm
-        extractor = _from_library(name, build, model, resize_size, pretrained)
+        extractor = _from_library(name, resize_size, pretrained)
     elif name in FETCHED:
         path = fetch(FETCHED[name], sha256=sha256)
         extractor = _from_torchscript(path, name, resize_size or TORCHSCRIPT_INPUT_SIZE, device)
@@ -136,13 +134,9 @@ def _from_torchscript(path: Path, name: str, input_size: int, device: torch.devi
     return Extractor(module, name=name, input_size=input_size, weights_hash=weights_hash)
 
 
-def _from_library(
-    name: str,
-    build: Callable[[str, int | None, bool], _Built],
-    model: str,
-    resize_size: int | None,
-    pretrained: bool,
-) -> Extractor:
+def _from_library(name: str, resize_size: int | None, pretrained: bool) -> Extractor:
+    library, _, model = name.partition("/")
+    build = _build_torchvision if library == "torchvision" else _build_timm
     try:
         module, input_size, mean, std = build(model, resize_size, pretrained)
     except ExtractorError:

@@ -97,14 +97,10 @@ def describe_pictures(
     *,
     root: Path | None = None,
 ) -> Extraction:
-    """Descriptors of pictures, extracted into a folder that survives a kill, or in memory.
+    """Descriptors of pictures, extracted into the folder `work`, which survives a kill, or without one in memory.
 
-    Args:
-        pictures: a folder, a list file, or the pictures themselves.
-        extractor: what describes them.
-        work: the folder for the extraction, or None.
-        settings: device and batch size; what an index keeps, and what pictures are drawn to, is in fp32.
-        root: the folder that names are relative to; default the pictures' own.
+    They are in fp32: what an index keeps, and what pictures are drawn to, is one thing. `root` is the folder that names
+    are relative to, by default the pictures' own.
 
     Raises:
         DataError: nothing there, or nothing readable.

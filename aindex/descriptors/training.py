@@ -89,14 +89,10 @@ class ExtractorTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW under one cycle over the whole run."""
-        decayed = [p for p in self.parameters() if p.ndim > 1]
-        others = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": self.hparams["weight_decay"]},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        lr = self.hparams["lr"]
-        optimizer = AdamW(groups, lr=lr)
+        lr, decay = self.hparams["lr"], self.hparams["weight_decay"]
+        matrices = {"params": [p for p in self.parameters() if p.ndim > 1], "weight_decay": decay}
+        others = {"params": [p for p in self.parameters() if p.ndim <= 1], "weight_decay": 0.0}
+        optimizer = AdamW([matrices, others], lr=lr)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = OneCycleLR(
             optimizer, lr, total_steps=steps, pct_start=0.05, cycle_momentum=False, final_div_factor=1000
