@@ -182,12 +182,7 @@ def _luminance(image: Tensor) -> Tensor:
 
 
 def _jnd(padded: Tensor, pixels_around: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """JND map of a luminance with borders of two, (H+4)×(W+4) → H×W.
-
-    Args:
-        padded: the luminance.
-        pixels_around: n rows and columns of pixels → 3×n×5×5 around them.
-    """
+    """JND map of a luminance with borders of two, (H+4)×(W+4) → H×W, where n pixels have 3×n×5×5 around them."""
     inner = padded[1:-1, 1:-1]
     # the 5×5 kernel (outer ring 1, inner ring 2, centre 0) is a 5×5 box plus a 3×3 box less twice the centre
     background = _box_sum(padded, 5).add_(_box_sum(inner, 3)).sub_(padded[2:-2, 2:-2], alpha=2).div_(32)

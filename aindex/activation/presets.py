@@ -19,15 +19,7 @@ Effort = Literal["paper", "fast", "robust"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """All that the loop needs to know beside the images and the index.
-
-    Attributes:
-        settings: its constants.
-        target: where `cossim` and `mse` draw the descriptor.
-        optimizer: maker of the optimiser.
-        scheduler: maker of the schedule, or None.
-        model: what stands in the preset's configuration.
-    """
+    """All that the loop needs to know beside the images and the index; `model` is what its configuration holds."""
 
     settings: ActivationSettings
     target: Target

@@ -117,12 +117,7 @@ def _output(module: nn.Module, name: str, pixels: Tensor, words: str, remedy: st
 
 
 def check_gradient(extractor: Callable[[Tensor], Tensor], name: str, input_size: int) -> None:
-    """See that descriptors can be differentiated, as activation does.
-
-    Args:
-        extractor: B×3×R×R → B×d.
-        name: for people.
-        input_size: R, pixels.
+    """See that an extractor's descriptors, B×3×R×R → B×d, can be differentiated, as activation does.
 
     Raises:
         ExtractorError: they cannot.

@@ -116,17 +116,13 @@ def info_nce(descriptors: Tensor, image_ids: Tensor, *, temperature: float) -> T
     return -log_probabilities.masked_fill(~same, 0).sum() / same.sum()
 
 
-def koleo(descriptors: Tensor, image_ids: Tensor, *, eps: float = 1e-8) -> Tensor:
+def koleo(descriptors: Tensor, image_ids: Tensor) -> Tensor:
     """Minus the mean logarithm of each view's distance to the nearest view of another image (Kozachenko–Leonenko).
 
     Spreads the descriptors over the sphere, so that distances mean the same everywhere. With InfoNCE it is the
-    objective of SSCD (Pizzi et al., CVPR 2022).
-
-    Args:
-        descriptors: V×d, unit norm.
-        image_ids: V, which image each view shows.
-        eps: keeps the logarithm finite.
+    objective of SSCD (Pizzi et al., CVPR 2022). Arguments as `info_nce`.
     """
+    eps = 1e-8  # keeps the logarithm finite
     other = image_ids[:, None] != image_ids
     with torch.no_grad():
         nearest = (descriptors @ descriptors.T).masked_fill(~other, -torch.inf).argmax(1)
