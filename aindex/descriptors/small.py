@@ -5,7 +5,7 @@ linear layer and unit norm follow, as in SSCD (Pizzi et al., CVPR 2022).
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -130,12 +130,11 @@ def load_small(path: Path) -> SmallExtractor:
             f"{path} has the format {metadata.get('format')!r}, expected {FORMAT!r}; "
             "give a .safetensors file written by `aindex train`"
         )
-    known = {field.name for field in fields(SmallConfig)}
     try:
-        config_values = {key: value for key, value in json.loads(metadata["config"]).items() if key in known}
+        config = json.loads(metadata["config"])
         for key in ("channels", "layers"):
-            config_values[key] = tuple(config_values[key])
-        model = SmallExtractor(SmallConfig(**config_values))
+            config[key] = tuple(config[key])
+        model = SmallExtractor(SmallConfig(**config))
         missing, unexpected = model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
     # a stranger may have written it
     except (ConfigError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
