@@ -64,7 +64,8 @@ class ExtractorTraining(LightningModule):
         contrast = info_nce(descriptors, ids, temperature=self.hparams["temperature"])
         entropy = koleo(descriptors, ids)
         loss: Tensor = contrast + self.hparams["koleo_weight"] * entropy
-        parts = {"loss": loss, "info_nce": contrast, "koleo": entropy, "input_size": float(weak.shape[-1])}
+        parts: dict[str, Tensor | float] = {"loss": loss, "info_nce": contrast, "koleo": entropy}
+        parts["input_size"] = float(weak.shape[-1])
         self.log_dict({f"train/{key}": value for key, value in parts.items()}, prog_bar=True)
         return loss
 
