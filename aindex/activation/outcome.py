@@ -80,11 +80,9 @@ class Curves:
 
 @torch.no_grad()
 def failures(deltas: list[Tensor], losses: Sequence[Tensor]) -> list[str | None]:
-    """Per image None, or what of it is not finite; rounded to 8 bits it would be some picture all the same.
+    """Per image None, or what of δ and its losses, 3×B an iteration, is not finite.
 
-    Args:
-        deltas: δ of B images after the last step.
-        losses: of each iteration, 3×B.
+    Rounded to 8 bits it would be some picture all the same.
     """
     parts = {"δ": torch.stack(torch._foreach_norm(deltas, 2)).isfinite()}
     if losses:

@@ -39,12 +39,7 @@ def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
 
 
 def pad_by_reflection(plane: Tensor, pad: int) -> Tensor:
-    """Pad both axes by reflection; also axes shorter than `pad`, down to one pixel.
-
-    Args:
-        plane: H×W.
-        pad: pixels added on each of the four sides.
-    """
+    """A plane H×W with `pad` pixels more on each side, reflected; also where it is smaller, down to one pixel."""
     height, width = plane.shape
     if min(height, width) > pad:
         return F.pad(plane.unsqueeze(0), (pad, pad, pad, pad), mode="reflect").squeeze(0)
