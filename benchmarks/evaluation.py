@@ -40,7 +40,8 @@ from aindex.descriptors.files import write_descriptors
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.preprocess import normalise, resize
 from aindex.descriptors.registry import load_extractor
-from aindex.edits import Attack, apply_attack, augly_repairs, default_attacks
+from aindex.edits import augly_repairs
+from aindex.edits.named import Attack, apply_attack, default_attacks
 from aindex.evaluation.edited import EditedPictures
 from aindex.index.reference_index import ReferenceIndex
 from aindex.seeding import derive_seed

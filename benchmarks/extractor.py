@@ -21,7 +21,7 @@ from aindex.data.loading import Failure
 from aindex.descriptors.extraction import extract
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.registry import load_extractor
-from aindex.edits import default_attacks
+from aindex.edits.named import default_attacks
 from aindex.evaluation.edited import EditedPictures
 from aindex.index.factory import set_nprobe, train_quantiser
 

@@ -20,7 +20,7 @@ from aindex.collection.equipment import Equipment, describing, open_equipment
 from aindex.data.images import list_images, read_image
 from aindex.descriptors.inference import fast_extractor
 from aindex.descriptors.preprocess import prepare
-from aindex.edits import apply_attack, default_attacks
+from aindex.edits.named import apply_attack, default_attacks
 from aindex.release.activating import activate
 from aindex.seeding import derive_seed
 

@@ -39,11 +39,12 @@ from aindex.activation.perceptual import psnr_db, ssim
 from aindex.activation.presets import preset
 from aindex.activation.settings import ActivationSettings
 from aindex.data.images import image_names, list_images, read_image
+from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.preprocess import prepare
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import descriptors_for
-from aindex.edits import Attack, apply_attack, default_attacks, unseen_attacks
+from aindex.edits.named import Attack, apply_attack, default_attacks, unseen_attacks
 from aindex.index.cache import train_cached
 from aindex.index.reference_index import ReferenceIndex
 from aindex.seeding import derive_seed
@@ -142,9 +143,9 @@ class Search:
 
     def _make_index(self, options: argparse.Namespace) -> None:
         cache = options.output / "indexes"
-        describe = {"num_workers": options.workers}  # in fp32, as an index keeps them
-        training, _ = descriptors_for(options.train, self.extractor, cache, **describe)
-        self.references, names = descriptors_for(options.references, self.extractor, cache, **describe)
+        describe = ExtractionSettings(num_workers=options.workers)  # in fp32, as an index keeps them
+        training, _ = descriptors_for(options.train, self.extractor, cache, describe)
+        self.references, names = descriptors_for(options.references, self.extractor, cache, describe)
         self.index = self._trained(training, names, options.factory, 0)
         self.index.nprobe = options.nprobe
         self.also = {}

@@ -36,10 +36,11 @@ from rivals.base import Bench, Hash, Rival
 from rivals.combined import Combined, Either
 
 from aindex.data.images import image_names, list_images
+from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.inference import best_precision, fast_extractor
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.stored import descriptors_for
-from aindex.edits import Attack, default_attacks, unseen_attacks
+from aindex.edits.named import Attack, default_attacks, unseen_attacks
 from aindex.errors import AindexError
 from aindex.evaluation.figures import figure_bytes
 from aindex.index.cache import train_cached
@@ -55,9 +56,9 @@ def open_bench(options: argparse.Namespace) -> Bench:
     """Describe the pictures, train the indexes and fill them."""
     extractor = load_extractor(options.extractor)
     cache = options.output / "indexes"
-    describe = {"num_workers": options.workers}  # in fp32, as an index keeps them
-    training, _ = descriptors_for(options.data, extractor, cache, **describe)
-    references, names = descriptors_for(options.references, extractor, cache, **describe)
+    describe = ExtractionSettings(num_workers=options.workers)  # in fp32, as an index keeps them
+    training, _ = descriptors_for(options.data, extractor, cache, describe)
+    references, names = descriptors_for(options.references, extractor, cache, describe)
     references = np.ascontiguousarray(references, np.float32)
     paths = dict(
         zip(image_names(listed := list_images(options.references), options.references), listed, strict=True)

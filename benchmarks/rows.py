@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from aindex.data.images import image_names, list_images, read_image
 from aindex.descriptors.inference import best_precision
 from aindex.descriptors.simulated import simulated_copies
-from aindex.edits import Attack
+from aindex.edits.named import Attack
 from aindex.evaluation.copy_detection import micro_average_precision, pooled_pairs
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.row_choice import choose_rows

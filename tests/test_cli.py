@@ -18,7 +18,7 @@ from aindex.callbacks.write_images import WriteImages
 from aindex.cli import COMMANDS, main
 from aindex.data import picture_writer
 from aindex.data.parts import PartFiles
-from aindex.edits import Attack, default_attacks, full_attacks, unseen_attacks
+from aindex.edits.named import Attack, default_attacks, full_attacks, unseen_attacks
 from aindex.errors import OutputError
 from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS
 

@@ -20,7 +20,7 @@ from judging.trial import FAILED, Tried, by_either, edited, try_all, try_strange
 from rivals import enter, entrants  # noqa: E402
 from rivals.base import BITS, Bench, Hash, Mark, Rival, Scan, codewords  # noqa: E402
 
-from aindex.edits import Attack  # noqa: E402
+from aindex.edits.named import Attack  # noqa: E402
 
 COUNT = 12
 ATTACKS = [Attack("none"), Attack("hflip"), Attack("brightness", 0.5)]

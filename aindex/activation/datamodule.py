@@ -1,7 +1,8 @@
 """The images to activate, and their edited copies to evaluate, as Lightning's data module."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from aindex import distributed
 from aindex.activation.run import GivenRun, Run
@@ -25,7 +25,6 @@ _MOST_WORKERS = 8
 
 
 def _cores() -> int:
-    """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -45,29 +44,19 @@ class Picture:
     pixels: Tensor
     goal: Tensor
 
-    def pin_memory(self) -> "Picture":
-        """The same in memory that a GPU can fetch from by itself."""
-        return replace(self, pixels=self.pixels.pin_memory())
 
-
-class Pictures(Dataset[Picture | Failure]):
-    """Decodes a run's images at their own sizes."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def __len__(self) -> int:
-        return len(self._run.images)
-
-    def __getitem__(self, position: int) -> Picture | Failure:
-        image = self._run.images[position]
-        try:
-            pixels = np.asarray(read_image(image.path))
-        except AindexError as error:
-            return Failure(error)
-        # torch would start threads for it
-        planes = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
-        return Picture(position, image, planes, self._run.goal_of(position))
+def decoded(run: Run, position: int) -> Picture | Failure:
+    """One of a run's images at its own size."""
+    image = run.images[position]
+    try:
+        pixels = np.asarray(read_image(image.path))
+    except AindexError as error:
+        return Failure(error)
+    # torch would start threads for it
+    planes = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+    if torch.cuda.is_available():  # which can fetch from pinned memory by itself
+        planes = planes.pin_memory()
+    return Picture(position, image, planes, run.goal_of(position))
 
 
 class ImageData(GivenRun, LightningDataModule):
@@ -133,22 +122,25 @@ class ImageData(GivenRun, LightningDataModule):
         """
         demo = self.data_dir == DEMO_SOURCE
         paths = demo_images() if demo else list_images(user_path(self.data_dir))
-        names = image_names(paths, self.root)
-        return paths, names
+        return paths, image_names(paths, self.root)
 
     def train_dataloader(self) -> DecodedBatches:
         """The images in whole batches, this rank's share."""
-        pictures = Pictures(self._own_run())
-        return DecodedBatches(
-            pictures.__getitem__,
-            self._dealt(len(pictures), self.batch_size, self.run.batches_done),
-            threads=self.num_workers,
-            finish=_pinned if torch.cuda.is_available() else _as_it_is,
-        )
+        run = self._own_run()
+        batches = self._dealt(len(run.images), self.batch_size, run.batches_done)
+        return DecodedBatches(partial(decoded, run), batches, threads=self.num_workers)
 
     def val_dataloader(self) -> list[ProcessLoader]:
         """One loader per data set of copies; pictures are opened only when their turn comes."""
-        return [self._loader(one.dataset, self.batch_size_eval, one.done) for one in self._own_run().copies]
+        return [
+            ProcessLoader(
+                copies.dataset,
+                batch_sampler=self._dealt(len(copies.dataset), self.batch_size_eval, copies.done),  # type: ignore[arg-type]
+                num_workers=self.num_workers,
+                collate_fn=list,
+            )
+            for copies in self._own_run().copies
+        ]
 
     def _own_run(self) -> Run:
         return self.run if self.trainer is None else self.run_of(self.trainer)
@@ -157,23 +149,7 @@ class ImageData(GivenRun, LightningDataModule):
         """Leave the batch to the module, which knows what of it belongs on the device."""
         return batch
 
-    def _loader(self, dataset: Dataset[Any], batch_size: int, done: set[int]) -> ProcessLoader:
-        return ProcessLoader(
-            dataset,
-            batch_sampler=self._dealt(len(dataset), batch_size, done),  # type: ignore[arg-type]
-            num_workers=self.num_workers,
-            collate_fn=list,
-        )
-
     @staticmethod
     def _dealt(count: int, batch_size: int, done: set[int]) -> distributed.DealtBatches:
         rank, world_size = distributed.rank(), distributed.world_size()
         return distributed.DealtBatches(count, batch_size, rank=rank, world_size=world_size, done=done)
-
-
-def _as_it_is(item: Picture | Failure) -> Picture | Failure:
-    return item
-
-
-def _pinned(item: Picture | Failure) -> Picture | Failure:
-    return item.pin_memory() if isinstance(item, Picture) else item

@@ -46,10 +46,7 @@ class PerImageOptimizer(Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every member; the closure is called once, before."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = closure() if closure else None
         for member in self.members:
             member.step()
         return loss

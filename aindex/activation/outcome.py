@@ -42,16 +42,10 @@ class Released:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """One image that must not be released.
+    """One image that must not be released: its number in the list of images, its name, and why, for people."""
 
-    Attributes:
-        image: which one.
-        position: its number in the list of images.
-        reason: why, for people.
-    """
-
-    image: SourceImage
     position: int
+    name: str
     reason: str
 
 
@@ -95,25 +89,22 @@ class Curves:
 
 @torch.no_grad()
 def failures(deltas: list[Tensor], losses: Sequence[Tensor]) -> list[str | None]:
-    """Per image None, or what of it is not finite; rounded to 8 bits it would be some picture all the same.
+    """Per image None, or what of δ and its losses, 3×B an iteration, is not finite.
 
-    Args:
-        deltas: δ of B images after the last step.
-        losses: of each iteration, 3×B.
+    Rounded to 8 bits it would be some picture all the same.
     """
     parts = {"δ": torch.stack(torch._foreach_norm(deltas, 2)).isfinite()}
     if losses:
         parts["loss"] = torch.stack(list(losses)).isfinite().all(0).all(0)
     columns = torch.stack(list(parts.values()), dim=1).cpu().tolist()  # in one transfer
     names = [[name for name, finite in zip(parts, column, strict=True) if not finite] for column in columns]
-    return [_not_finite(some) if some else None for some in names]
-
-
-def _not_finite(names: Sequence[str]) -> str:
-    return (
-        f"activation failed: {' and '.join(names)} became infinite or no number; lower the learning rate, compute in "
+    return [
+        f"activation failed: {' and '.join(some)} became infinite or no number; lower the learning rate, compute in "
         "fp32, or take another extractor"
-    )
+        if some
+        else None
+        for some in names
+    ]
 
 
 def measured(originals: Sequence[Tensor], released: Sequence[Tensor]) -> Tensor:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,23 +26,20 @@ _BACKGROUND_KERNEL = (
 )
 
 
-def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
-    """Indices that extend an axis by `pad` on both ends by reflection, as often as a short axis needs."""
-    position = torch.arange(-pad, length + pad, device=device).abs()
-    if length == 1:
-        return torch.zeros_like(position)
-    period = 2 * (length - 1)
-    position = position % period
+def _mirrored(position: Tensor, length: Tensor) -> Tensor:
+    """Positions of an axis, up to any number beyond its ends, mirrored into it as often as a short axis needs."""
+    period = (2 * (length - 1)).clamp(min=1)
+    position = position.abs() % period
     return torch.minimum(position, period - position)
 
 
-def pad_by_reflection(plane: Tensor, pad: int) -> Tensor:
-    """Pad both axes by reflection; also axes shorter than `pad`, down to one pixel.
+def _reflected(length: int, pad: int, device: torch.device) -> Tensor:
+    """Indices that extend an axis by `pad` on both ends."""
+    return _mirrored(torch.arange(-pad, length + pad, device=device), torch.tensor(length))
 
-    Args:
-        plane: H×W.
-        pad: pixels added on each of the four sides.
-    """
+
+def pad_by_reflection(plane: Tensor, pad: int) -> Tensor:
+    """A plane H×W with `pad` pixels more on each side, reflected; also where it is smaller, down to one pixel."""
     height, width = plane.shape
     if min(height, width) > pad:
         return F.pad(plane.unsqueeze(0), (pad, pad, pad, pad), mode="reflect").squeeze(0)
@@ -158,13 +154,12 @@ def jnd_maps(pixels: Tensor, shapes: Sequence[Sequence[int]], begins: Sequence[i
     bordered = table[:, 1] + 4
     tops = np.cumsum([0, *bordered])
     height, width, begin = np.repeat(table[:, 1:], bordered, axis=0).T
-    rows = _mirrored(np.arange(tops[-1]) - np.repeat(tops[:-1], bordered) - 2, height)
+    positions = np.arange(tops[-1]) - np.repeat(tops[:-1], bordered) - 2
+    rows = _mirrored(torch.from_numpy(positions), torch.from_numpy(height)).numpy()
     sent = torch.from_numpy(np.stack([begin + rows * width, width, height * width])).to(device)
     first, width_of, plane = sent[..., None].unbind()  # T×1 each
-    across = torch.arange(-2, int(table[:, 2].max()) + 2, device=device).abs()
-    period = (2 * (width_of - 1)).clamp(min=1)
-    column = across % period
-    places = first + torch.minimum(column, period - column)  # T×P
+    across = torch.arange(-2, int(table[:, 2].max()) + 2, device=device)
+    places = first + _mirrored(across, width_of)  # T×P
     tall = torch.stack([flat[places + channel * plane] for channel in range(3)])
     window = torch.arange(5, device=device)
 
@@ -175,13 +170,6 @@ def jnd_maps(pixels: Tensor, shapes: Sequence[Sequence[int]], begins: Sequence[i
     return [jnd[None, top : top + shape[1], : shape[2]] for top, shape in zip(tops[:-1], shapes, strict=True)]
 
 
-def _mirrored(position: npt.NDArray[np.int64], length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Positions of an axis, up to any number beyond its ends, mirrored into it."""
-    period = np.maximum(2 * (length - 1), 1)
-    position = np.abs(position) % period
-    return np.minimum(position, period - position)
-
-
 def _luminance(image: Tensor) -> Tensor:
     """3×H×W in [0, 1] → H×W in grey levels."""
     red, green, blue = (255 * weight for weight in LUMINANCE)
@@ -189,12 +177,7 @@ def _luminance(image: Tensor) -> Tensor:
 
 
 def _jnd(padded: Tensor, pixels_around: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """JND map of a luminance with borders of two, (H+4)×(W+4) → H×W.
-
-    Args:
-        padded: the luminance.
-        pixels_around: n rows and columns of pixels → 3×n×5×5 around them.
-    """
+    """JND map of a luminance with borders of two, (H+4)×(W+4) → H×W, where n pixels have 3×n×5×5 around them."""
     inner = padded[1:-1, 1:-1]
     # the 5×5 kernel (outer ring 1, inner ring 2, centre 0) is a 5×5 box plus a 3×3 box less twice the centre
     background = _box_sum(padded, 5).add_(_box_sum(inner, 3)).sub_(padded[2:-2, 2:-2], alpha=2).div_(32)
@@ -245,9 +228,8 @@ def ssim(a: Tensor, b: Tensor) -> float:
     weights = [math.exp(-((k - radius) ** 2) / (2 * _SSIM_SIGMA**2)) for k in range(2 * radius + 1)]
     window = [weight / sum(weights) for weight in weights]
     x, y = unit_range(a), unit_range(b)
-    offset = (
-        x.mean()
-    )  # variances are differences of squares, in which values far from it would lose their digits
+    # variances are differences of squares, in which values far from it would lose their digits
+    offset = x.mean()
     x, y = x - offset, y - offset
     maps = torch.cat([x, y, x * x + y * y, x * y])
     for _ in range(2):

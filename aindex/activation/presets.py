@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from aindex.activation.module import ActivationModule
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory
-from aindex.activation.settings import ActivationSettings, DeltaSize
+from aindex.activation.settings import ActivationSettings
 from aindex.errors import ConfigError
 from aindex.index.quantiser import Target
 from aindex.shipped import resolve_config
@@ -19,15 +19,7 @@ Effort = Literal["paper", "fast", "robust"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """All that the loop needs to know beside the images and the index.
-
-    Attributes:
-        settings: its constants.
-        target: where `cossim` and `mse` draw the descriptor.
-        optimizer: maker of the optimiser.
-        scheduler: maker of the schedule, or None.
-        model: what stands in the preset's configuration.
-    """
+    """All that the loop needs to know beside the images and the index; `model` is what its configuration holds."""
 
     settings: ActivationSettings
     target: Target
@@ -39,21 +31,15 @@ class Preset:
 def preset(
     effort: Effort = "robust",
     *,
-    iterations: int | None = None,
-    scaling: float | None = None,
-    min_psnr: float | None = None,
-    delta_size: DeltaSize | None = None,
     target: Target | None = None,
+    **changes: Any,
 ) -> Preset:
     """The settings that go by a name, some of them replaced; None keeps the preset's own.
 
     Args:
         effort: `paper` are the published settings, the others those of configs/robust.yaml and configs/fast.yaml.
-        iterations: gradient steps per image.
-        scaling: strength of the change, in just-noticeable differences.
-        min_psnr: least PSNR in dB.
-        delta_size: size at which the change is optimised.
         target: where the descriptor is drawn.
+        **changes: of `ActivationSettings`.
 
     Raises:
         ConfigError: the settings are not possible, or go with another loss.
@@ -69,12 +55,9 @@ def preset(
             f"target {target!r} with effort {effort}, which draws copies to their cells, not to a target: leave it "
             "out, or take effort paper"
         )
-    changes = {
-        "iterations": iterations, "scaling": scaling, "min_psnr": min_psnr, "delta_size": delta_size,
-    }  # fmt: skip
     given = {name: value for name, value in changes.items() if value is not None}
     return Preset(
-        settings=replace(module.settings, **given),  # type: ignore[arg-type]
+        settings=replace(module.settings, **given),
         target=target or module.target,
         optimizer=module.make_optimizer,
         scheduler=module.make_scheduler,

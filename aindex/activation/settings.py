@@ -17,21 +17,24 @@ class ActivationSettings:
 
     Attributes:
         iterations: gradient steps per image.
-        loss_f: what is minimised in descriptor space: `cossim` or `mse`, the distance to a target; `assignment`, minus
-            the log-probability that the index files the image and its copies where the image's row lies.
+        loss_f: what is minimised: `cossim` minus the cosine similarity to the target, `mse` the squared distance;
+            `assignment` minus the log-probability that the index files the image and its copies where the image's row
+            lies.
         temperature: of `assignment`, in squared distances.
-        anchor: weight, within `assignment`, of staying near the unchanged image's descriptor.
+        anchor: weight, within `assignment`, of staying near the unchanged image's descriptor, for indexes that will be
+            trained anew.
         lambda_f: weight of the feature loss.
         lambda_i: weight of the image loss.
-        scaling: how many just-noticeable differences |δ'| = 1 is worth.
-        min_psnr: least PSNR in dB; larger changes are scaled down to it in every iteration. None for no bound.
-        use_attenuation: shape the change by the JND map; else by a flat map of the same mean.
+        scaling: strength of the change: how many just-noticeable differences |δ'| = 1 is worth.
+        min_psnr: least PSNR in dB; larger changes are scaled down to it in every iteration (default: no bound).
+        use_attenuation: shape the change by what the eye does not see (JND map); else by a flat map of the same mean.
         use_tanh: bound δ by tanh.
-        scale_channels: weigh R, G, B by what the eye sees of each.
-        delta_size: `image`: δ has the image's own size. `input`: δ has the extractor's input size; a number: so many
-            times that. The loop then runs on the image and heatmap of this size, and δ' is up-sampled once at the end.
+        scale_channels: allow red, green and blue what the eye tolerates in each.
+        delta_size: size at which the change is optimised: `image` the image's own; `input` the extractor's input, or a
+            number, so many times that: the loop then runs on the image and heatmap of this size, so that its cost does
+            not grow with the image, and δ' is up-sampled once at the end.
         faithful: grey images stay grey, pure black and pure white pixels stay as they are.
-        views: randomly edited copies that each iteration describes beside the image.
+        views: randomly edited copies that each iteration draws to the same place.
         edits: what they are edited by.
     """
 
@@ -52,7 +55,7 @@ class ActivationSettings:
     edits: EditSettings = field(default_factory=EditSettings)
 
     def __post_init__(self) -> None:
-        for name in ("lambda_f", "lambda_i", "scaling", "anchor"):
+        for name in ("iterations", "views", "lambda_f", "lambda_i", "scaling", "anchor"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:  # NaN is neither
                 raise ConfigError(
@@ -62,11 +65,6 @@ class ActivationSettings:
             raise ConfigError(
                 f"temperature {self.temperature}: expected a number above 0; the default is 0.05"
             )
-        for name, default in (("iterations", 10), ("views", 0)):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"{name} {getattr(self, name)}: expected 0 or more; the default is {default}"
-                )
         if self.min_psnr is not None and not 10 <= self.min_psnr <= 100:
             raise ConfigError(
                 f"min_psnr {self.min_psnr}: expected 10 to 100 dB; 42 is hard to see, 38 is visible"

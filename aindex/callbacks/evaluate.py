@@ -15,7 +15,7 @@ from aindex.callbacks.evaluate_retrieval import RetrievalEvaluation
 from aindex.callbacks.evaluations import Evaluation, ImageSet, Plan, Series
 from aindex.callbacks.run_folder import IMAGES_FOLDER
 from aindex.data.source_image import SourceImage, find_released
-from aindex.edits import Attack, AttackList, Template, attacks_of
+from aindex.edits.named import Attack, AttackList, Template, attacks_of
 from aindex.errors import ConfigError
 from aindex.paths import user_path
 

@@ -15,7 +15,7 @@ from aindex.activation.run import Run
 from aindex.callbacks.run_folder import PROGRESS_FOLDER
 from aindex.data.parts import PartFiles
 from aindex.data.source_image import SourceImage
-from aindex.edits import Attack, Template
+from aindex.edits.named import Attack, Template
 from aindex.evaluation.run_files import passive_file
 
 Kind = Literal["passive", "active"]

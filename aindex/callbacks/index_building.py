@@ -15,7 +15,7 @@ from aindex.callbacks.run_folder import INDEX_FOLDER, LANCE_FOLDER, ORIGINALS_FO
 from aindex.collection.equipment import index_folder
 from aindex.data.atomic import replace_when_done
 from aindex.data.images import SkippedImages
-from aindex.descriptors.extraction import Extraction
+from aindex.descriptors.extraction import Extraction, ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import Matrix
 from aindex.descriptors.sources import check_source
@@ -227,11 +227,8 @@ class IndexBuilder:
             images,
             self._extractor,
             self._folder / ORIGINALS_FOLDER,
+            self._extraction(),
             root=self._data.root,
-            batch_size=self._data.batch_size,
-            num_workers=self._data.num_workers,
-            precision="fp32",  # what an index keeps, and what images are drawn to, is one thing
-            progress=self._progress,
         )
         if originals.skipped.count:
             originals.skipped.write(self._folder / SKIPPED_FILE)
@@ -417,12 +414,10 @@ class IndexBuilder:
         return index
 
     def _descriptors(self, source: str) -> tuple[Matrix, list[str] | None]:
-        return descriptors_for(
-            user_path(source),
-            self._extractor,
-            self._settings.idx_dir,
-            batch_size=self._data.batch_size,
-            num_workers=self._data.num_workers,
-            precision="fp32",  # what an index keeps, and what images are drawn to, is one thing
-            progress=self._progress,
+        return descriptors_for(user_path(source), self._extractor, self._settings.idx_dir, self._extraction())
+
+    def _extraction(self) -> ExtractionSettings:
+        """In fp32: what an index keeps, and what images are drawn to, is one thing."""
+        return ExtractionSettings(
+            self._data.batch_size, self._data.num_workers, precision="fp32", progress=self._progress
         )

@@ -10,7 +10,7 @@ from aindex.activation.canvas import heatmap
 from aindex.activation.run import Run
 from aindex.activation.settings import ActivationSettings
 from aindex.data.images import read_image, to_tensor
-from aindex.edits import Attack
+from aindex.edits.named import Attack
 from aindex.errors import EditError
 from aindex.evaluation.edited import EditedPictures
 from aindex.evaluation.examples import EditedCopy, save_example

@@ -1,6 +1,7 @@
 """Writes the released images while activation goes on, and leaves out what an interrupted run finished."""
 
 import shutil
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,7 @@ class WriteImages(GivenRun, Callback):
                 min([one.position for one in released] + [one.position for one in failed])
                 // self.run.batch_size,
                 {one.image.released: one.pixels.numpy() for one in released},
-                {
-                    "images": [_record(one) for one in released],
-                    "failed": [
-                        {"position": one.position, "name": one.image.name, "reason": one.reason}
-                        for one in failed
-                    ],
-                },
+                {"images": [_record(one) for one in released], "failed": [asdict(one) for one in failed]},
             )
         if batch_idx + 1 == trainer.num_training_batches:
             distributed.everywhere(self._writer.flush)

@@ -36,7 +36,7 @@ def extract_images(
         user_path(data_dir),
         load_extractor(extractor, resize_size=resize_size, sha256=sha256, device=settings.device or "cpu"),
         possible_path(output_dir),
-        **settings._asdict(),
+        settings,
         overwrite=overwrite,
     )
 

@@ -28,38 +28,27 @@ class DecodedBatches:
         load: position → item.
         batches: positions of each batch.
         threads: how many; with 0 items are made when they are asked for.
-        finish: applied to each item by the thread that made it, for example to pin its memory.
     """
 
-    def __init__(
-        self,
-        load: Callable[[int], Any],
-        batches: Batches,
-        *,
-        threads: int,
-        finish: Callable[[Any], Any] = lambda item: item,
-    ) -> None:
-        self._load, self._batches, self._threads, self._finish = load, batches, threads, finish
+    def __init__(self, load: Callable[[int], Any], batches: Batches, *, threads: int) -> None:
+        self._load, self._batches, self._threads = load, batches, threads
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[Any]]:
         if not self._threads:
-            yield from ([self._made(position) for position in batch] for batch in self._batches)
+            yield from ([self._load(position) for position in batch] for batch in self._batches)
             return
         # as many threads as wanted, each of which computes alone
         pool = ThreadPoolExecutor(self._threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
         waiting: deque[list[Future[Any]]] = deque()
         try:
             for batch in self._batches:
-                waiting.append([pool.submit(self._made, position) for position in batch])
+                waiting.append([pool.submit(self._load, position) for position in batch])
                 if len(waiting) > _BATCHES_AHEAD:
                     yield [future.result() for future in waiting.popleft()]
             while waiting:
                 yield [future.result() for future in waiting.popleft()]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-    def _made(self, position: int) -> Any:
-        return self._finish(self._load(position))

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,12 +64,8 @@ def extract(
     extractor: Extractor,
     *,
     root: Path | None = None,
-    batch_size: int = DEFAULTS.batch_size,
-    num_workers: int = DEFAULTS.num_workers,
-    device: torch.device | str | None = DEFAULTS.device,
-    precision: Precision = DEFAULTS.precision,
-    progress: bool = DEFAULTS.progress,
     require: bool = True,
+    **options: Any,
 ) -> Extraction:
     """Describe pictures, in memory; unreadable ones are recorded and left out of the rows.
 
@@ -77,16 +73,16 @@ def extract(
         images: the files, in the order of the rows.
         extractor: what describes them.
         root: the folder that names are relative to; None keeps the paths as given.
-        batch_size, num_workers, device, precision, progress: as in ``ExtractionSettings``.
         require: False returns no rows, rather than raising an error, where no picture can be read.
+        **options: as in ``ExtractionSettings``.
 
     Raises:
         DataError: there are no pictures, none can be read (unless ``require`` is False), or ``root`` vanished on the
             way.
         DescriptorError: a descriptor with NaN or infinite values.
     """
-    settings = ExtractionSettings(batch_size, num_workers, device, precision, progress)
-    names = image_names(images, root) if root is not None else [Path(image).as_posix() for image in images]
+    settings = ExtractionSettings(**options)
+    names = row_names(images, root)
     batches = batch_ranges(len(images), settings.batch_size)
     rows: list[int] = []
     blocks: list[Matrix] = []
@@ -99,6 +95,11 @@ def extract(
     if require or not images:
         require_some(len(images), len(rows), skipped)
     return Extraction(np.concatenate(blocks), [names[row] for row in rows], skipped)
+
+
+def row_names(images: Sequence[Path], root: Path | None) -> list[str]:
+    """The pictures' paths relative to a folder, or as they are given."""
+    return [Path(image).as_posix() for image in images] if root is None else image_names(images, root)
 
 
 def batch_ranges(count: int, batch_size: int) -> list[range]:

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from aindex.data.images import one_line
 from aindex.errors import ExtractorError
 
 
@@ -88,53 +89,35 @@ def _probe(module: nn.Module, name: str, input_size: int) -> int:
     weight = next(module.parameters(), torch.empty(0))
     side = torch.linspace(-1, 1, input_size, dtype=weight.dtype, device=weight.device)
     pixels = (side[:, None] * side).expand(1, 3, -1, -1).contiguous()
-    try:
-        # copies: a module may change what it is given
-        output = module(pixels.clone())
-    # A foreign module can fail in any way.
-    except Exception as error:
-        reason = " ".join(str(error).split())[-300:]
-        raise ExtractorError(
-            f"extractor {name!r} fails on an input of {input_size}×{input_size} pixels "
-            f"(give the resize_size it was made for): {reason}"
-        ) from error
-    if (
-        not isinstance(output, Tensor)
-        or output.ndim != 2
-        or len(output) != 1
-        or not output.is_floating_point()
-    ):
-        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ExtractorError(f"extractor {name!r} returned {got} for one picture: expected floats 1×d")
+    # a copy: a module may change what it is given
+    output = _output(module, name, pixels.clone(), "one picture", "give the resize_size it was made for")
     if not output.isfinite().all():
         raise ExtractorError(f"extractor {name!r} returns NaN or infinite values: its weights are damaged")
-    _probe_two(module, name, pixels, output.shape[1])
+    free = "export it with a batch size that is free (no view or reshape to a fixed number of pictures)"
+    _output(module, name, torch.cat([pixels, pixels]), "two pictures at once", free)
     return output.shape[1]
 
 
-def _probe_two(module: nn.Module, name: str, pixels: Tensor, dim: int) -> None:
-    remedy = "export it with a batch size that is free (no view or reshape to a fixed number of pictures)"
+def _output(module: nn.Module, name: str, pixels: Tensor, words: str, remedy: str) -> Tensor:
     try:
-        output = module(torch.cat([pixels, pixels]))
+        output: Tensor = module(pixels)
+    # a foreign module can fail in any way
     except Exception as error:
-        reason = " ".join(str(error).split())[-200:]
+        size = f"{pixels.shape[-1]}×{pixels.shape[-1]} pixels"
         raise ExtractorError(
-            f"extractor {name!r} takes one picture, not two at once: {remedy}: {reason}"
+            f"extractor {name!r} fails on {words} of {size} ({remedy}): {one_line(error)[-300:]}"
         ) from error
-    if not isinstance(output, Tensor) or output.shape != (2, dim):
-        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+    if len(shape) != 2 or shape[0] != len(pixels) or not output.is_floating_point():
+        got = f"shape {shape}" if shape else type(output).__name__
         raise ExtractorError(
-            f"extractor {name!r} returned {got} for two pictures: expected 2×{dim}; {remedy}"
+            f"extractor {name!r} returned {got} for {words}: expected floats {len(pixels)}×d; {remedy}"
         )
+    return output
 
 
 def check_gradient(extractor: Callable[[Tensor], Tensor], name: str, input_size: int) -> None:
-    """See that descriptors can be differentiated, as activation does.
-
-    Args:
-        extractor: B×3×R×R → B×d.
-        name: for people.
-        input_size: R, pixels.
+    """See that an extractor's descriptors, B×3×R×R → B×d, can be differentiated, as activation does.
 
     Raises:
         ExtractorError: they cannot.
@@ -147,10 +130,9 @@ def check_gradient(extractor: Callable[[Tensor], Tensor], name: str, input_size:
             extractor(pixels * 1.0)[:, 0].sum().backward()  # type: ignore[no-untyped-call]
     # a foreign module can fail in any way
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise ExtractorError(
             f"extractor {name!r} cannot be differentiated, so no picture can be activated for it (does it change in "
-            f"place what it has computed, or leave torch?): {reason}"
+            f"place what it has computed, or leave torch?): {one_line(error)[:200]}"
         ) from error
     if pixels.grad is None:
         raise ExtractorError(

@@ -52,9 +52,12 @@ def fetch(url: str, *, sha256: str | None = None, timeout_s: float = 30.0, progr
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a model file's bytes, hex."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ExtractorError(f"extractor file {str(path)!r} cannot be read: {one_line(error)}") from error
 
 
 def _read_pin(pin: Path) -> str | None:
@@ -62,13 +65,11 @@ def _read_pin(pin: Path) -> str | None:
 
 
 def _download(url: str, path: Path, *, expected: str | None, timeout_s: float, progress: bool) -> str:
-    digest = hashlib.sha256()
     with replace_when_done(path) as temporary:
         with open(temporary, "wb") as file:
             for chunk in _stream(url, path, timeout_s=timeout_s, progress=progress):
-                digest.update(chunk)
                 file.write(chunk)
-        found = digest.hexdigest()
+        found = hash_file(temporary)
         if expected not in (None, found):
             raise ExtractorError(
                 f"{url} has SHA-256 {found}, expected {expected}: not kept; check the checksum, or fetch the "

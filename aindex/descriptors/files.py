@@ -86,7 +86,7 @@ def check_descriptors(array: npt.NDArray[Any], *, where: str, dim: int | None = 
         if not finite.all():
             row = start + int(np.argmin(finite))
             raise DescriptorError(f"{where} has NaN or infinite values in row {row}: extract it again")
-    return np.ascontiguousarray(array, dtype=np.float32) if not _is_plain(array) else array
+    return np.require(array, np.float32, "C")
 
 
 def write_descriptors(path: Path, descriptors: Matrix) -> None:
@@ -120,10 +120,6 @@ def _write(path: Path, descriptors: Matrix) -> None:
     # Through a file object, because torch.save writes a path's name into the file.
     with open(path, "wb") as file:
         torch.save(tensor, file)
-
-
-def _is_plain(array: npt.NDArray[Any]) -> bool:
-    return array.dtype == np.float32 and array.dtype.isnative and array.flags.c_contiguous
 
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:

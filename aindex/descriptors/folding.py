@@ -43,8 +43,8 @@ def fold_batch_norms(module: nn.Module, pixels: Tensor) -> nn.Module:
         folded(pixels)
     for convolution, norm in readers.pairs():
         fused = fuse_conv_bn_eval(folded.get_submodule(convolution), folded.get_submodule(norm))  # type: ignore[type-var, arg-type]
-        _replace(folded, convolution, fused)
-        _replace(folded, norm, nn.Identity())
+        folded.set_submodule(convolution, fused)
+        folded.set_submodule(norm, nn.Identity())
     return folded
 
 
@@ -73,11 +73,7 @@ class _Readers(TorchFunctionMode):
         if self._looks_at_values:
             return []
         found = [(made, readers[0]) for made, readers in self._read_by.items() if len(readers) == 1]
-        return [
-            (made, reader)
-            for made, reader in found
-            if reader is not None and self._calls[made] == self._calls[reader] == 1
-        ]
+        return [(made, norm) for made, norm in found if norm and self._calls[made] == self._calls[norm] == 1]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -100,11 +96,6 @@ class _Readers(TorchFunctionMode):
         return result
 
 
-def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
-
-
 def unscripted(script: torch.jit.ScriptModule) -> nn.Module | None:
     """The operations of a TorchScript module as a graph of eager calls, its batch norms folded.
 
@@ -118,14 +109,13 @@ def unscripted(script: torch.jit.ScriptModule) -> nn.Module | None:
         None if the script branches, loops, or uses what has no eager counterpart.
     """
     frozen = torch.jit.freeze(script) if hasattr(script, "training") else script
-    nodes = list(frozen.graph.nodes())
     values: dict[str, Any] = {}
     root, graph = nn.Module(), fx.Graph()
     _, *inputs = frozen.graph.inputs()
     if len(inputs) != 1:
         return None
     values[inputs[0].debugName()] = graph.placeholder("pixels")
-    for node in nodes:
+    for node in frozen.graph.nodes():
         if node.outputsSize() != 1 or list(node.blocks()):
             return None
         arguments = [values.get(value.debugName()) for value in node.inputs()]

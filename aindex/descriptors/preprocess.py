@@ -16,7 +16,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def normalise(pixels: Tensor) -> Tensor:
     """RGB in [0, 1], …×3×H×W, to zero mean and unit deviation over ImageNet."""
-    return (pixels - _per_channel(IMAGENET_MEAN, pixels)) / _per_channel(IMAGENET_STD, pixels)
+    mean, std = (_sent(values, pixels.dtype, pixels.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels - mean) / std
 
 
 def resize(values: Tensor, size: int) -> Tensor:
@@ -36,12 +37,8 @@ def prepare(image: Image.Image, size: int) -> Tensor:
     return normalise(resize_picture(pixels, size).div_(255))
 
 
-def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
-    return _sent(values, like.dtype, like.device)[:, None, None]
-
-
 @lru_cache(maxsize=64)
 def _sent(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Constants on a device, sent once: the activation loop would wait for them in every iteration."""
+    """Constants of channels, C×1×1, sent to a device once: the activation loop would wait for them each iteration."""
     with torch.inference_mode(False):  # kept, and gradients flow through what they scale
-        return torch.tensor(values, dtype=dtype, device=device)
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

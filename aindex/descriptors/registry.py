@@ -5,9 +5,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +30,8 @@ FETCHED = {
 }
 
 
-class _Built(NamedTuple):
-    module: nn.Module
-    input_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+_Built = tuple[nn.Module, int, tuple[float, ...], tuple[float, ...]]
+"""A module, its input size, and the mean and deviation that it was trained with."""
 
 
 def load_extractor(
@@ -69,14 +64,13 @@ def load_extractor(
             f"sha256 {sha256!r}: expected 64 hexadecimal digits; leave it out to trust the file"
         )
     name = str(name_or_path)
-    library, _, model = name.partition("/")
+    library = name.partition("/")[0]
     if library in ("torchvision", "timm"):
         if sha256 is not None:
             raise ExtractorError(
                 f"sha256 is given for {name!r}: {library} checks its own files, leave it out"
             )
-        build = _build_torchvision if library == "torchvision" else _build_timm
-        extractor = _from_library(name, build, model, resize_size, pretrained)
+        extractor = _from_library(name, resize_size, pretrained)
     elif name in FETCHED:
         path = fetch(FETCHED[name], sha256=sha256)
         extractor = _from_torchscript(path, name, resize_size or TORCHSCRIPT_INPUT_SIZE, device)
@@ -86,13 +80,9 @@ def load_extractor(
 
 
 def may_be_named_by_others(name: str) -> bool:
-    """Whether what a stranger's file names may be loaded: no TorchScript file, which is a program.
+    """Whether an extractor that a stranger's index folder names may be loaded.
 
-    Args:
-        name: of an extractor, as an index folder says it.
-
-    Returns:
-        True for registered names and for `.safetensors` files, which hold numbers only.
+    Registered names and `.safetensors` files, which hold numbers only, may; a TorchScript file is a program.
     """
     library = name.partition("/")[0]
     return (
@@ -119,30 +109,18 @@ def _from_file(
             f"extractor {name!r} is neither a known name nor a file{hint}: expected one of "
             f"{', '.join(extractor_names())}, or the path of a TorchScript file or an aindex export"
         )
-    if sha256 is not None and (found := _hash(path)) != sha256.lower():
+    if sha256 is not None and (found := hash_file(path)) != sha256.lower():
         raise ExtractorError(f"extractor {name!r} has SHA-256 {found}, expected {sha256}")
     if path.suffix == ".safetensors":
-        return _from_export(path, name, resize_size)
+        from aindex.descriptors.small import load_small
+
+        module = load_small(path)
+        return Extractor(module, name=name, input_size=resize_size or module.config.input_size)
     return _from_torchscript(path, name, resize_size or TORCHSCRIPT_INPUT_SIZE, device)
 
 
-def _hash(path: Path) -> str:
-    try:
-        return hash_file(path)
-    except OSError as error:
-        raise ExtractorError(f"extractor file {str(path)!r} cannot be read: {one_line(error)}") from error
-
-
-def _from_export(path: Path, name: str, resize_size: int | None) -> Extractor:
-    from aindex.descriptors.small import load_small
-
-    module, metadata = load_small(path)
-    input_size = resize_size or int(metadata["input_size"])
-    return Extractor(module, name=name, input_size=input_size)
-
-
 def _from_torchscript(path: Path, name: str, input_size: int, device: torch.device | str) -> Extractor:
-    weights_hash = _hash(path)
+    weights_hash = hash_file(path)
     try:
         with warnings.catch_warnings():
             # torch announces the end of TorchScript at every load; there is nothing that users could change.
@@ -156,15 +134,11 @@ def _from_torchscript(path: Path, name: str, input_size: int, device: torch.devi
     return Extractor(module, name=name, input_size=input_size, weights_hash=weights_hash)
 
 
-def _from_library(
-    name: str,
-    build: Callable[[str, int | None, bool], _Built],
-    model: str,
-    resize_size: int | None,
-    pretrained: bool,
-) -> Extractor:
+def _from_library(name: str, resize_size: int | None, pretrained: bool) -> Extractor:
+    library, _, model = name.partition("/")
+    build = _build_torchvision if library == "torchvision" else _build_timm
     try:
-        built = build(model, resize_size, pretrained)
+        module, input_size, mean, std = build(model, resize_size, pretrained)
     except ExtractorError:
         raise
     # The libraries fetch weights in several ways, each with its own exceptions.
@@ -173,11 +147,10 @@ def _from_library(
             f"extractor {name!r} cannot be made: {one_line(error)[:300]}; if the network is absent, fill the "
             "library's cache where there is one, or give a TorchScript file's path"
         ) from error
-    module = built.module
-    if (built.mean, built.std) != (IMAGENET_MEAN, IMAGENET_STD):
-        module = _Renormalised(module, built.mean, built.std)
+    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
+        module = _Renormalised(module, mean, std)
     weights_hash = hashlib.sha256(f"{name.partition('.')[0]} {hash_state(module)}".encode()).hexdigest()
-    return Extractor(module, name=name, input_size=resize_size or built.input_size, weights_hash=weights_hash)
+    return Extractor(module, name=name, input_size=resize_size or input_size, weights_hash=weights_hash)
 
 
 def _build_torchvision(model: str, resize_size: int | None, pretrained: bool) -> _Built:
@@ -188,20 +161,13 @@ def _build_torchvision(model: str, resize_size: int | None, pretrained: bool) ->
     weights = models.get_model_weights(model).DEFAULT
     module = models.get_model(model, weights=weights if pretrained else None)
     preset = weights.transforms()
-    _remove_head(module, model)
-    return _Built(module, preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
-
-
-def _remove_head(module: nn.Module, model: str) -> None:
-    path = next(
-        (path for path, part in reversed([*module.named_modules()]) if isinstance(part, nn.Linear)), ""
-    )
-    if not path:
+    heads = [path for path, part in module.named_modules() if isinstance(part, nn.Linear)]
+    if not heads:
         raise ExtractorError(
             f"torchvision model {model!r} has no linear head to remove: choose another model"
         )
-    parent, _, leaf = path.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, nn.Identity())
+    module.set_submodule(heads[-1], nn.Identity())
+    return module, preset.crop_size[0], tuple(preset.mean), tuple(preset.std)
 
 
 def _build_timm(model: str, resize_size: int | None, pretrained: bool) -> _Built:
@@ -215,7 +181,7 @@ def _build_timm(model: str, resize_size: int | None, pretrained: bool) -> _Built
     set_input_size = getattr(module, "set_input_size", None)
     if resize_size is not None and set_input_size is not None:
         set_input_size(img_size=(resize_size, resize_size))
-    return _Built(module, int(data["input_size"][-1]), tuple(data["mean"]), tuple(data["std"]))
+    return module, int(data["input_size"][-1]), tuple(data["mean"]), tuple(data["std"])
 
 
 def _unknown_model(name: str, known: list[str]) -> ExtractorError:

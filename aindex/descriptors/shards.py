@@ -4,28 +4,17 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from aindex.data.atomic import replace_when_done
 from aindex.data.images import one_line
 from aindex.descriptors.extraction import DescribedBatch
-from aindex.descriptors.files import Matrix
 from aindex.errors import DescriptorError
 
 _NAME = re.compile(r"(\d{12})-(\d{12})\.safetensors")
-
-
-class Shard(NamedTuple):
-    """Positions of the readable pictures, their descriptors, and the others with their reasons."""
-
-    positions: npt.NDArray[np.int64]
-    descriptors: Matrix
-    unreadable: list[tuple[int, str]]
 
 
 def write_shard(folder: Path, start: int, stop: int, batches: list[DescribedBatch]) -> None:
@@ -53,8 +42,8 @@ def finished_until(folder: Path) -> int:
     return position
 
 
-def read_shards(folder: Path) -> Iterator[Shard]:
-    """The shards in the order of their pictures.
+def read_shards(folder: Path) -> Iterator[DescribedBatch]:
+    """The results of all batches of a shard, in the order of their pictures.
 
     Raises:
         DescriptorError: a shard is damaged.
@@ -63,12 +52,12 @@ def read_shards(folder: Path) -> Iterator[Shard]:
         try:
             with safe_open(path, framework="np") as file:
                 unreadable = json.loads(file.metadata()["unreadable"])
-                positions, descriptors = file.get_tensor("positions"), file.get_tensor("descriptors")
+                readable, descriptors = file.get_tensor("positions").tolist(), file.get_tensor("descriptors")
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise DescriptorError(
                 f"{str(path)!r} is damaged ({one_line(error)}): remove it and run again"
             ) from error
-        yield Shard(positions, descriptors, [(int(row), str(reason)) for row, reason in unreadable])
+        yield DescribedBatch(readable, descriptors, [(int(row), str(reason)) for row, reason in unreadable])
 
 
 def _span(path: Path) -> tuple[int, int] | None:

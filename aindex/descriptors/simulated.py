@@ -1,7 +1,7 @@
 """Descriptors of simulated edits of pictures: where in descriptor space their copies will lie."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,6 @@ def simulated_copies(
     names: Sequence[str],
     extractor: Extractor,
     *,
-    settings: EditSettings | None = None,
     copies: int = COPIES,
     seed: int = 0,
     progress: bool = False,
@@ -46,7 +45,6 @@ def simulated_copies(
         paths: of the pictures.
         names: theirs; what is drawn derives from them.
         extractor: describes.
-        settings: of the edits; default the loop's.
         copies: c.
         seed: of the edits.
         progress: show a bar.
@@ -55,9 +53,10 @@ def simulated_copies(
         ImageReadError: a picture cannot be read.
     """
     fast = fast_extractor(extractor, precision="fp32")
-    each: Callable[[tuple[Path, str]], Matrix] = lambda one: _describe(  # noqa: E731
-        one[0], one[1], fast, settings or EditSettings(), copies, seed
-    )
+
+    def each(one: tuple[Path, str]) -> Matrix:
+        return _describe(*one, fast, copies, seed)
+
     pairs = list(zip(paths, names, strict=True))
     with tqdm(total=len(pairs), desc="simulate edits", unit="img", disable=bars_are_off(progress)) as bar:
         for start in range(0, len(pairs), _TOGETHER):
@@ -67,15 +66,13 @@ def simulated_copies(
 
 
 @torch.no_grad()
-def _describe(
-    path: Path, name: str, fast: FastExtractor, settings: EditSettings, copies: int, seed: int
-) -> Matrix:
+def _describe(path: Path, name: str, fast: FastExtractor, copies: int, seed: int) -> Matrix:
     try:
         pixels = torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1).to(fast.device).float() / 255
     except ImageReadError as error:
         raise ImageReadError(f"{name!r} can no longer be read: {error}") from error
     rng, aspect = random.Random(derive_seed(seed, name, "rows")), pixels.shape[2] / pixels.shape[1]
-    views = [draw(rng, aspect, settings) for _ in range(copies)]
+    views = [draw(rng, aspect, EditSettings()) for _ in range(copies)]
     picture = resize(pixels, _SIZE * fast.input_size)
     (edits,) = sent([views], fast.device)
     rows = edited(picture.expand(copies, -1, -1, -1).contiguous(), edits, fast.input_size)

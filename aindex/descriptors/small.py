@@ -5,7 +5,7 @@ linear layer and unit norm follow, as in SSCD (Pizzi et al., CVPR 2022).
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aindex.errors import ExtractorError
+from aindex.data.images import one_line
+from aindex.errors import ConfigError, ExtractorError
 
 FORMAT = "aindex-small-1"
 
@@ -38,19 +39,20 @@ class SmallConfig:
     dim: int = 256
     input_size: int = 160
 
+    def __post_init__(self) -> None:
+        if min(*self.channels, *self.layers, self.stem_width, self.dim) < 1 or len(self.channels) != len(
+            self.layers
+        ):
+            raise ConfigError(f"{self}: expected as many channels as layers, all numbers 1 or more")
+
 
 class GeM(nn.Module):
-    """Generalised-mean pooling over the positions: (mean of x^p)^(1/p), B×C×H×W → B×C (Radenović et al., 2018)."""
-
-    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.p = p
-        self.eps = eps
+    """Generalised-mean pooling over the positions: (mean of x³)^(1/3), B×C×H×W → B×C (Radenović et al., 2018)."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool in float32 whatever the precision around: cubes need a longer mantissa than bf16 has."""
         with torch.autocast(features.device.type, enabled=False):
-            return features.float().clamp(min=self.eps).pow(self.p).mean((2, 3)).pow(1 / self.p)
+            return features.float().clamp(min=1e-6).pow(3.0).mean((2, 3)).pow(1 / 3.0)
 
 
 class Standardise(nn.Module):
@@ -59,14 +61,10 @@ class Standardise(nn.Module):
     Brightness and contrast then change little of what the network sees, and colours keep their relations.
     """
 
-    def __init__(self, eps: float = 0.01) -> None:
-        super().__init__()
-        self.eps = eps
-
     def forward(self, images: Tensor) -> Tensor:
         """B×3×R×R → the same shape; a flat picture becomes zeros."""
         last = images.permute(0, 2, 3, 1)  # as channels-last pictures lie in memory
-        return F.layer_norm(last, last.shape[1:], eps=self.eps).permute(0, 3, 1, 2)
+        return F.layer_norm(last, last.shape[1:], eps=0.01).permute(0, 3, 1, 2)
 
 
 class SmallExtractor(nn.Module):
@@ -113,11 +111,8 @@ def save_small(model: SmallExtractor, path: Path, *, name: str, notes: dict[str,
     save_file(half, path, metadata=metadata)
 
 
-def load_small(path: Path) -> tuple[SmallExtractor, dict[str, str | int]]:
-    """Read a file of `save_small`.
-
-    Returns:
-        The network in evaluation mode, float32, and its metadata: `name`, `dim`, `input_size` and the notes.
+def load_small(path: Path) -> SmallExtractor:
+    """The network in a file of `save_small`, in evaluation mode, float32.
 
     Raises:
         ExtractorError: the file is missing, damaged, or not of this form.
@@ -135,20 +130,16 @@ def load_small(path: Path) -> tuple[SmallExtractor, dict[str, str | int]]:
             f"{path} has the format {metadata.get('format')!r}, expected {FORMAT!r}; "
             "give a .safetensors file written by `aindex train`"
         )
-    known = {field.name for field in fields(SmallConfig)}
     try:
-        config_values = {
-            key: value for key, value in json.loads(metadata.pop("config")).items() if key in known
-        }
+        config = json.loads(metadata["config"])
         for key in ("channels", "layers"):
-            config_values[key] = tuple(config_values[key])
-        config = SmallConfig(**config_values)
-        model = SmallExtractor(config)
+            config[key] = tuple(config[key])
+        model = SmallExtractor(SmallConfig(**config))
         missing, unexpected = model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
     # a stranger may have written it
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (ConfigError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ExtractorError(
-            f"{path} does not fit its own description ({' '.join(str(error).split())[:200]}); give a .safetensors file "
+            f"{path} does not fit its own description ({one_line(error)[:200]}); give a .safetensors file "
             "written by `aindex train`"
         ) from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
@@ -156,4 +147,4 @@ def load_small(path: Path) -> tuple[SmallExtractor, dict[str, str | int]]:
         raise ExtractorError(
             f"{path} does not fit its own description: missing {missing}, unexpected {unexpected}"
         )
-    return model.eval(), {**metadata, "dim": config.dim, "input_size": config.input_size}
+    return model.eval()

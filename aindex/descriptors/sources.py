@@ -9,7 +9,14 @@ from aindex.data.images import SkippedImages, image_names, list_images, names_ro
 from aindex.descriptors.extraction import Extraction, ExtractionSettings, extract
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS
-from aindex.descriptors.stored import CONFIGURATION, FEATURES, SKIPPED, descriptors_for, extract_to_folder
+from aindex.descriptors.stored import (
+    CONFIGURATION,
+    FEATURES,
+    SKIPPED,
+    descriptors_for,
+    extract_to_folder,
+    listed,
+)
 from aindex.errors import ConfigError, DataError
 from aindex.paths import user_path
 
@@ -27,8 +34,7 @@ def describe(
 ) -> Extraction:
     """Descriptors, names of their rows, and unreadable pictures.
 
-    Pictures are extracted into a folder that survives a kill; if it holds another extraction, that one is dropped. They
-    are described in fp32: what an index keeps, and what pictures are drawn to, is one thing.
+    Pictures are extracted into a folder that survives a kill; if it holds another extraction, that one is dropped.
 
     Args:
         source: what to describe.
@@ -47,13 +53,7 @@ def describe(
         found = found or [f"{path.name}#{row}" for row in range(len(descriptors))]
         extraction = Extraction(descriptors, found, SkippedImages.read(path / SKIPPED))
     else:
-        pictures = source if path is None else path
-        assert not isinstance(pictures, str)
-        extraction = (
-            describe_pictures(pictures, extractor, work, settings)
-            if work is not None
-            else _describe_in_memory(pictures, extractor, settings)
-        )
+        extraction = describe_pictures(path or source, extractor, work, settings)
     if names is None:
         return extraction
     given = read_names(user_path(names))
@@ -90,33 +90,30 @@ def check_source(source: Source, names: Path | str | None = None) -> dict[str, P
 
 
 def describe_pictures(
-    pictures: Path | Sequence[Path],
+    pictures: Source,
     extractor: Extractor,
-    work: Path,
+    work: Path | None,
     settings: ExtractionSettings,
     *,
     root: Path | None = None,
 ) -> Extraction:
-    """Descriptors of pictures, extracted into a folder that survives a kill; `root` is what names are relative to.
+    """Descriptors of pictures, extracted into the folder `work`, which survives a kill, or without one in memory.
+
+    They are in fp32: what an index keeps, and what pictures are drawn to, is one thing. `root` is the folder that names
+    are relative to, by default the pictures' own.
 
     Raises:
         DataError: nothing there, or nothing readable.
     """
-    options = {**settings._asdict(), "precision": "fp32", "root": root}
+    settings = settings._replace(precision="fp32")
+    if work is None:
+        images, root = listed(pictures, root)
+        return extract(images, extractor, root=root, **settings._asdict())
     # the folder is this program's own: what an interrupted run of other options left, or half removed, is of no use
     if not (work / CONFIGURATION).is_file():
         remove_tree(work)
     try:
-        return extract_to_folder(pictures, extractor, work, **options)
+        return extract_to_folder(pictures, extractor, work, settings, root=root)
     except ConfigError:
         remove_tree(work)
-        return extract_to_folder(pictures, extractor, work, **options)
-
-
-def _describe_in_memory(
-    pictures: Path | Sequence[Path], extractor: Extractor, settings: ExtractionSettings
-) -> Extraction:
-    options = {**settings._asdict(), "precision": "fp32"}
-    if not isinstance(pictures, Path):
-        return extract(pictures, extractor, **options)
-    return extract(list_images(pictures), extractor, root=names_root(pictures), **options)
+        return extract_to_folder(pictures, extractor, work, settings, root=root)

@@ -1,4 +1,4 @@
-"""Extraction into a folder that survives a kill, and the descriptors of whatever source a user names.
+"""Extraction into a folder that survives a kill.
 
 A folder of ``extract_to_folder`` holds ``fts.pth`` (float32 n×d), ``filenames.txt`` (the rows' names),
 ``skipped.csv`` and ``extract.json`` (what decided the content). Until it is whole, finished batches lie in
@@ -23,7 +23,7 @@ from aindex.data.atomic import (
     remove_tree,
     replace_when_done,
 )
-from aindex.data.images import SkippedImages, image_names, list_images, names_root, read_names, write_names
+from aindex.data.images import SkippedImages, list_images, names_root, read_names, write_names
 from aindex.descriptors.extraction import (
     DEFAULTS,
     DescribedBatch,
@@ -32,33 +32,24 @@ from aindex.descriptors.extraction import (
     batch_ranges,
     describe,
     require_some,
+    row_names,
 )
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import DESCRIPTOR_EXTENSIONS, Matrix, read_descriptors, write_descriptors
-from aindex.descriptors.inference import Precision
 from aindex.descriptors.shards import finished_until, read_shards, write_shard
 from aindex.errors import ConfigError, DescriptorError, OutputError
 
-FEATURES, NAMES, SKIPPED, CONFIGURATION, SHARDS = (
-    "fts.pth",
-    "filenames.txt",
-    "skipped.csv",
-    "extract.json",
-    "shards",
-)
+FEATURES, NAMES, SKIPPED = "fts.pth", "filenames.txt", "skipped.csv"
+CONFIGURATION, SHARDS = "extract.json", "shards"
 
 
 def extract_to_folder(
-    source: Path | Sequence[Path],
+    source: Path | str | Sequence[Path],
     extractor: Extractor,
     output_dir: Path,
+    settings: ExtractionSettings = DEFAULTS,
     *,
     root: Path | None = None,
-    batch_size: int = DEFAULTS.batch_size,
-    num_workers: int = DEFAULTS.num_workers,
-    device: torch.device | str | None = DEFAULTS.device,
-    precision: Precision = DEFAULTS.precision,
-    progress: bool = DEFAULTS.progress,
     overwrite: bool = False,
     flush_seconds: float = 30.0,
 ) -> Extraction:
@@ -68,8 +59,8 @@ def extract_to_folder(
         source: a folder, a list file, or the pictures themselves.
         extractor: what describes them.
         output_dir: where the files of the extraction go.
+        settings: device, precision and batch size.
         root: the folder that names are relative to; default the source's own.
-        batch_size, num_workers, device, precision, progress: as in ``ExtractionSettings``.
         overwrite: drop what an earlier extraction left in ``output_dir``.
         flush_seconds: finished batches are written at least this often; a kill loses no more.
 
@@ -81,10 +72,8 @@ def extract_to_folder(
         ConfigError: ``output_dir`` holds an extraction that was configured differently.
         OutputError: ``output_dir`` holds other descriptors, or cannot be written.
     """
-    images, root = _resolve(source, root)
-    settings = ExtractionSettings(batch_size, num_workers, device, precision, progress)
-    output = Path(output_dir)
-    names = image_names(images, root) if root is not None else [path.as_posix() for path in images]
+    images, root = listed(source, root)
+    output, names = Path(output_dir), row_names(images, root)
     with exclusive(output):
         remove_leftovers_of([output / name for name in (FEATURES, NAMES, SKIPPED, CONFIGURATION)])
         if overwrite:
@@ -94,7 +83,8 @@ def extract_to_folder(
             _extract_shards(images, extractor, output / SHARDS, root, settings, flush_seconds)
             _finish(output, names, extractor.dim)
         remove_tree(output / SHARDS)
-    return _read(output)
+    descriptors, names = read_extraction(output)
+    return Extraction(descriptors, names, SkippedImages.read(output / SKIPPED))
 
 
 def read_extraction(folder: Path, *, extractor: Extractor | None = None) -> tuple[Matrix, list[str]]:
@@ -125,12 +115,7 @@ def descriptors_for(
     source: Path | str | Sequence[Path],
     extractor: Extractor,
     cache_dir: Path,
-    *,
-    batch_size: int = DEFAULTS.batch_size,
-    num_workers: int = DEFAULTS.num_workers,
-    device: torch.device | str | None = DEFAULTS.device,
-    precision: Precision = DEFAULTS.precision,
-    progress: bool = DEFAULTS.progress,
+    settings: ExtractionSettings = DEFAULTS,
 ) -> tuple[Matrix, list[str] | None]:
     """The descriptors of a descriptor file, of a folder of ``extract``, or of pictures, extracted and cached.
 
@@ -141,7 +126,7 @@ def descriptors_for(
         source: a descriptor file; a folder with ``fts.pth``; a folder of pictures; a list file; or pictures.
         extractor: what describes pictures, and what decides the dimension of files.
         cache_dir: where extractions go, each into its own folder.
-        batch_size, num_workers, device, precision, progress: as in ``ExtractionSettings``.
+        settings: device, precision and batch size.
 
     Returns:
         The matrix n×d, and the names of its rows; None for a descriptor file, which has none.
@@ -157,17 +142,16 @@ def descriptors_for(
             if source.name == FEATURES and os.path.isfile(source.parent / NAMES):
                 return read_extraction(source.parent, extractor=extractor)
             return read_descriptors(source, dim=extractor.dim), None
-    images, root = _resolve(source, None)
-    settings = ExtractionSettings(batch_size, num_workers, device, precision, progress)
-    names = image_names(images, root) if root is not None else [path.as_posix() for path in images]
-    key = hashlib.sha256(json.dumps(_configuration(images, names, extractor, settings)).encode()).hexdigest()
-    extraction = extract_to_folder(
-        images, extractor, Path(cache_dir) / f"descriptors_{key[:20]}", root=root, **settings._asdict()
-    )
+    images, root = listed(source, None)
+    configuration = _configuration(images, row_names(images, root), extractor, settings)
+    key = hashlib.sha256(json.dumps(configuration).encode()).hexdigest()
+    folder = Path(cache_dir) / f"descriptors_{key[:20]}"
+    extraction = extract_to_folder(images, extractor, folder, settings, root=root)
     return extraction.descriptors, extraction.names
 
 
-def _resolve(source: Path | Sequence[Path], root: Path | None) -> tuple[list[Path], Path | None]:
+def listed(source: Path | str | Sequence[Path], root: Path | None) -> tuple[list[Path], Path | None]:
+    """The pictures that a source names, and the folder that their names are relative to."""
     if isinstance(source, str | Path):
         return list_images(Path(source)), names_root(Path(source)) if root is None else root
     return [Path(image) for image in source], root
@@ -270,7 +254,7 @@ def _finish(output: Path, names: Sequence[str], dim: int) -> None:
     with replace_when_done(merged) as temporary, open(temporary, "wb") as file:
         for shard in read_shards(output / SHARDS):
             file.write(shard.descriptors.astype(np.float32, copy=False).tobytes())
-            kept += [names[position] for position in shard.positions]
+            kept += [names[position] for position in shard.readable]
             for position, reason in shard.unreadable:
                 skipped.record(names[position], reason)
     if not kept:
@@ -287,11 +271,6 @@ def _finish(output: Path, names: Sequence[str], dim: int) -> None:
     write_descriptors(
         output / FEATURES, np.memmap(merged, dtype=np.float32, mode="c", shape=(len(kept), dim))
     )
-
-
-def _read(output: Path) -> Extraction:
-    descriptors, names = read_extraction(output)
-    return Extraction(descriptors, names, SkippedImages.read(output / SKIPPED))
 
 
 def _clear(output: Path) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, defaul
 from aindex.data.images import list_images, read_image
 from aindex.data.loading import ProcessLoader
 from aindex.descriptors.training_views import strong_view, weak_view
-from aindex.edits import Attack, apply_attack, default_attacks
+from aindex.edits.named import Attack, apply_attack, default_attacks
 from aindex.errors import ConfigError, DataError, EditError, ImageReadError
 from aindex.seeding import derive_seed
 

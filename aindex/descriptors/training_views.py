@@ -1,9 +1,4 @@
-"""Differently edited views of a picture, for training a copy-detection descriptor.
-
-The families are those that copies undergo, drawn wider than any evaluation: crop, rotation, flip, colour, blur, JPEG,
-padding, banners and screenshot-like frames, overlays onto other pictures, text and emoji. Speed decides the means:
-everything is Pillow on small pictures, about two milliseconds a view.
-"""
+"""Views of a picture for training a descriptor: edited wider than any evaluation, by Pillow alone, for its speed."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -126,6 +121,11 @@ def _interface(canvas: Image.Image, rng: Rng) -> None:
             draw.rectangle((x, y, x + w, y + h), fill=shade)
 
 
+def _place(canvas: Image.Image, image: Image.Image, rng: Rng) -> tuple[int, int]:
+    across, down = canvas.width - image.width, canvas.height - image.height
+    return int(rng.uniform(0, across + 1)), int(rng.uniform(0, down + 1))
+
+
 def _screen_frame(image: Image.Image, rng: Rng) -> Image.Image:
     """The picture inside something that looks like a program's window, from a third to most of it."""
     width, height = image.size
@@ -133,10 +133,7 @@ def _screen_frame(image: Image.Image, rng: Rng) -> Image.Image:
     back = (250, 250, 250) if rng.random() < 0.7 else _color(rng)
     canvas = Image.new("RGB", (round(width * grow_x), round(height * grow_y)), back)
     _interface(canvas, rng)
-    place = (
-        int(rng.uniform(0, canvas.width - width + 1)),
-        int(rng.uniform(0, canvas.height - height + 1)),
-    )
+    place = _place(canvas, image, rng)
     if rng.random() < 0.4:  # black bars beside the picture, as players and galleries have them
         bar = round(rng.uniform(0, 0.5) * width)
         draw = ImageDraw.Draw(canvas)
@@ -244,10 +241,7 @@ def _overlay_on(image: Image.Image, background: Image.Image, rng: Rng) -> Image.
     canvas = background.copy()
     scale = rng.uniform(0.4, 0.85) * min(canvas.width / image.width, canvas.height / image.height)
     small = image.resize((max(8, round(image.width * scale)), max(8, round(image.height * scale))))
-    place = (
-        int(rng.uniform(0, canvas.width - small.width + 1)),
-        int(rng.uniform(0, canvas.height - small.height + 1)),
-    )
+    place = _place(canvas, small, rng)
     canvas.paste(small, place, Image.new("L", small.size, int(rng.uniform(190, 256))))
     return canvas
 

@@ -8,29 +8,22 @@ for anybody else.
 
 import json
 import mimetypes
-import os
 import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFont
 
 
-class _Overlay:
-    """Another object's attributes, some of them replaced."""
-
-    def __init__(self, base: Any, **replaced: Any) -> None:
-        self._base = base
-        self.__dict__.update(replaced)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._base, name)
+def _overlay(module: ModuleType, **replaced: Any) -> SimpleNamespace:
+    """A module's names, some of them replaced."""
+    return SimpleNamespace(**(vars(module) | replaced))
 
 
 def _rebind(function: Callable[..., Any], **replaced: Any) -> FunctionType:
@@ -85,26 +78,6 @@ def _functional() -> Any:
 
 
 @cache
-def _meme_format() -> Callable[..., Image.Image]:
-    return _rebind(_functional().meme_format, ImageFont=_Overlay(ImageFont, truetype=_Font))
-
-
-@cache
-def _overlay_text() -> Callable[..., Image.Image]:
-    return _rebind(_functional().overlay_text, ImageFont=_Overlay(ImageFont, truetype=_Font))
-
-
-@cache
-def _perspective_transform() -> Callable[..., Image.Image]:
-    functional = _functional()
-    coefficients = _rebind(functional.imutils.compute_transform_coeffs, np=_Overlay(np, float=float))
-    return _rebind(
-        functional.perspective_transform,
-        imutils=_Overlay(functional.imutils, compute_transform_coeffs=coefficients),
-    )
-
-
-@cache
 def _template(path: str, boxes_path: str) -> tuple[Image.Image, tuple[int, int, int, int]]:
     template, box = _functional().imutils.get_template_and_bbox(path, boxes_path)
     template.load()
@@ -116,45 +89,12 @@ def _fresh_template(path: str, boxes_path: str) -> tuple[Image.Image, tuple[int,
     return template.copy(), box
 
 
-@cache
-def _overlay_onto_screenshot() -> Callable[..., Image.Image]:
-    functional = _functional()
-    templates = _Overlay(functional.imutils, get_template_and_bbox=_fresh_template)
-    return _rebind(functional.overlay_onto_screenshot, imutils=templates)
-
-
-def meme_format(image: Image.Image, **options: Any) -> Image.Image:
-    """AugLy's `meme_format`: a banner with text above the picture, `caption_height` pixels high."""
-    return _meme_format()(image, **options)
-
-
-def overlay_text(image: Image.Image, **options: Any) -> Image.Image:
-    """AugLy's `overlay_text`: glyphs of a font, given by their place in the font's list, over the picture."""
-    return _overlay_text()(image, **options)
-
-
-def perspective_transform(image: Image.Image, **options: Any) -> Image.Image:
-    """AugLy's `perspective_transform`: the four corners moved by normal noise of `sigma` pixels."""
-    return _perspective_transform()(image, **options)
-
-
-def overlay_onto_screenshot(image: Image.Image, **options: Any) -> Image.Image:
-    """AugLy's `overlay_onto_screenshot`, which decodes a template once and not for every picture."""
-    return _overlay_onto_screenshot()(image, **options)
-
-
-class _RowShuffler:
+class _RowShuffler(np.random.RandomState):
     """A random state whose `shuffle` of a matrix draws the same numbers, but moves each row once."""
 
-    def __init__(self) -> None:
-        self._state = np.random.RandomState()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._state, name)
-
-    def shuffle(self, rows: "np.ndarray[Any, Any]") -> None:
+    def shuffle(self, rows: Any) -> None:
         order = np.arange(len(rows))
-        self._state.shuffle(order)
+        super().shuffle(order)
         rows[:] = rows[order]
 
 
@@ -166,22 +106,30 @@ def shuffle_pixels(image: Image.Image, *, factor: float, seed: int) -> Image.Ima
         factor: share of the pixels that change places, 0 to 1.
         seed: 32-bit seed.
     """
-    own_numpy = _Overlay(np, random=_RowShuffler())
+    own_numpy = _overlay(np, random=_RowShuffler())
     shuffle: Callable[..., Image.Image] = _rebind(_functional().shuffle_pixels, np=own_numpy)
     return shuffle(image, factor=factor, seed=seed)
 
 
+@cache
 def augly_function(name: str) -> Callable[..., Image.Image]:
-    """An image function of AugLy by name, the repaired one where it had to be repaired."""
-    repaired = {
-        "meme_format": meme_format,
-        "overlay_onto_screenshot": overlay_onto_screenshot,
-        "overlay_text": overlay_text,
-        "perspective_transform": perspective_transform,
-        "shuffle_pixels": shuffle_pixels,
-    }
-    function: Callable[..., Image.Image] = repaired.get(name) or getattr(_functional(), name)
-    return function
+    """An image function of AugLy by name, repaired where it had to be."""
+    functional = _functional()
+    function: Callable[..., Image.Image] = getattr(functional, name)
+    match name:
+        case "meme_format" | "overlay_text":
+            return _rebind(function, ImageFont=_overlay(ImageFont, truetype=_Font))
+        case "perspective_transform":
+            solve = _rebind(functional.imutils.compute_transform_coeffs, np=_overlay(np, float=float))
+            return _rebind(function, imutils=_overlay(functional.imutils, compute_transform_coeffs=solve))
+        case "overlay_onto_screenshot":  # decodes a template once and not for every picture
+            return _rebind(
+                function, imutils=_overlay(functional.imutils, get_template_and_bbox=_fresh_template)
+            )
+        case "shuffle_pixels":
+            return shuffle_pixels
+        case _:
+            return function
 
 
 @cache
@@ -201,7 +149,7 @@ def emoji_names() -> tuple[str, ...]:
 
 def emoji_path(name: str) -> str:
     """The file of an emoji named as in `emoji_names`."""
-    return os.fspath(_assets() / "twemojis" / name)
+    return str(_assets() / "twemojis" / name)
 
 
 @cache
@@ -213,7 +161,7 @@ def font_names() -> tuple[str, ...]:
 
 def font_path(name: str) -> str:
     """The file of a font named as in `font_names`."""
-    return os.fspath(_assets() / "fonts" / name)
+    return str(_assets() / "fonts" / name)
 
 
 @cache
@@ -225,4 +173,9 @@ def template_names() -> tuple[str, ...]:
 
 def template_path(name: str) -> str:
     """The file of a screenshot template named as in `template_names`."""
-    return os.fspath(_assets() / "screenshot_templates" / f"{name}.png")
+    return str(_assets() / "screenshot_templates" / f"{name}.png")
+
+
+def on_screenshot(image: Image.Image, template: str) -> Image.Image:
+    """The picture on a screenshot template named as in `template_names`."""
+    return augly_function("overlay_onto_screenshot")(image, template_filepath=template_path(template))

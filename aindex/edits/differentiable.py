@@ -96,7 +96,7 @@ class View:
     Attributes:
         theta: where a point of the canvas lies in the picture, both from −1 to 1: x and y as a·x + b·y + c each.
         fill: grey level beyond the picture, 0 to 1.
-        patch: centre, half sides, colour and opacity of a box or an oval: x, y, w, h, (r, g, b), opacity, is oval.
+        patch: centre, half sides, colour and opacity of a box or an oval: x, y, w, h, r, g, b, opacity, is oval.
         brightness, contrast, saturation: factors.
         hue: shift in turns.
         blur: standard deviation, pixels of the result.
@@ -105,7 +105,7 @@ class View:
 
     theta: Theta | None = None
     fill: float = 0.0
-    patch: tuple[float, float, float, float, tuple[float, float, float], float, bool] | None = None
+    patch: tuple[float, ...] | None = None
     brightness: float | None = None
     contrast: float | None = None
     saturation: float | None = None
@@ -125,10 +125,10 @@ def draw(rng: random.Random, aspect: float, settings: EditSettings) -> View:
     view = View()
     families = {name: weight for name, weight in settings.families.items() if weight}
     first = rng.choices(list(families), list(families.values()))[0]
-    _DRAW[first](view, rng, aspect, settings)
+    _add(first, view, rng, aspect, settings)
     others = {name: w for name, w in families.items() if (name in GEOMETRIC) != (first in GEOMETRIC)}
     if rng.random() < settings.composed and others:
-        _DRAW[rng.choices(list(others), list(others.values()))[0]](view, rng, aspect, settings)
+        _add(rng.choices(list(others), list(others.values()))[0], view, rng, aspect, settings)
     return view
 
 
@@ -145,70 +145,38 @@ def window(left: float, top: float, right: float, bottom: float) -> Theta:
     return right - left, 0.0, left + right - 1, 0.0, bottom - top, top + bottom - 1
 
 
-def _rotation(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    view.theta = rotation(rng.uniform(*settings.rotation), aspect)
-
-
-def _turn(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    view.theta = rotation(rng.choice((-1, 1)) * rng.uniform(*settings.turn), aspect)
-
-
-def _crop(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    side = math.sqrt(rng.uniform(*settings.crop))
-    left, top = rng.uniform(0, 1 - side), rng.uniform(0, 1 - side)
-    view.theta = window(left, top, left + side, top + side)
-
-
-def _band(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    share = rng.uniform(*settings.band)
-    blank = share / (1 - share)  # in heights of the picture
-    view.theta = window(0, -blank, 1, 1) if rng.random() < 0.7 else window(0, 0, 1, 1 + blank)
-    view.fill = rng.choice((0.0, 1.0, 1.0))
-
-
-def _frame(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    across, down = 1 / rng.uniform(*settings.frame), 1 / rng.uniform(*settings.frame)
-    left, top = rng.uniform(0, across - 1), rng.uniform(0, down - 1)
-    view.theta = window(-left, -top, across - left, down - top)
-    view.fill = rng.choice((0.0, 1.0, rng.random()))
-
-
-def _patch(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    colour = (rng.random(), rng.random(), rng.random())
-    width, height = rng.uniform(*settings.patch), rng.uniform(*settings.patch)
-    centre = rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.8)
-    view.patch = (*centre, width, height, colour, rng.uniform(0.5, 1), rng.random() < 0.5)
-
-
-def _brightness(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    view.brightness = math.exp(rng.uniform(-settings.light, settings.light))
-
-
-def _contrast(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    view.contrast = math.exp(rng.uniform(-settings.light, settings.light))
-
-
-def _saturation(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    view.saturation = rng.uniform(*settings.saturation)
-
-
-def _hue(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    view.hue = rng.uniform(-settings.hue, settings.hue)
-
-
-def _blur(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    view.blur = rng.uniform(*settings.blur)
-
-
-def _jpeg(view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
-    view.jpeg = rng.uniform(*settings.jpeg)
-
-
-_DRAW: dict[Family, Callable[[View, random.Random, float, EditSettings], None]] = {
-    "rotation": _rotation, "turn": _turn, "crop": _crop, "band": _band, "frame": _frame, "patch": _patch,
-    "brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue, "blur": _blur,
-    "jpeg": _jpeg,
-}  # fmt: skip
+def _add(family: Family, view: View, rng: random.Random, aspect: float, settings: EditSettings) -> None:
+    """Draw an edit's parameters."""
+    match family:
+        case "rotation":
+            view.theta = rotation(rng.uniform(*settings.rotation), aspect)
+        case "turn":
+            view.theta = rotation(rng.choice((-1, 1)) * rng.uniform(*settings.turn), aspect)
+        case "crop":
+            side = math.sqrt(rng.uniform(*settings.crop))
+            left, top = rng.uniform(0, 1 - side), rng.uniform(0, 1 - side)
+            view.theta = window(left, top, left + side, top + side)
+        case "band":
+            share = rng.uniform(*settings.band)
+            blank = share / (1 - share)  # in heights of the picture
+            view.theta = window(0, -blank, 1, 1) if rng.random() < 0.7 else window(0, 0, 1, 1 + blank)
+            view.fill = rng.choice((0.0, 1.0, 1.0))
+        case "frame":
+            across, down = 1 / rng.uniform(*settings.frame), 1 / rng.uniform(*settings.frame)
+            left, top = rng.uniform(0, across - 1), rng.uniform(0, down - 1)
+            view.theta = window(-left, -top, across - left, down - top)
+            view.fill = rng.choice((0.0, 1.0, rng.random()))
+        case "patch":
+            colour = (rng.random(), rng.random(), rng.random())
+            width, height = rng.uniform(*settings.patch), rng.uniform(*settings.patch)
+            centre = rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.8)
+            view.patch = (*centre, width, height, *colour, rng.uniform(0.5, 1), rng.random() < 0.5)
+        case "brightness" | "contrast":
+            setattr(view, family, math.exp(rng.uniform(-settings.light, settings.light)))
+        case "hue":
+            view.hue = rng.uniform(-settings.hue, settings.hue)
+        case "saturation" | "blur" | "jpeg":
+            setattr(view, family, rng.uniform(*getattr(settings, family)))
 
 
 _TOGETHER = 8
@@ -251,12 +219,8 @@ def sent(drawn: Sequence[Sequence[View]], device: torch.device | str) -> list[Ed
 
 
 def _numbers(view: View) -> list[float]:
-    patch = [0.0] * 9
-    if view.patch:
-        *place, colour, opacity, is_oval = view.patch
-        patch = [*place, *colour, opacity, is_oval]
     scalars = [getattr(view, name) or 0.0 for name in _SCALARS]
-    return [*(view.theta or (0.0,) * 6), view.fill, *patch, *scalars]
+    return [*(view.theta or (0.0,) * 6), view.fill, *(view.patch or (0.0,) * 9), *scalars]
 
 
 def edited(pictures: Tensor, edits: Edits, size: int) -> Tensor:

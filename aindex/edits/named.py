@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,12 +17,6 @@ from aindex.edits.random_edit import apply_random_edits
 from aindex.edits.unseen import UNSEEN
 from aindex.errors import AindexError, EditError
 
-AttackName = Literal[
-    "none", "auto", "meme_format", "overlay_onto_screenshot", "rotation", "center_crop", "resize",
-    "blur", "jpeg", "hue", "contrast", "brightness",
-    "perspective", "gaussian_noise", "salt_and_pepper", "sharpen", "posterise", "vignette", "temperature", "hflip",
-    "aspect", "swirl", "longest_side", "emoji", "text", "screenshot_mobile", "photographed_screen",
-]  # fmt: skip
 AttackList = Literal["default", "full", "unseen"]
 Template = Literal["web", "mobile"]
 
@@ -40,14 +35,14 @@ class Attack:
             has no parameter.
     """
 
-    name: AttackName
+    name: str
     param: float | None = None
 
     def __str__(self) -> str:
         return self.name if self.param is None else f"{self.name} {self.param:g}"
 
 
-def _attacks(name: AttackName, *params: float) -> list[Attack]:
+def _attacks(name: str, *params: float) -> list[Attack]:
     return [Attack(name, param) for param in params]
 
 
@@ -88,8 +83,8 @@ def full_attacks() -> list[Attack]:
 
 def unseen_attacks() -> list[Attack]:
     """Sixteen edits of families that the activation loop never draws."""
-    seen_before = _attacks("jpeg", 20)
-    return [*(Attack(name, param) for name, (param, _) in UNSEEN.items()), *seen_before]  # type: ignore[arg-type]
+    unseen = [Attack(name, param) for name, (param, _) in UNSEEN.items()]
+    return [*unseen, Attack("jpeg", 20)]
 
 
 def attacks_of(which: AttackList) -> list[Attack]:
@@ -102,10 +97,10 @@ def attacks_of(which: AttackList) -> list[Attack]:
     return lists[which]()
 
 
-def _sides_for_area(image: Image.Image, share: float) -> tuple[int, int]:
-    """Width and height of a picture of the same shape with `share` of the area, at least one pixel each."""
+def _sides_for_area(image: Image.Image, share: float) -> list[int]:
+    """Height and width of a picture of the same shape with `share` of the area, at least one pixel each."""
     scale = math.sqrt(share)
-    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return [max(1, round(image.height * scale)), max(1, round(image.width * scale))]
 
 
 def _jpeg(image: Image.Image, quality: float) -> Image.Image:
@@ -116,38 +111,12 @@ def _jpeg(image: Image.Image, quality: float) -> Image.Image:
     return decoded
 
 
-def _apply_parametric(image: Image.Image, name: AttackName, param: float) -> Image.Image:
-    edited: Image.Image
-    match name:
-        case "rotation":
-            edited = tvf.rotate(image, param, interpolation=InterpolationMode.BILINEAR, expand=True)
-        case "center_crop":
-            width, height = _sides_for_area(image, param)
-            edited = tvf.center_crop(image, [height, width])
-        case "resize":
-            width, height = _sides_for_area(image, param)
-            edited = tvf.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR)
-        case "blur":
-            edited = _blur(image, int(param))
-        case "jpeg":
-            edited = _jpeg(image, param)
-        case "hue":
-            edited = tvf.adjust_hue(image, param)
-        case "contrast":
-            edited = tvf.adjust_contrast(image, param)
-        case "brightness":
-            edited = tvf.adjust_brightness(image, param)
-        case _:
-            raise EditError(f"edit {name!r} takes no parameter, got {param}; leave it away")
-    return edited
-
-
-def _blur(image: Image.Image, kernel: int) -> Image.Image:
+def _blur(image: Image.Image, size: float) -> Image.Image:
     """Torchvision's `gaussian_blur`, along one axis after the other: a fifth of its time.
 
     The kernel is cut to what the reflection at the border of a small picture allows.
     """
-    kernel = min(kernel, 2 * min(image.size) - 1)
+    kernel = min(int(size), 2 * min(image.size) - 1)
     radius = kernel // 2
     deviation = 0.3 * (radius - 1) + 0.8
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2)
@@ -174,6 +143,20 @@ def _weighted_sums(
     return total
 
 
+_PARAMETRIC: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "rotation": lambda image, degrees: tvf.rotate(image, degrees, InterpolationMode.BILINEAR, expand=True),
+    "center_crop": lambda image, share: tvf.center_crop(image, _sides_for_area(image, share)),
+    "resize": lambda image, share: tvf.resize(
+        image, _sides_for_area(image, share), InterpolationMode.BILINEAR
+    ),
+    "blur": _blur,
+    "jpeg": _jpeg,
+    "hue": tvf.adjust_hue,
+    "contrast": tvf.adjust_contrast,
+    "brightness": tvf.adjust_brightness,
+}
+
+
 def apply_attack(
     image: Image.Image, attack: Attack, *, seed: int = 0, template: Template = "web", name: str = "the image"
 ) -> Image.Image:
@@ -196,18 +179,16 @@ def apply_attack(
             case "auto":
                 edited, _ = apply_random_edits(image, seed=seed)
             case "meme_format":
-                edited = augly_repairs.meme_format(image)
+                edited = augly_repairs.augly_function("meme_format")(image)
             case "overlay_onto_screenshot":
-                edited = augly_repairs.overlay_onto_screenshot(
-                    image, template_filepath=augly_repairs.template_path(template)
-                )
+                edited = augly_repairs.on_screenshot(image, template)
             case name_of_unseen if name_of_unseen in UNSEEN:
                 _, edit = UNSEEN[attack.name]
                 edited = edit(image, attack.param, np.random.default_rng(seed))  # type: ignore[arg-type]
             case _:
                 if attack.param is None:
                     raise EditError(f"edit {attack.name!r} needs a parameter")
-                edited = _apply_parametric(image, attack.name, attack.param)
+                edited = _PARAMETRIC[attack.name](image, attack.param)
         return edited if edited.mode == "RGB" else edited.convert("RGB")
     except AindexError as error:
         raise EditError(f"{name}: edit {attack} failed: {error}") from error

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,6 @@ from PIL import Image
 from aindex.edits import augly_repairs
 from aindex.errors import EditError
 
-Family = Literal["color", "overlay", "pixel", "spatial"]
 EDIT_COUNT_PROBABILITIES = (0.1, 0.2, 0.3, 0.4)
 _SEED_LIMIT = 2**32
 
@@ -69,7 +68,7 @@ def _draw_crop(rng: np.random.Generator) -> dict[str, Any]:
 
 Draw = Callable[[np.random.Generator], dict[str, Any]]
 
-FAMILIES: dict[Family, dict[str, Draw]] = {
+FAMILIES: dict[str, dict[str, Draw]] = {
     "color": {
         "brightness": lambda rng: {"factor": _uniform(rng, 0.1, 1.9)},
         "grayscale": lambda rng: {},

@@ -97,14 +97,8 @@ def _emoji(image: Image.Image, size: float) -> Image.Image:
 
 def _text(image: Image.Image, size: float) -> Image.Image:
     """A line of glyphs, so many of the picture's heights high."""
-    return augly_repairs.overlay_text(
+    return augly_repairs.augly_function("overlay_text")(
         image, text=list(range(10)), font_size=max(size, 1.01 / min(image.size)), x_pos=0.05, y_pos=0.4
-    )
-
-
-def _screenshot_mobile(image: Image.Image) -> Image.Image:
-    return augly_repairs.overlay_onto_screenshot(
-        image, template_filepath=augly_repairs.template_path("mobile")
     )
 
 
@@ -129,10 +123,7 @@ def _axes(image: Image.Image) -> tuple[Pixels, Pixels]:
     """Across and down, H×W each, from −1 to 1."""
     across = (np.arange(image.width, dtype=np.float32) * 2 + 1) / image.width - 1
     down = (np.arange(image.height, dtype=np.float32) * 2 + 1) / image.height - 1
-    x: Pixels
-    y: Pixels
-    x, y = np.meshgrid(across, down)
-    return x, y
+    return np.meshgrid(across, down)
 
 
 def _pixels(image: Image.Image) -> Pixels:
@@ -157,7 +148,7 @@ UNSEEN: dict[str, tuple[float | None, Callable[[Image.Image, float, np.random.Ge
     "longest_side": (128, lambda image, param, rng: _longest_side(image, param)),
     "emoji": (0.4, lambda image, param, rng: _emoji(image, param)),
     "text": (0.2, lambda image, param, rng: _text(image, param)),
-    "screenshot_mobile": (None, lambda image, param, rng: _screenshot_mobile(image)),
+    "screenshot_mobile": (None, lambda image, param, rng: augly_repairs.on_screenshot(image, "mobile")),
     "photographed_screen": (None, lambda image, param, rng: _photographed_screen(image, rng)),
 }
 """By name: the parameter of the evaluation's list, and the edit."""

@@ -31,7 +31,8 @@ from aindex.data.images import (
 from aindex.data.loading import Failure, ProcessLoader
 from aindex.data.parts import PartFiles
 from aindex.data.source_image import png_names
-from aindex.edits import Attack, Template, apply_attack, apply_random_edits, attacks_of
+from aindex.edits.named import Attack, Template, apply_attack, attacks_of
+from aindex.edits.random_edit import apply_random_edits
 from aindex.errors import AindexError, ConfigError, EditError, ImageReadError, OutputError
 from aindex.evaluation.edited import why_edit_failed
 from aindex.seeding import derive_seed

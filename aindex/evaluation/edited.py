@@ -15,7 +15,8 @@ from aindex.activation.perceptual import linf_grey_levels, psnr_db, ssim
 from aindex.data.images import read_image
 from aindex.data.loading import Failure
 from aindex.descriptors.preprocess import prepare
-from aindex.edits import Attack, Template, apply_attack, apply_random_edits
+from aindex.edits.named import Attack, Template, apply_attack
+from aindex.edits.random_edit import apply_random_edits
 from aindex.errors import AindexError, DataError, EditError, ImageReadError
 from aindex.seeding import derive_seed
 

@@ -12,7 +12,7 @@ import torch
 
 from aindex.data.source_image import SourceImage
 from aindex.descriptors.files import Matrix
-from aindex.edits import Attack
+from aindex.edits.named import Attack
 from aindex.errors import FaissIndexError
 from aindex.evaluation.analyses import INDEX_COLUMNS, image_rows, query_rows
 from aindex.evaluation.exhaustive import ExhaustiveSearch, time_search

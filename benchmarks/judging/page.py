@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 from rivals.base import Bench, Rival
 
-from aindex.edits import Attack
+from aindex.edits.named import Attack
 from aindex.evaluation.blocks import Chart, Section
 from aindex.evaluation.figures import svg_data_uri
 from aindex.evaluation.html_report import (

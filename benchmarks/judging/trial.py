@@ -15,7 +15,7 @@ from rivals.base import Bench, Rival
 
 from aindex.activation.perceptual import psnr_db, ssim
 from aindex.data.images import read_image
-from aindex.edits import Attack, apply_attack
+from aindex.edits.named import Attack, apply_attack
 from aindex.seeding import derive_seed
 
 FAILED = -2

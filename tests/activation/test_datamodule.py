@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aindex.activation.datamodule import ImageData, Picture, Pictures
+from aindex.activation.datamodule import ImageData, Picture, decoded
 from aindex.activation.run import Run
 from aindex.data.images import read_image, to_tensor
 from aindex.data.loading import Failure, succeeded
@@ -19,9 +19,9 @@ def run_over(paths):
 
 def test_pictures_are_decoded_at_their_own_size(make_pictures):
     paths = make_pictures("a", 3)
-    pictures = Pictures(run_over(paths))
+    run = run_over(paths)
     for position, path in enumerate(paths):
-        item = pictures[position]
+        item = decoded(run, position)
         assert isinstance(item, Picture)
         assert (item.position, item.image.path) == (position, path)
         assert item.goal.argmax(dim=1).tolist() == [position]
@@ -30,7 +30,7 @@ def test_pictures_are_decoded_at_their_own_size(make_pictures):
 
 
 def test_failures_of_loader_processes_are_raised_here(tmp_path):
-    item = Pictures(run_over([tmp_path / "absent.png"]))[0]
+    item = decoded(run_over([tmp_path / "absent.png"]), 0)
     assert isinstance(item, Failure)
     with pytest.raises(ImageReadError, match=r"absent\.png"):
         succeeded([item])

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from aindex.cli import main
-from aindex.edits import default_attacks
+from aindex.edits.named import default_attacks
 from aindex.evaluation.run_files import read_run
 from aindex.index.reference_index import ReferenceIndex
 

@@ -19,7 +19,8 @@ from aindex.data.parts import PartFiles
 from aindex.descriptors.files import read_descriptors
 from aindex.descriptors.preprocess import prepare
 from aindex.descriptors.registry import load_extractor
-from aindex.edits import Attack, apply_attack, default_attacks, draw_random_edits
+from aindex.edits.named import Attack, apply_attack, default_attacks
+from aindex.edits.random_edit import draw_random_edits
 from aindex.errors import OutputError
 from aindex.evaluation.analyses import QUERY_COLUMNS
 from aindex.evaluation.intervals import wilson

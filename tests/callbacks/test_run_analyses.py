@@ -8,7 +8,7 @@ from PIL import Image
 from aindex.callbacks.save_examples import shown_attacks, spread_over
 from aindex.callbacks.tensorboard import curve_points, example_sheet
 from aindex.data.source_image import SourceImage
-from aindex.edits import Attack, default_attacks, full_attacks
+from aindex.edits.named import Attack, default_attacks, full_attacks
 from aindex.errors import FaissIndexError
 from aindex.evaluation.copy_detection import Pairs, pooled_pairs
 from aindex.evaluation.examples import EditedCopy, read_examples, save_example

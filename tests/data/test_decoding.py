@@ -12,9 +12,9 @@ BATCHES = [[0, 1, 2], [], [3, 4], [5]]
 def test_batches_come_in_order_however_long_an_item_takes(threads):
     def load(position):
         time.sleep(0.01 * (position % 3 == 0))
-        return position
+        return -position
 
-    batches = DecodedBatches(load, BATCHES, threads=threads, finish=lambda item: -item)
+    batches = DecodedBatches(load, BATCHES, threads=threads)
     assert len(batches) == 4
     for _ in range(2):
         assert list(batches) == [[0, -1, -2], [], [-3, -4], [-5]]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from aindex.data.images import read_names, write_names
 from aindex.descriptors import stored
+from aindex.descriptors.extraction import ExtractionSettings
 from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.files import read_descriptors, write_descriptors
 from aindex.descriptors.stored import descriptors_for, extract_to_folder, read_extraction
@@ -26,8 +27,11 @@ def pictures(make_pictures, tmp_path):
     return tmp_path / "p"
 
 
-def run(source, extractor, output, **options):
-    return extract_to_folder(source, extractor, output, **(QUIET | {"flush_seconds": 0} | options))
+def run(source, extractor, output, *, root=None, overwrite=False, flush_seconds=0, **options):
+    settings = ExtractionSettings(**(QUIET | options))
+    return extract_to_folder(
+        source, extractor, output, settings, root=root, overwrite=overwrite, flush_seconds=flush_seconds
+    )
 
 
 def contents(folder):
@@ -201,7 +205,9 @@ def test_descriptors_for_files(tiny_extractor, pictures, tmp_path):
     run(pictures, tiny_extractor, tmp_path / "out")
     expected = read_descriptors(tmp_path / "out" / "fts.pth")
     for source in (tmp_path / "out", str(tmp_path / "out" / "fts.pth")):
-        found, names = descriptors_for(source, tiny_extractor, tmp_path / "cache", **QUIET)
+        found, names = descriptors_for(
+            source, tiny_extractor, tmp_path / "cache", ExtractionSettings(**QUIET)
+        )
         assert np.array_equal(found, expected)
         assert names is not None
         assert names[-1] == "b/P000005.png"
@@ -219,7 +225,8 @@ def test_descriptors_for_pictures_are_cached_until_something_changes(
     starts = spy_on_batches(monkeypatch)
 
     def describe(source=pictures, extractor=tiny_extractor, **options):
-        found, names = descriptors_for(source, extractor, tmp_path / "cache", **(QUIET | options))
+        settings = ExtractionSettings(**(QUIET | options))
+        found, names = descriptors_for(source, extractor, tmp_path / "cache", settings)
         assert names is not None
         assert len(names) == len(found)
         return found, names, len(starts)

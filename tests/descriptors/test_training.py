@@ -10,9 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from aindex.commands.train import main as train_main
 from aindex.descriptors.registry import load_extractor
-from aindex.descriptors.training import ExtractorTraining
+from aindex.descriptors.training import ExtractorTraining, info_nce, koleo
 from aindex.descriptors.training_data import EpochSampler, TrainingPictures
-from aindex.descriptors.training_loss import info_nce, koleo
 from aindex.descriptors.training_views import strong_view, weak_view
 from aindex.errors import DataError, OutputError
 

@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import aindex
-from aindex.activation import datamodule
-from aindex.activation.datamodule import ImageData, Picture
+from aindex.activation.datamodule import Picture, decoded
 from aindex.activation.goals import TargetGoal
 from aindex.activation.loop import activate_images, repeatable
 from aindex.activation.run import Run
@@ -30,7 +29,6 @@ from aindex.data.loading import Failure, _tensor
 from aindex.data.source_image import SourceImage
 from aindex.descriptors.inference import FastExtractor, best_precision
 from aindex.distributed import IndependentDDP
-from aindex.errors import DataError
 from tests.conftest import TINY_DIM, TINY_INPUT_SIZE, TinyNet
 from tests.devices.networks import fast_net
 from tests.devices.watching import fake_gpu, on_gpu
@@ -65,11 +63,10 @@ def test_auto_takes_the_gpu(present: None) -> None:
     assert choose_device("cpu").type == "cpu"
 
 
-SOURCE = SourceImage(name="a", path=Path("a"), index_id=0, released="a.png")
-
-
-def no_run() -> Run:
-    return Run(folder=Path(), images=[], descriptors=np.empty((0, 2), np.float32), index=None)  # type: ignore[arg-type]
+def picture_of(path: Path) -> Picture | Failure:
+    image = SourceImage(name=path.name, path=path, index_id=0, released="a.png")
+    descriptors = np.zeros((1, 2), np.float32)
+    return decoded(Run(folder=Path(), images=[image], descriptors=descriptors, index=None), 0)  # type: ignore[arg-type]
 
 
 def test_pictures_wait_in_pinned_memory(
@@ -77,27 +74,19 @@ def test_pictures_wait_in_pinned_memory(
 ) -> None:
     pinned: list[int] = []
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: (pinned.append(self.data_ptr()), self)[1])
-    make_pictures("pictures", 3)
-    data = ImageData(str(make_pictures("pictures", 3)[0].parent), num_workers=0)
-    data.run = no_run()
-    loader = data.train_dataloader()
-    assert loader._finish is datamodule._pinned
-    picture, failure = (
-        Picture(0, SOURCE, torch.zeros(3, 4, 5, dtype=torch.uint8), torch.zeros(1, 2)),
-        Failure(DataError("no")),
-    )
-    assert loader._finish(picture).pixels is picture.pixels
+    picture = picture_of(make_pictures("pictures", 1)[0])
+    assert isinstance(picture, Picture)
     assert pinned == [picture.pixels.data_ptr()]
-    assert loader._finish(failure) is failure
+    assert isinstance(picture_of(Path("nowhere")), Failure)
     assert _tensor(np.zeros(3)).data_ptr() == pinned[1]
 
 
 def test_without_a_gpu_nothing_is_pinned(make_pictures: Callable[..., list[Path]]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    data = ImageData(str(make_pictures("pictures", 3)[0].parent), num_workers=0)
-    data.run = no_run()
-    assert data.train_dataloader()._finish is datamodule._as_it_is
+    picture = picture_of(make_pictures("pictures", 1)[0])
+    assert isinstance(picture, Picture)
+    assert not picture.pixels.is_pinned()
     assert not _tensor(np.zeros(3)).is_pinned()
 
 

@@ -67,8 +67,13 @@ def module_on_gpu(
     """The Lightning module as its trainer would leave it before the first batch; Lightning's own steps are left out."""
     module = ActivationModule(**options)
     module._device = torch.device("cuda", 0)
-    module._fast = fast_net()
-    module._trainer = SimpleNamespace(optimizers=[], loggers=[])  # type: ignore[assignment]
+    module._extractor = fast_net()  # type: ignore[assignment]
+    module._trainer = SimpleNamespace(  # type: ignore[assignment]
+        optimizers=[],
+        loggers=[],
+        precision="32-true",
+        strategy=SimpleNamespace(root_device=module._device),
+    )
     monkeypatch.setattr(module, "_counted", lambda optimizer: optimizer.step)
     index = SimpleNamespace(quantiser=made, nprobe=1)
     module.run = Run(

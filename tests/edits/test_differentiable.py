@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
-from aindex.edits import default_attacks, differentiable, unseen_attacks
+from aindex.edits import differentiable
 from aindex.edits.differentiable import (
     EditSettings,
     Family,
@@ -27,6 +27,7 @@ from aindex.edits.differentiable import (
     sent,
     window,
 )
+from aindex.edits.named import default_attacks, unseen_attacks
 from aindex.errors import ConfigError
 
 SIDE = 64
@@ -94,7 +95,7 @@ def test_patch(picture: Image.Image, is_oval: bool) -> None:
         inside = (np.abs(x - 0.1) <= 0.4) & (np.abs(y + 0.2) <= 0.5)
     expected = wanted(picture)
     expected[:, inside] = 0.25 * expected[:, inside] + 0.75 * 255 * np.array([[1.0], [0.0], [0.5]])
-    view = View(patch=(0.1, -0.2, 0.4, 0.5, (1.0, 0.0, 0.5), 0.75, is_oval))
+    view = View(patch=(0.1, -0.2, 0.4, 0.5, 1.0, 0.0, 0.5, 0.75, is_oval))
     assert np.abs(apply(picture, view) - expected).max() < 1e-3
 
 
@@ -168,7 +169,7 @@ def test_gradients_pass_jpeg_as_if_it_were_not_there(picture: Image.Image) -> No
     [
         View(theta=rotation(33, 1.4), fill=0.7), View(theta=window(-0.2, 0.1, 0.9, 1.3)), View(brightness=0.7),
         View(contrast=0.7), View(saturation=0.4), View(hue=0.13), View(blur=0.9),
-        View(patch=(0.1, 0.0, 0.5, 0.4, (0.2, 0.9, 0.5), 0.6, True)),
+        View(patch=(0.1, 0.0, 0.5, 0.4, 0.2, 0.9, 0.5, 0.6, True)),
         View(theta=rotation(-20, 1.0), contrast=0.8, blur=0.5),
     ],
 )  # fmt: skip

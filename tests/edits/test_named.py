@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 from torchvision.transforms import functional as tvf
 
-from aindex.edits import Attack, apply_attack, augly_repairs, default_attacks, full_attacks
+from aindex.edits import augly_repairs
+from aindex.edits.named import Attack, apply_attack, default_attacks, full_attacks
 from aindex.errors import EditError
 
 

@@ -6,8 +6,15 @@ import PIL.ImageFont
 import pytest
 from PIL import Image
 
-from aindex.edits import DrawnEdit, apply_drawn_edits, apply_random_edits, augly_repairs, draw_random_edits
-from aindex.edits.random_edit import EDIT_COUNT_PROBABILITIES, FAMILIES
+from aindex.edits import augly_repairs
+from aindex.edits.random_edit import (
+    EDIT_COUNT_PROBABILITIES,
+    FAMILIES,
+    DrawnEdit,
+    apply_drawn_edits,
+    apply_random_edits,
+    draw_random_edits,
+)
 from aindex.errors import EditError
 
 FAMILY_OF = {name: family for family, kinds in FAMILIES.items() for name in kinds}
@@ -108,9 +115,9 @@ def test_same_seed_same_pixels_in_any_order_and_global_random_state_untouched(pi
 
 
 def test_repairs_leave_pillow_numpy_and_augly_as_they_were(picture):
-    augly_repairs.meme_format(picture)
-    augly_repairs.perspective_transform(picture, sigma=10.0, seed=1)
-    augly_repairs.overlay_text(picture, text=[1, 2, 3])
+    augly_repairs.augly_function("meme_format")(picture)
+    augly_repairs.augly_function("perspective_transform")(picture, sigma=10.0, seed=1)
+    augly_repairs.augly_function("overlay_text")(picture, text=[1, 2, 3])
     assert not hasattr(np, "float")
     assert not hasattr(PIL.ImageFont.FreeTypeFont, "getsize_multiline")
     from augly.image import functional

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from aindex.edits import Attack, apply_attack, attacks_of, default_attacks, full_attacks, unseen_attacks
+from aindex.edits.named import Attack, apply_attack, attacks_of, default_attacks, full_attacks, unseen_attacks
 
 
 @pytest.fixture

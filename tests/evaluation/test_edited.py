@@ -10,7 +10,7 @@ from PIL import Image
 from aindex.data.images import read_image
 from aindex.data.loading import Failure
 from aindex.descriptors.preprocess import prepare
-from aindex.edits import Attack, full_attacks
+from aindex.edits.named import Attack, full_attacks
 from aindex.errors import DataError, EditError
 from aindex.evaluation import edited
 from aindex.evaluation.edited import (

@@ -46,7 +46,7 @@ class Room:
 
     def extract(self, source: Path, name: str = "features") -> np.ndarray:
         """Descriptors of the good pictures by name; what was skipped is kept for the test."""
-        extraction = extract_to_folder(source, self.extractor, self.tmp / name, **QUIET._asdict())
+        extraction = extract_to_folder(source, self.extractor, self.tmp / name, QUIET)
         self.skipped = extraction.skipped
         return np.array(extraction.descriptors)
 

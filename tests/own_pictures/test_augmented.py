@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from aindex.cli import main
-from aindex.edits import DrawnEdit, apply_drawn_edits, default_attacks
+from aindex.edits.named import default_attacks
+from aindex.edits.random_edit import DrawnEdit, apply_drawn_edits
 from aindex.errors import ConfigError, DataError, EditError, OutputError
 from aindex.evaluation import augmenting
 from aindex.evaluation.augmenting import augment

@@ -12,7 +12,7 @@ from aindex.collection.building import add_to_index, build_index, remove_from_in
 from aindex.descriptors.extraction import ExtractionSettings, extract
 from aindex.descriptors.registry import load_extractor
 from aindex.descriptors.simulated import simulated_copies
-from aindex.edits import default_attacks
+from aindex.edits.named import default_attacks
 from aindex.errors import ConfigError, DataError
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
