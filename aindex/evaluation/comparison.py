@@ -12,7 +12,7 @@ from aindex.data.atomic import replace_when_done
 from aindex.errors import ConfigError, OutputError
 from aindex.evaluation.blocks import attack_table
 from aindex.evaluation.cost_section import cost_points, risks
-from aindex.evaluation.examples import Example, read_examples
+from aindex.evaluation.examples import read_examples
 from aindex.evaluation.figures import (
     comparison_figure,
     cost_figure,
@@ -20,7 +20,7 @@ from aindex.evaluation.figures import (
     figure_bytes,
     recall_curves_figure,
 )
-from aindex.evaluation.html_report import PASSIVE, Card, facts, picture, render_page, report_sections
+from aindex.evaluation.html_report import PASSIVE, Card, Page, facts, picture, report_sections
 from aindex.evaluation.measures import COUNT, Number, measures_of
 from aindex.evaluation.run_files import (
     ASSETS_FOLDER,
@@ -95,7 +95,7 @@ def compare(
         with replace_when_done(output / name) as temporary:
             temporary.write_bytes(content)
     differing = settings_section(read)
-    html = render_page(
+    page = Page(
         title=" · ".join(read),
         kind=f"comparison of {len(read)} runs" if len(read) > 1 else "one run",
         facts={"runs": str(len(read)), **_shared_facts(read)},
@@ -105,7 +105,7 @@ def compare(
         cards_text="The released image of each run and its change, amplified around grey.",
         configs=[(label, run.config) for label, run in read.items() if run.config],
     )
-    write_text(html, output / REPORT_FILE)
+    write_text(page.html(), output / REPORT_FILE)
     return output / REPORT_FILE
 
 
@@ -197,32 +197,23 @@ def comparison_numbers(series: Series) -> pd.DataFrame:
 
 def _cards(runs: Mapping[str, Run], count: int) -> list[Card]:
     """Example images that every run with examples has, with each run's released picture and its change."""
-    stored: dict[str, dict[str, Example]] = {}
-    for label, run in runs.items():
-        examples = {example.name: example for example in read_examples(run.folder / ASSETS_FOLDER)}
-        if examples:
-            stored[label] = examples
+    stored = {
+        label: {example.name: example.pictures for example in read_examples(run.folder / ASSETS_FOLDER)}
+        for label, run in runs.items()
+    }
+    stored = {label: examples for label, examples in stored.items() if examples}
     if not stored:
         return []
-    first = next(iter(stored.values()))
-    shared = [name for name in first if all(name in examples for examples in stored.values())]
-    return [
-        Card(
-            name,
-            [
-                picture(first[name].original, "original"),
-                *(
-                    shown
-                    for label, examples in stored.items()
-                    for shown in (
-                        picture(examples[name].released, label),
-                        picture(
-                            examples[name].difference,
-                            f"{label}, difference × {examples[name].amplification:g}",
-                        ),
-                    )
-                ),
-            ],
-        )
-        for name in shared[: max(count, 0)]
-    ]
+    first, *others = stored.values()
+    shared = [name for name in first if all(name in examples for examples in others)]
+    cards = []
+    for name in shared[: max(count, 0)]:
+        pictures = [picture(first[name]["original"], "original")]
+        for label, examples in stored.items():
+            for shown, path in examples[name].items():
+                if shown == "released":
+                    pictures.append(picture(path, label))
+                elif shown.startswith("difference"):
+                    pictures.append(picture(path, f"{label}, {shown}"))
+        cards.append(Card(name, pictures))
+    return cards

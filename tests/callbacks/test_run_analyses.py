@@ -11,7 +11,7 @@ from aindex.data.released import SourceImage
 from aindex.edits import Attack, default_attacks, full_attacks
 from aindex.errors import FaissIndexError
 from aindex.evaluation.copy_detection import Pairs, pooled_pairs
-from aindex.evaluation.examples import EditedCopy, read_examples, save_example
+from aindex.evaluation.examples import read_examples, save_example
 from aindex.evaluation.measuring import Analyses
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
@@ -139,7 +139,7 @@ def test_example_sheet_shows_all_pictures(tmp_path, make_picture):
         original=make_picture(1),
         released=make_picture(2),
         heatmap=np.ones((40, 48)),
-        copies=[EditedCopy("rotation", 25, make_picture(3)), EditedCopy("none", None, make_picture(4))],
+        copies={Attack("rotation", 25): make_picture(3), Attack("none"): make_picture(4)},
     )
     (example,) = read_examples(tmp_path)
     sheet = example_sheet(example, {"rotation 25": "not found"})

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from aindex.edits import Attack
 from aindex.evaluation import analyses, copy_detection, examples, retrieval, run_files
 from aindex.evaluation.exhaustive import time_search
 
@@ -98,9 +99,7 @@ def _examples(folder, rng, attacks):
             original=Image.fromarray(original),
             released=Image.fromarray(released.astype(np.uint8)),
             heatmap=rng.random((1, 40, 60)) if position == 0 else None,
-            copies=[
-                examples.EditedCopy(attack, param, Image.fromarray(original)) for attack, param in attacks[:3]
-            ],
+            copies={Attack(*attack): Image.fromarray(original) for attack in attacks[:3]},
         )
 
 

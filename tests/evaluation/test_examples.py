@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aindex.edits import Attack
 from aindex.errors import DataError
 from aindex.evaluation.examples import (
-    EditedCopy,
     amplified_difference,
     heatmap_picture,
     read_examples,
@@ -25,7 +25,7 @@ def _save(folder, index=7, name="a/b <c>.jpg", size=(60, 40), heatmap=True):
         original=original,
         released=original,
         heatmap=np.random.default_rng(0).random((1, *size[::-1])) if heatmap else None,
-        copies=[EditedCopy("none", None, original), EditedCopy("rotation", 25, original.rotate(25))],
+        copies={Attack("none"): original, Attack("rotation", 25): original.rotate(25)},
     )
 
 
@@ -35,16 +35,16 @@ def test_an_example_comes_back(tmp_path):
     first, second = read_examples(tmp_path)
     assert (first.image_index, second.image_index) == (7, 12)
     assert first.name == "a/b <c>.jpg"
-    assert first.heatmap is None
-    assert [(copy.attack, copy.attack_param) for copy in first.copies] == [("none", None), ("rotation", 25)]
-    assert Image.open(second.heatmap).size == (60, 40)
+    assert list(first.pictures) == ["original", "released", "difference × 10"]
+    assert list(first.copies) == ["none", "rotation 25"]
+    assert Image.open(second.pictures["heatmap"]).size == (60, 40)
 
 
 def test_large_pictures_are_shown_small(tmp_path):
     _save(tmp_path, size=(1000, 500))
     (example,) = read_examples(tmp_path)
-    assert Image.open(example.released).size == (480, 240)
-    assert Image.open(example.copies[0].file).size == (240, 120)
+    assert Image.open(example.pictures["released"]).size == (480, 240)
+    assert Image.open(example.copies["none"]).size == (240, 120)
 
 
 def test_no_examples(tmp_path):
