@@ -18,16 +18,10 @@ from aindex.data.images import LEFT_OUT_COPIES, SkippedImages
 from aindex.errors import EditError
 from aindex.evaluation.analyses import QUERY_COLUMNS
 from aindex.evaluation.edited import EditedCopies, EditedPictures
+from aindex.evaluation.measures import IMAGES_FILE, INDEX_FILE, QUERIES_FILE, RETRIEVAL_FILE, SEARCH_FILE
 from aindex.evaluation.measuring import Analyses
 from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS, retrieval_rows
-from aindex.evaluation.run_files import (
-    IMAGES_FILE,
-    INDEX_FILE,
-    QUERIES_FILE,
-    RETRIEVAL_FILE,
-    SEARCH_FILE,
-    write_csv,
-)
+from aindex.evaluation.run_files import write_csv
 
 _TABLES = {"csv": (RETRIEVAL_FILE, RETRIEVAL_COLUMNS), "queries": (QUERIES_FILE, QUERY_COLUMNS)}
 
@@ -82,7 +76,6 @@ class RetrievalEvaluation(Evaluation):
             attack_param=[attack.param for attack in attacks],
             distances=distances,
             indices=ids,
-            kneighbors=ids.shape[1],
         )
         queries = self._analyses.queries(positions, attacks, descriptors)
         return {

@@ -25,7 +25,8 @@ from aindex.data.release_writer import (
 from aindex.data.tables import name_table
 from aindex.errors import ConfigError, DataError
 from aindex.evaluation.analyses import image_rows
-from aindex.evaluation.run_files import IMAGES_FILE, write_csv
+from aindex.evaluation.measures import IMAGES_FILE
+from aindex.evaluation.run_files import write_csv
 
 
 class WriteImages(GivenRun, Callback):

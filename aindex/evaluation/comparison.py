@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,22 +11,15 @@ import pandas as pd
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import ConfigError, OutputError
-from aindex.evaluation.blocks import attack_table
+from aindex.evaluation import figures
+from aindex.evaluation.blocks import Section, attack_table
 from aindex.evaluation.cost_section import cost_points, risks
 from aindex.evaluation.examples import read_examples
-from aindex.evaluation.figures import (
-    comparison_figure,
-    cost_figure,
-    curve_families,
-    figure_bytes,
-    recall_curves_figure,
-)
 from aindex.evaluation.html_report import PASSIVE, Card, Page, facts, picture, report_sections
-from aindex.evaluation.measures import COUNT, Number, measures_of
+from aindex.evaluation.measures import COUNT, RETRIEVAL_FILE, Number, measures_of
 from aindex.evaluation.run_files import (
     ASSETS_FOLDER,
     REPORT_FILE,
-    RETRIEVAL_FILE,
     Results,
     Run,
     read_run,
@@ -33,7 +27,7 @@ from aindex.evaluation.run_files import (
     write_text,
 )
 from aindex.evaluation.sections import counts_of, curves_of, numbers_section, values_of
-from aindex.evaluation.setting_differences import differing_settings, settings_section, warnings_of
+from aindex.evaluation.setting_differences import differing_settings, warnings_of
 from aindex.evaluation.summary import Series, attack_number, measure_table, summary
 from aindex.evaluation.table import Table, latex, markdown, markdown_text
 
@@ -94,7 +88,11 @@ def compare(
     for name, content in _figures(series).items():
         with replace_when_done(output / name) as temporary:
             temporary.write_bytes(content)
-    differing = settings_section(read)
+    differing = Section(
+        "Settings that differ",
+        " ".join(f"Warning: {line}." for line in warned),
+        tables=[replace(settings, title="")] if settings else [],
+    )
     page = Page(
         title=" · ".join(read),
         kind=f"comparison of {len(read)} runs" if len(read) > 1 else "one run",
@@ -125,19 +123,15 @@ def _shared_facts(runs: Mapping[str, Run]) -> dict[str, str]:
 
 def _figures(series: Series) -> dict[str, bytes]:
     """The contents of the figure files; each is drawn anew, as saving changes a layout."""
+    retrievals = {label: results.retrieval for label, results in series.items()}
+    recalls, curves, points = values_of(series, "r@1"), curves_of(series), cost_points(series)
+    draw = {CURVES: lambda: figures.comparison_figure(recalls, curves, counts_of(series))}
+    if any(figures.curve_families(rows) for rows in retrievals.values()):
+        draw[RECALL_CURVES] = lambda: figures.recall_curves_figure(retrievals)
+    if points:
+        draw[COST] = lambda: figures.cost_figure(points)
     kinds: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
-    files = {
-        f"{CURVES}.{kind}": figure_bytes(
-            comparison_figure(values_of(series, "r@1"), curves_of(series), counts_of(series)), kind
-        )
-        for kind in kinds
-    }
-    if any(curve_families(results.retrieval) for results in series.values()):
-        rows = {label: results.retrieval for label, results in series.items()}
-        files |= {f"{RECALL_CURVES}.{kind}": figure_bytes(recall_curves_figure(rows), kind) for kind in kinds}
-    if points := cost_points(series):
-        files |= {f"{COST}.{kind}": figure_bytes(cost_figure(points), kind) for kind in kinds}
-    return files
+    return {f"{name}.{kind}": figures.figure_bytes(draw[name](), kind) for name in draw for kind in kinds}
 
 
 def _labelled(runs: Sequence[Run]) -> dict[str, Run]:

@@ -5,7 +5,6 @@ from typing import Any
 from aindex.evaluation import figures
 from aindex.evaluation.blocks import Chart, Section
 from aindex.evaluation.copy_detection import at_limit, closeness_limit
-from aindex.evaluation.intervals import wilson
 from aindex.evaluation.measures import MEASURES, UNKNOWN, Cell, Number
 from aindex.evaluation.summary import Series, summaries
 from aindex.evaluation.table import Table
@@ -22,55 +21,41 @@ _RISK = (
 )
 
 
-def limits(series: Series) -> dict[str, float]:
-    """The threshold of each series: that of the first one with the same extractor and metric."""
-    first: dict[tuple[Any, ...], float] = {}
+def risks(series: Series) -> dict[str, list[Number]]:
+    """Per series the shares of false positives and of copies found (see `at_limit`).
+
+    At one threshold, that of the first series with the same extractor and metric.
+    """
+    limits: dict[tuple[Any, ...], float | None] = {}
     found = {}
     for label, results in series.items():
-        if results.copy_detection is None:
+        rows = results.copy_detection
+        if rows is None:
             continue
         index = () if results.index is None else tuple(results.index[["extractor", "metric"]].iloc[0])
-        limit = first.get(index, closeness_limit(results.copy_detection, metric=results.metric))
+        limit = limits.get(index)
+        if limit is None:
+            limit = limits[index] = closeness_limit(rows, metric=results.metric)
         if limit is not None:
-            found[label] = first.setdefault(index, limit)
+            known = at_limit(rows, limit, metric=results.metric)
+            found[label] = [
+                Number(known[share], MEASURES[share], f"{label}|icd_df.csv|{share}|at_limit", known[of])
+                for share, of in _AT_LIMIT.items()
+            ]
     return found
 
 
-def risks(series: Series) -> dict[str, list[Number]]:
-    """Per series the shares of false positives and of copies found at its threshold (see `at_limit`)."""
-    found = {}
-    for label, limit in limits(series).items():
-        rows = series[label].copy_detection
-        assert rows is not None
-        known = at_limit(rows, limit, metric=series[label].metric)
-        found[label] = [
-            Number(known[share], MEASURES[share], f"{label}|icd_df.csv|{share}|at_limit", known[of])
-            for share, of in _AT_LIMIT.items()
-        ]
-    return found
-
-
-def cost_points(series: Series) -> dict[str, "figures.CostPoint"]:
-    """Per series R@1 and the rows scanned, where both are known."""
-    return {
-        label: figures.CostPoint(
-            known["scanned_rows"].value,
-            known["r@1"].value,
-            wilson(known["r@1"].value, known["r@1"].n or 0),
-            known.get("rows_per_picture", UNKNOWN).value,
-        )
-        for label, known in summaries(series).items()
-        if "scanned_rows" in known
-    }
+def cost_points(series: Series) -> dict[str, dict[str, Number]]:
+    """The `summaries` in which rows scanned are known."""
+    return {label: known for label, known in summaries(series).items() if "scanned_rows" in known}
 
 
 def cost_section(series: Series) -> Section:
     """R@1 against rows scanned, and a table of costs and risks."""
-    section = Section("What it costs and risks", _TEXT)
-    points = cost_points(series)
+    points, risk = cost_points(series), risks(series)
+    section = Section("What it costs and risks", _TEXT + (_RISK if risk else ""))
     if not points:
         return section
-    risk = risks(series)
     rows: list[list[Cell]] = [
         [
             label,
@@ -83,8 +68,11 @@ def cost_section(series: Series) -> Section:
     source = "retr_df.csv: r@1; queries_df.csv: scanned_rows; index_df.csv; icd_df.csv"
     section.tables.append(Table(["", *names], rows, source))
     if len(points) > 1:
-        chart = figures.svg_data_uri(figures.cost_figure(points))
-        alt = "; ".join(f"{label} {p.recall:.3f} at {p.scanned_rows:.0f} rows" for label, p in points.items())
         caption = "R@1 against rows scanned per query, 95 % intervals; numbers: rows per evaluated picture"
-        section.charts.append(Chart(chart, caption, f"R@1 against rows scanned per query: {alt}."))
-    return Section(section.title, _TEXT + (_RISK if risk else ""), section.charts, section.tables)
+        seen = "; ".join(
+            f"{label} {known['r@1'].text} at {known['scanned_rows'].value:.0f} rows"
+            for label, known in points.items()
+        )
+        alt = f"R@1 against rows scanned per query: {seen}."
+        section.charts.append(Chart(figures.svg_data_uri(figures.cost_figure(points)), caption, alt))
+    return section

@@ -1,14 +1,4 @@
-"""Example pictures for the report, each image in a folder of its own.
-
-`report_assets/<image_index, eight digits>/` holds JPEG files and `example.json`:
-
-    {"image_index": 12, "name": "a/b.jpg", "amplification": 10,
-     "original": "original.jpg", "released": "released.jpg", "difference": "difference.jpg",
-     "heatmap": "heatmap.jpg" or null,
-     "copies": [{"attack": "rotation", "attack_param": 25, "file": "copy_0.jpg"}, …]}
-
-Whether a copy was found is not stored: the report looks it up in `retr_df.csv`.
-"""
+"""Example pictures for the report: each image in a folder of its own, JPEG files and `example.json` that names them."""
 
 import json
 from collections.abc import Mapping
@@ -48,18 +38,10 @@ class Example:
     copies: dict[str, Path]
 
 
-def amplified_difference(
-    original: Image.Image, released: Image.Image, factor: float = AMPLIFICATION
-) -> Image.Image:
-    """Released minus original, times a factor, around middle grey.
-
-    Raises:
-        ValueError: the images differ in size.
-    """
-    if original.size != released.size:
-        raise ValueError(f"original {original.size} and released {released.size}: expected one size")
+def amplified_difference(original: Image.Image, released: Image.Image) -> Image.Image:
+    """Released minus original, ten times, around middle grey."""
     before, after = (np.asarray(image.convert("RGB"), dtype=np.float32) for image in (original, released))
-    return Image.fromarray(np.clip(128 + factor * (after - before), 0, 255).round().astype(np.uint8))
+    return Image.fromarray(np.clip(128 + AMPLIFICATION * (after - before), 0, 255).round().astype(np.uint8))
 
 
 def heatmap_picture(heatmap: npt.ArrayLike) -> Image.Image:
@@ -87,7 +69,9 @@ def save_example(
     heatmap: npt.ArrayLike | None,
     copies: Mapping[Attack, Image.Image],
 ) -> Path:
-    """Write one image's pictures for the report.
+    """Write one image's pictures for the report, and their description.
+
+    Whether a copy was found is not stored: the report looks it up in `retr_df.csv`.
 
     Args:
         folder: the run's `report_assets`.
@@ -96,7 +80,7 @@ def save_example(
         original: before activation.
         released: after.
         heatmap: H×W or 1×H×W, or None.
-        copies: a few edited copies, by the edit; `retr_df.csv` has rows for these edits.
+        copies: a few edited copies, by the edit.
 
     Returns:
         The example's folder.

@@ -11,12 +11,12 @@ from PIL import Image
 from aindex.evaluation.blocks import Section
 from aindex.evaluation.cost_section import cost_section
 from aindex.evaluation.examples import Example, read_examples
-from aindex.evaluation.index_section import index_section
 from aindex.evaluation.measures import Number
 from aindex.evaluation.retrieval import attack_labels
 from aindex.evaluation.run_files import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run, write_text
 from aindex.evaluation.sections import (
     copy_detection_section,
+    index_section,
     numbers_section,
     quality_section,
     retrieval_section,
@@ -40,11 +40,6 @@ class Verdict:
     label: str
     text: str
     key: str = ""
-
-    @property
-    def kind(self) -> str:
-        """Its class on the page."""
-        return {"found": "found", "not found": "lost"}.get(self.text, "near")
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,6 @@ def _series(rows, recall):
         attack_param=50,
         distances=[[0.1] * 10] * rows,
         indices=[[5 if place == rank else 0 for place in range(10)] for rank in ranks],
-        kneighbors=10,
     )
     return Results(found)
 
