@@ -72,8 +72,7 @@ class RetrievalEvaluation(Evaluation):
         rows = retrieval_rows(
             batch=[position // self.run.batch_size_eval for position in positions],
             image_index=originals,
-            attack=[attack.name for attack in attacks],
-            attack_param=[attack.param for attack in attacks],
+            attacks=attacks,
             distances=distances,
             indices=ids,
         )
@@ -107,7 +106,7 @@ class RetrievalEvaluation(Evaluation):
         together = self.run.is_collective or distributed.rank() == 0
         times = self._analyses.search_times() if together else None
         self.run.left_out["failed_edits"] = distributed.on_rank_zero(lambda: self._merge(times))
-        if self.plan.exhaustive and not self._analyses.knows_ceiling:
+        if self.plan.exhaustive and self._analyses.exhaustive is None:
             self.run.notes.append(
                 "left out: R@1 of an exhaustive search; an index that is given as a folder (index.path) has no "
                 "descriptors to search in"

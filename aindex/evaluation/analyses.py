@@ -1,7 +1,7 @@
 """The rows of `images_df.csv` and `queries_df.csv`, the columns of `index_df.csv`, and what is computed from them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,10 @@ import pandas as pd
 from aindex.data.tables import name_table
 from aindex.errors import DataError
 from aindex.evaluation.measures import IMAGES_FILE, QUERIES_FILE, columns_of, measures_of
-from aindex.evaluation.retrieval import AttackParam, average_rows, edit_columns
+from aindex.evaluation.retrieval import average_rows, edit_columns
+
+if TYPE_CHECKING:
+    from aindex.edits import Attack
 
 QUERY_COLUMNS = (
     "image_index",
@@ -36,23 +39,14 @@ INDEX_COLUMNS = (
 )
 
 
-def _numbers(
-    count: int, columns: Sequence[str], measured: Mapping[str, npt.ArrayLike | None]
-) -> dict[str, Any]:
-    """Columns of numbers; nan where nothing is known.
-
-    Raises:
-        ValueError: a count does not fit, or there is no such column.
-    """
+def _numbers(columns: Sequence[str], measured: Mapping[str, npt.ArrayLike | None]) -> dict[str, Any]:
+    """Columns of numbers; nan where nothing is known."""
     if unknown := measured.keys() - set(columns):
         raise ValueError(f"{', '.join(sorted(unknown))}: expected measures among {', '.join(columns)}")
-    numbers = {}
-    for name in columns:
-        values = measured.get(name)
-        numbers[name] = np.full(count, np.nan) if values is None else np.asarray(values, dtype=np.float64)
-        if numbers[name].shape != (count,):
-            raise ValueError(f"{name}: shape {numbers[name].shape}, expected ({count},)")
-    return numbers
+    known = {name: measured.get(name) for name in columns}
+    return {
+        name: np.nan if some is None else np.asarray(some, dtype=np.float64) for name, some in known.items()
+    }
 
 
 def image_columns() -> list[str]:
@@ -75,28 +69,19 @@ def image_rows(
         ValueError: a count does not fit, or there is no such measure.
     """
     ids = np.asarray(image_index, dtype=np.int64)
-    if len(names) != len(ids):
-        raise ValueError(f"{len(names)} names for {len(ids)} images")
-    numbers = _numbers(len(ids), columns_of(IMAGES_FILE), measured)
+    numbers = _numbers(columns_of(IMAGES_FILE), measured)
     return name_table({"image_index": ids, "name": list(names), **numbers}, image_columns())
 
 
 def query_rows(
-    *,
-    image_index: npt.ArrayLike,
-    attack: str | Sequence[str],
-    attack_param: AttackParam | Sequence[AttackParam],
-    **measured: npt.ArrayLike | None,
+    *, image_index: npt.ArrayLike, attacks: "Sequence[Attack]", **measured: npt.ArrayLike | None
 ) -> pd.DataFrame:
-    """Rows of `queries_df.csv`: nq values per further column, or none at all of what an index cannot have.
-
-    The other arguments are those of `retrieval_rows`.
+    """Rows of `queries_df.csv` for nq ids and edits: nq values per measure, or none at all of what is not known.
 
     Raises:
         ValueError: a count does not fit, or there is no such column.
     """
-    rows = edit_columns(image_index, attack, attack_param)
-    return rows.assign(**_numbers(len(rows), QUERY_COLUMNS[3:], measured))
+    return edit_columns(image_index, attacks).assign(**_numbers(QUERY_COLUMNS[3:], measured))
 
 
 def image_summary(images: pd.DataFrame) -> pd.DataFrame:

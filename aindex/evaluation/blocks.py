@@ -93,13 +93,7 @@ def finding(what: str, series: Mapping[str, "pd.Series[Any]"]) -> str:
 def distribution_chart(
     values: Mapping[str, "pd.Series[float]"], name: str, of: Mapping[str, str] | None = None
 ) -> Chart:
-    """A chart of distributions; its alternative text has their medians and quantiles.
-
-    Args:
-        values: per label.
-        name: of the quantity, with its unit.
-        of: the series of each label, which decides its colour; by default the label itself.
-    """
+    """A chart of distributions (see `distribution_figure`); its alternative text has their medians and quantiles."""
     figure = figures.distribution_figure(values, xlabel=name, series=of)
     known = {label: some[np.isfinite(some)] for label, some in values.items()}
     parts = [

@@ -11,22 +11,12 @@ import pandas as pd
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import ConfigError, OutputError
-from aindex.evaluation import figures
+from aindex.evaluation import figures, sections
 from aindex.evaluation.blocks import Section, attack_table
-from aindex.evaluation.cost_section import cost_points, risks
 from aindex.evaluation.examples import read_examples
-from aindex.evaluation.html_report import PASSIVE, Card, Page, facts, picture, report_sections
+from aindex.evaluation.html_report import PASSIVE, Card, Page, facts, picture
 from aindex.evaluation.measures import COUNT, RETRIEVAL_FILE, Number, measures_of
-from aindex.evaluation.run_files import (
-    ASSETS_FOLDER,
-    REPORT_FILE,
-    Results,
-    Run,
-    read_run,
-    write_csv,
-    write_text,
-)
-from aindex.evaluation.sections import counts_of, curves_of, numbers_section, values_of
+from aindex.evaluation.run_files import REPORT_FILE, Results, Run, read_run, write_csv, write_text
 from aindex.evaluation.setting_differences import differing_settings, warnings_of
 from aindex.evaluation.summary import Series, attack_number, measure_table, summary
 from aindex.evaluation.table import Table, latex, markdown, markdown_text
@@ -97,8 +87,8 @@ def compare(
         title=" · ".join(read),
         kind=f"comparison of {len(read)} runs" if len(read) > 1 else "one run",
         facts={"runs": str(len(read)), **_shared_facts(read)},
-        sections=[*([differing] if settings or warned else []), *report_sections(series)],
-        numbers=numbers_section(series),
+        sections=[*([differing] if settings or warned else []), *sections.report_sections(series)],
+        numbers=sections.numbers_section(series),
         cards=_cards(read, examples),
         cards_text="The released image of each run and its change, amplified around grey.",
         configs=[(label, run.config) for label, run in read.items() if run.config],
@@ -124,8 +114,9 @@ def _shared_facts(runs: Mapping[str, Run]) -> dict[str, str]:
 def _figures(series: Series) -> dict[str, bytes]:
     """The contents of the figure files; each is drawn anew, as saving changes a layout."""
     retrievals = {label: results.retrieval for label, results in series.items()}
-    recalls, curves, points = values_of(series, "r@1"), curves_of(series), cost_points(series)
-    draw = {CURVES: lambda: figures.comparison_figure(recalls, curves, counts_of(series))}
+    recalls, curves = sections.values_of(series, "r@1"), sections.curves_of(series)
+    points = sections.cost_points(series)
+    draw = {CURVES: lambda: figures.comparison_figure(recalls, curves, sections.counts_of(series))}
     if any(figures.curve_families(rows) for rows in retrievals.values()):
         draw[RECALL_CURVES] = lambda: figures.recall_curves_figure(retrievals)
     if points:
@@ -176,7 +167,7 @@ def comparison_numbers(series: Series) -> pd.DataFrame:
             more = (None, None, None) if number.interval is None else (number.n, *number.interval)
             rows.append((label, table, row, column, number.value, *more))
 
-    risk = risks(series)
+    risk = sections.risks(series)
     for label, results in series.items():
         means = results.means
         for attack in means.index:
@@ -192,7 +183,7 @@ def comparison_numbers(series: Series) -> pd.DataFrame:
 def _cards(runs: Mapping[str, Run], count: int) -> list[Card]:
     """Example images that every run with examples has, with each run's released picture and its change."""
     stored = {
-        label: {example.name: example.pictures for example in read_examples(run.folder / ASSETS_FOLDER)}
+        label: {example.name: example.pictures for example in read_examples(run.assets)}
         for label, run in runs.items()
     }
     stored = {label: examples for label, examples in stored.items() if examples}

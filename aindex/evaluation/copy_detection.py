@@ -188,21 +188,17 @@ def copy_detection_rows(
         indices: nq×k retrieved ids.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the counts do not fit.
         DataError: a distance is not finite.
     """
-    ids, found = np.asarray(image_index, dtype=np.int64), np.asarray(indices)
-    if found.ndim != 2 or np.shape(distances) != found.shape or not len(ids) == len(edits) == len(found):
-        raise ValueError(
-            f"{len(ids)} ids, {len(edits)} edits, distances {np.shape(distances)}, indices {found.shape}"
-        )
+    ids = np.asarray(image_index, dtype=np.int64)
     return pd.DataFrame(
         {
-            "batch": np.full(len(ids), batch, dtype=np.int64),
+            "batch": batch,
             "image_index": ids,
             "attack": [json.dumps(list(drawn), ensure_ascii=False) for drawn in edits],
             "retrieved_distances": json_lists(distances),
-            "retrieved_indices": json_lists(found),
+            "retrieved_indices": json_lists(indices),
         },
         columns=list(COPY_DETECTION_COLUMNS),
     )

@@ -174,8 +174,8 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
             raise DataError(f"released image {str(self.paths[position])!r}: {error}") from error
 
 
-def _stacked(copies: Sequence[Tensor], size: int) -> Tensor:
-    return torch.stack(list(copies)) if copies else torch.empty(0, 3, size, size)
+def _stacked(copies: list[Tensor], size: int) -> Tensor:
+    return torch.stack(copies) if copies else torch.empty(0, 3, size, size)
 
 
 def random_copy(image: Image.Image, path: Path, *, seed: int) -> tuple[Image.Image, list[dict[str, Any]]]:

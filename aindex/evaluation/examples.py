@@ -4,16 +4,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from aindex.data.atomic import replace_when_done
-from aindex.edits import Attack
 from aindex.errors import DataError
 from aindex.evaluation.retrieval import attack_label
+
+if TYPE_CHECKING:
+    from aindex.edits import Attack
 
 EXAMPLE_FILE = "example.json"
 AMPLIFICATION = 10
@@ -67,7 +69,7 @@ def save_example(
     original: Image.Image,
     released: Image.Image,
     heatmap: npt.ArrayLike | None,
-    copies: Mapping[Attack, Image.Image],
+    copies: "Mapping[Attack, Image.Image]",
 ) -> Path:
     """Write one image's pictures for the report, and their description.
 

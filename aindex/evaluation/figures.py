@@ -144,11 +144,7 @@ def _draw_dots(
 
 
 def cost_figure(series: Mapping[str, Mapping[str, Number]]) -> "Figure":
-    """R@1 against rows scanned per query, a dot with its 95 % interval per series; numbers are rows per picture.
-
-    Args:
-        series: per label its `summary`, in which both are known.
-    """
+    """R@1 against rows scanned per query, a dot with its 95 % interval per series; numbers are rows per picture."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = _figure(_WIDTH, 3.4)

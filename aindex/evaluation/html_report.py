@@ -9,23 +9,15 @@ import pandas as pd
 from PIL import Image
 
 from aindex.evaluation.blocks import Section
-from aindex.evaluation.cost_section import cost_section
 from aindex.evaluation.examples import Example, read_examples
 from aindex.evaluation.measures import Number
 from aindex.evaluation.retrieval import attack_labels
-from aindex.evaluation.run_files import ASSETS_FOLDER, REPORT_FILE, Results, Run, read_run, write_text
-from aindex.evaluation.sections import (
-    copy_detection_section,
-    index_section,
-    numbers_section,
-    quality_section,
-    retrieval_section,
-)
+from aindex.evaluation.run_files import REPORT_FILE, Results, Run, read_run, write_text
+from aindex.evaluation.sections import numbers_section, report_sections
 from aindex.evaluation.summary import Series, summaries
 
 ACTIVE = "active"
 PASSIVE = "passive"
-_SECTIONS = (retrieval_section, cost_section, copy_detection_section, quality_section, index_section)
 _CARDS_TEXT = (
     "Each image before and after activation, the change amplified around grey, the map of where a change is least "
     "visible (bright), and edited copies of the released image with the place of the original among the answers."
@@ -103,9 +95,7 @@ def write_report(run_folder: Path | str, *, examples: int = 12) -> Path:
     """
     run = read_run(run_folder)
     series = run_series(run)
-    cards = [
-        _card(example, series) for example in read_examples(run.folder / ASSETS_FOLDER)[: max(examples, 0)]
-    ]
+    cards = [_card(example, series) for example in read_examples(run.assets)[: max(examples, 0)]]
     page = Page(
         title=run.label,
         kind="report of a run",
@@ -188,9 +178,3 @@ def verdicts_of(retrieval: pd.DataFrame, image_index: int) -> dict[str, str]:
         attack: "found" if rank == 0 else f"place {rank + 1}" if ap > 0 else "not found"
         for attack, rank, ap in zip(attack_labels(rows), rows["rank"], rows["ap"], strict=True)
     }
-
-
-def report_sections(series: Series) -> list[Section]:
-    """The sections of a report that are not empty, without that of all numbers."""
-    sections = [make(series) for make in _SECTIONS]
-    return [section for section in sections if section.tables or section.charts]

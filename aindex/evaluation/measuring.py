@@ -41,6 +41,9 @@ class Analyses:
         twins: rows that count as an original's own.
         device: where the exhaustive search multiplies.
 
+    Attributes:
+        exhaustive: the exhaustive search, if it is possible.
+
     With shards all ranks must make one together.
     """
 
@@ -60,14 +63,7 @@ class Analyses:
         self._own_rows = descriptors[:, None] if own_rows is None else _padded(own_rows)  # n×r×d
         self._costs = SearchCosts(index)
         self._ids = np.array([image.index_id for image in images], dtype=np.int64)
-        self._exhaustive = (
-            None if rows is None else ExhaustiveSearch(rows, metric=index.metric, device=device)
-        )
-
-    @property
-    def knows_ceiling(self) -> bool:
-        """Whether an exhaustive search is possible."""
-        return self._exhaustive is not None
+        self.exhaustive = None if rows is None else ExhaustiveSearch(rows, metric=index.metric, device=device)
 
     def index(self, extractor: str, kneighbors: int) -> pd.DataFrame:
         """The row of `index_df.csv`."""
@@ -121,12 +117,11 @@ class Analyses:
             same_cell = (visited[:, :1] == self._cells[rows]).any(axis=1)
         if self._stored is not None:
             stored_distance = _nearest_distances(descriptors, self._stored[rows]).round(7)
-        if self._exhaustive is not None:
-            rank = self._exhaustive.ranks(descriptors, self._ids[rows], twins=self._twins.rows)
+        if self.exhaustive is not None:
+            rank = self.exhaustive.ranks(descriptors, self._ids[rows], twins=self._twins.rows)
         return query_rows(
             image_index=self._ids[rows],
-            attack=[attack.name for attack in attacks],
-            attack_param=[attack.param for attack in attacks],
+            attacks=attacks,
             same_cell=same_cell,
             code_distance=self.code_distance(descriptors),
             stored_distance=stored_distance,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ import pandas as pd
 
 from aindex.errors import DataError
 from aindex.evaluation.measures import RETRIEVAL_FILE, columns_of, measures_of
+
+if TYPE_CHECKING:
+    from aindex.edits import Attack
 
 LIST_COLUMNS = ("retrieved_distances", "retrieved_indices")
 RETRIEVAL_COLUMNS = (
@@ -21,18 +24,9 @@ AVERAGE = "average"
 AVERAGE_WITHOUT_SCREENSHOT = "average without screenshot"
 AVERAGES = (AVERAGE, AVERAGE_WITHOUT_SCREENSHOT)
 
-AttackParam = float | int | str | None
-
 
 def rank_of(indices: npt.ArrayLike, true_ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """The position, counted from 0, of each query's true id among its retrieved ids.
-
-    Args:
-        indices: nq×k retrieved ids, nearest first; -1 marks an empty place.
-        true_ids: nq ids, none negative.
-
-    Returns:
-        nq ranks; k where the true id is absent.
+    """The places, counted from 0, of nq true ids among nq×k retrieved ones, nearest first; k where one is absent.
 
     Raises:
         ValueError: the shapes do not fit, or a true id is negative (it would match an empty place).
@@ -79,15 +73,14 @@ def matrix_of(cells: "pd.Series[Any]") -> npt.NDArray[Any]:
     return np.array(lists)
 
 
-def edit_columns(
-    image_index: npt.ArrayLike,
-    attack: str | Sequence[str],
-    attack_param: AttackParam | Sequence[AttackParam],
-) -> pd.DataFrame:
-    """The columns that say what a query is a copy of; see `retrieval_rows`."""
+def edit_columns(image_index: npt.ArrayLike, attacks: "Sequence[Attack]") -> pd.DataFrame:
+    """Which image each query is a copy of, and under which edit: `image_index`, `attack`, `attack_param`."""
+    edits = {
+        "attack": [attack.name for attack in attacks],
+        "attack_param": [attack.param for attack in attacks],
+    }
     ids = np.asarray(image_index, dtype=np.int64)
     # as objects: a column of numbers would make 25.0 of 25
-    edits: dict[str, Any] = {"attack": attack, "attack_param": attack_param}
     columns = {name: pd.Series(some, range(len(ids)), dtype=object) for name, some in edits.items()}
     return pd.DataFrame({"image_index": ids, **columns})
 
@@ -96,8 +89,7 @@ def retrieval_rows(
     *,
     batch: int | Sequence[int],
     image_index: npt.ArrayLike,
-    attack: str | Sequence[str],
-    attack_param: AttackParam | Sequence[AttackParam],
+    attacks: "Sequence[Attack]",
     distances: npt.ArrayLike,
     indices: npt.ArrayLike,
 ) -> pd.DataFrame:
@@ -106,8 +98,7 @@ def retrieval_rows(
     Args:
         batch: the number of the batch, or one per query.
         image_index: nq ids in the index of the images that the queries are copies of.
-        attack: the edit's name, or one per query.
-        attack_param: its parameter (None where it has none), or one per query.
+        attacks: nq edits.
         distances: nq×k, nearest first.
         indices: nq×k retrieved ids. k is also the rank of an absent answer; R@10 and R@100 of fewer answers stay empty.
 
@@ -129,7 +120,7 @@ def retrieval_rows(
         # of a query with one true answer; 0 if it is absent
         "ap": np.where(ranks < k, 1 / (ranks + 1), 0),
     }
-    return edit_columns(image_index, attack, attack_param).assign(**measured)[list(RETRIEVAL_COLUMNS)]
+    return edit_columns(image_index, attacks).assign(**measured)[list(RETRIEVAL_COLUMNS)]
 
 
 def read_results(csv: str | Path) -> pd.DataFrame:

@@ -83,6 +83,11 @@ class Run:
         return self.folder.resolve().name
 
     @property
+    def assets(self) -> Path:
+        """The folder of its example pictures."""
+        return self.folder / ASSETS_FOLDER
+
+    @property
     def provenance(self) -> dict[str, str]:
         """What the configuration's head says: `command`, `started`."""
         return dict(_PROVENANCE.findall(self.config))
@@ -101,12 +106,8 @@ def write_text(text: str, path: Path) -> None:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table without its index; the file appears whole or not at all.
-
-    A file name that is not valid Unicode is written with backslash escapes.
-    """
-    with replace_when_done(path) as temporary:
-        table.to_csv(temporary, index=False, encoding="utf-8", errors="backslashreplace")
+    """Write a table without its index, as `write_text` does; the file appears whole or not at all."""
+    write_text(table.to_csv(index=False), path)
 
 
 _PROVENANCE = re.compile(r"^# (command|started): (.*)$", re.MULTILINE)

@@ -13,6 +13,8 @@ from aindex.evaluation.blocks import Chart, Section, attack_table, distribution_
 from aindex.evaluation.copy_detection import (
     PrecisionRecallCurve,
     Score,
+    at_limit,
+    closeness_limit,
     copy_detection_table,
     pairs_of_rows,
     precision_recall_curve,
@@ -22,16 +24,34 @@ from aindex.evaluation.measures import (
     MEASURES,
     QUERIES_FILE,
     RETRIEVAL_FILE,
+    UNKNOWN,
     Cell,
     Measure,
     Number,
     measures_of,
 )
 from aindex.evaluation.retrieval import attack_labels
-from aindex.evaluation.summary import Series, mean_number, measure_table
+from aindex.evaluation.summary import Series, mean_number, measure_table, summaries
 from aindex.evaluation.table import Table
 
 MOST_SERIES_OF_ONE_TABLE = 2
+_COSTS = ("r@1", "rows_per_picture", "scanned_rows", "bytes_per_picture", "uap_plain")
+_AT_LIMIT = {"false_positives": "strangers", "found": "copies"}
+_COSTS_TEXT = (
+    "Rows scanned are those in the cells that a search visits; bytes are codes, ids and numbers of rows in memory, for "
+    "all pictures of the index together."
+)
+_RISKS_TEXT = (
+    " The threshold is one for all series with the same extractor and metric: at most 1 % of the queries that match "
+    "nothing are taken for matches by it in the first of them."
+)
+
+
+def report_sections(series: Series) -> list[Section]:
+    """The sections of a report that are not empty, without that of all numbers."""
+    kinds = (retrieval_section, cost_section, copy_detection_section, quality_section, index_section)
+    sections = [make(series) for make in kinds]
+    return [section for section in sections if section.tables or section.charts]
 
 
 def retrieval_section(series: Series) -> Section:
@@ -87,6 +107,63 @@ def values_of(series: Series, key: str) -> dict[str, "pd.Series[Any]"]:
 def counts_of(series: Series) -> dict[str, "pd.Series[Any]"]:
     """The number of copies per edit of each series."""
     return {label: results.means["images"] for label, results in series.items()}
+
+
+def risks(series: Series) -> dict[str, list[Number]]:
+    """Per series the shares of false positives and of copies found (see `at_limit`).
+
+    At one threshold, that of the first series with the same extractor and metric.
+    """
+    limits: dict[tuple[Any, ...], float | None] = {}
+    found = {}
+    for label, results in series.items():
+        rows = results.copy_detection
+        if rows is None:
+            continue
+        index = () if results.index is None else tuple(results.index[["extractor", "metric"]].iloc[0])
+        limit = limits.get(index)
+        if limit is None:
+            limit = limits[index] = closeness_limit(rows, metric=results.metric)
+        if limit is not None:
+            known = at_limit(rows, limit, metric=results.metric)
+            found[label] = [
+                Number(known[share], MEASURES[share], f"{label}|icd_df.csv|{share}|at_limit", known[of])
+                for share, of in _AT_LIMIT.items()
+            ]
+    return found
+
+
+def cost_points(series: Series) -> dict[str, dict[str, Number]]:
+    """The `summaries` in which rows scanned are known."""
+    return {label: known for label, known in summaries(series).items() if "scanned_rows" in known}
+
+
+def cost_section(series: Series) -> Section:
+    """R@1 against rows scanned, and a table of costs and risks."""
+    points, risk = cost_points(series), risks(series)
+    section = Section("What it costs and risks", _COSTS_TEXT + (_RISKS_TEXT if risk else ""))
+    if not points:
+        return section
+    rows: list[list[Cell]] = [
+        [
+            label,
+            *(known.get(key, UNKNOWN) for key in _COSTS),
+            *(risk.get(label, [UNKNOWN] * 2) if risk else []),
+        ]
+        for label, known in summaries(series).items()
+    ]
+    names = [MEASURES[key].name for key in (*_COSTS, *(_AT_LIMIT if risk else ()))]
+    source = "retr_df.csv: r@1; queries_df.csv: scanned_rows; index_df.csv; icd_df.csv"
+    section.tables.append(Table(["", *names], rows, source))
+    if len(points) > 1:
+        caption = "R@1 against rows scanned per query, 95 % intervals; numbers: rows per evaluated picture"
+        seen = "; ".join(
+            f"{label} {known['r@1'].text} at {known['scanned_rows'].value:.0f} rows"
+            for label, known in points.items()
+        )
+        alt = f"R@1 against rows scanned per query: {seen}."
+        section.charts.append(Chart(figures.svg_data_uri(figures.cost_figure(points)), caption, alt))
+    return section
 
 
 def curves_of(series: Series) -> dict[str, dict[Score, PrecisionRecallCurve]]:

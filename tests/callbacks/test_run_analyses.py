@@ -67,7 +67,7 @@ def test_metric_of_the_index_decides_the_ceiling(tmp_path):
 
 def test_ceiling_is_left_out_without_the_rows_descriptors(tmp_path):
     analyses, originals = _analyses(tmp_path, "IVF4,PQ4x4", known=False)
-    assert not analyses.knows_ceiling
+    assert analyses.exhaustive is None
     assert analyses.queries([0, 1, 2], ATTACKS, originals)["exhaustive_rank"].isna().all()
 
 

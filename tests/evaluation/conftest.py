@@ -37,13 +37,12 @@ def _retrieved(rng, true_ids, skill):
 def _evaluation(folder, rng, ids, *, attacks, skill, passive):
     name = run_files.passive_file if passive else str
     queries = [(i, attack, param) for attack, param in attacks for i in ids]
-    true, kinds, params = (list(column) for column in zip(*queries, strict=True))
+    true, edits = [i for i, *_ in queries], [Attack(*edit) for _, *edit in queries]
     distances, found = _retrieved(rng, true, skill)
     rows = retrieval.retrieval_rows(
         batch=0,
         image_index=true,
-        attack=kinds,
-        attack_param=params,
+        attacks=edits,
         distances=distances,
         indices=found,
     )
@@ -51,8 +50,7 @@ def _evaluation(folder, rng, ids, *, attacks, skill, passive):
     count = len(true)
     rows = analyses.query_rows(
         image_index=true,
-        attack=kinds,
-        attack_param=params,
+        attacks=edits,
         same_cell=rng.integers(0, 3, count) == rng.integers(0, 3, count),
         code_distance=rng.random(count),
         stored_distance=rng.random(count),

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from aindex.edits import Attack
 from aindex.errors import DataError
 from aindex.evaluation.analyses import (
     QUERY_COLUMNS,
@@ -30,8 +31,7 @@ def _images(psnr_db, names=("a.jpg", "b.jpg", "NA"), **optional):
 def _queries(**optional):
     return query_rows(
         image_index=[10, 11, 10, 11],
-        attack=["none", "none", "jpeg", "jpeg"],
-        attack_param=[None, None, 50, 50],
+        attacks=[Attack("none"), Attack("none"), Attack("jpeg", 50), Attack("jpeg", 50)],
         **optional,
     )
 
@@ -82,7 +82,7 @@ def test_query_table_by_hand():
 
 def test_what_an_index_has_not_stays_empty():
     assert query_table(_queries())[["same_cell", "code_distance", "exhaustive_r@1"]].isna().all(axis=None)
-    with pytest.raises(ValueError, match="code_distance"):
+    with pytest.raises(ValueError, match="Length of values"):
         _queries(code_distance=[1.0])
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from aindex.callbacks.console import answers_table
+from aindex.edits import Attack
 from aindex.errors import DataError
 from aindex.evaluation.retrieval import (
     RETRIEVAL_COLUMNS,
@@ -23,15 +24,12 @@ INDICES = np.array([[7, 3, 9], [3, 7, 9], [3, 9, -1], [9, 3, 7]])
 DISTANCES = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 3.4e38], [0, 0, 1e-9]], dtype=np.float32)
 
 
-def _rows(attack, param, ids=(7, 7, 7, 7)):
-    return retrieval_rows(
-        batch=0,
-        image_index=ids,
-        attack=attack,
-        attack_param=param,
-        distances=DISTANCES,
-        indices=INDICES,
-    )
+def _rows_of(attacks, ids=(7, 7, 7, 7)):
+    return retrieval_rows(batch=0, image_index=ids, attacks=attacks, distances=DISTANCES, indices=INDICES)
+
+
+def _rows(name, param, ids=(7, 7, 7, 7)):
+    return _rows_of([Attack(name, param)] * 4, ids)
 
 
 def test_rank_counts_from_zero_and_is_k_if_absent():
@@ -49,8 +47,7 @@ def _ranked(ranks, k):
     return retrieval_rows(
         batch=0,
         image_index=[7] * len(ranks),
-        attack="none",
-        attack_param=None,
+        attacks=[Attack("none")] * len(ranks),
         distances=np.zeros((len(ranks), k)),
         indices=indices,
     )
@@ -93,17 +90,16 @@ def test_distances_that_json_cannot_hold_are_an_error():
         json_lists(np.array([[np.nan]]))
 
 
-def test_sequences_per_query_and_wrong_counts():
-    rows = _rows(["none", "jpeg", "jpeg", "blur"], [None, 50, 60, 11])
+def test_one_edit_per_query_and_wrong_counts():
+    rows = _rows_of([Attack("none"), Attack("jpeg", 50), Attack("jpeg", 60), Attack("blur", 11)])
     assert rows["attack_param"].tolist() == [None, 50, 60, 11]
     with pytest.raises(ValueError, match=r"Length of values \(2\)"):
-        _rows(["none", "jpeg"], None)
+        _rows_of([Attack("none"), Attack("auto")])
     with pytest.raises(ValueError, match="expected both"):
         retrieval_rows(
             batch=0,
             image_index=[0],
-            attack="none",
-            attack_param=None,
+            attacks=[Attack("none")],
             distances=[[0.0]],
             indices=[[0, 1]],
         )
@@ -137,8 +133,7 @@ def test_five_answers_tell_nothing_of_ten():
         return retrieval_rows(
             batch=0,
             image_index=[3],
-            attack="none",
-            attack_param=None,
+            attacks=[Attack("none")],
             distances=[[0.5] * kneighbors],
             indices=[[*[0] * (kneighbors - 1), 3]],
         )
