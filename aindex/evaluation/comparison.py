@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -116,11 +117,11 @@ def _figures(series: Series) -> dict[str, bytes]:
     retrievals = {label: results.retrieval for label, results in series.items()}
     recalls, curves = sections.values_of(series, "r@1"), sections.curves_of(series)
     points = sections.cost_points(series)
-    draw = {CURVES: lambda: figures.comparison_figure(recalls, curves, sections.counts_of(series))}
+    draw = {CURVES: partial(figures.comparison_figure, recalls, curves, sections.counts_of(series))}
     if any(figures.curve_families(rows) for rows in retrievals.values()):
-        draw[RECALL_CURVES] = lambda: figures.recall_curves_figure(retrievals)
+        draw[RECALL_CURVES] = partial(figures.recall_curves_figure, retrievals)
     if points:
-        draw[COST] = lambda: figures.cost_figure(points)
+        draw[COST] = partial(figures.cost_figure, points)
     kinds: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
     return {f"{name}.{kind}": figures.figure_bytes(draw[name](), kind) for name in draw for kind in kinds}
 
