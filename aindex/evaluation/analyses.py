@@ -15,16 +15,8 @@ from aindex.evaluation.retrieval import average_rows, edit_columns
 if TYPE_CHECKING:
     from aindex.edits import Attack
 
-QUERY_COLUMNS = (
-    "image_index",
-    "attack",
-    "attack_param",
-    "same_cell",
-    "code_distance",
-    "stored_distance",
-    "exhaustive_rank",
-    "scanned_rows",
-)
+_OF_QUERIES = ("same_cell", "code_distance", "stored_distance", "exhaustive_rank", "scanned_rows")
+QUERY_COLUMNS = ("image_index", "attack", "attack_param", *_OF_QUERIES)
 INDEX_COLUMNS = (
     "extractor",
     "idx_factory",
@@ -81,7 +73,7 @@ def query_rows(
     Raises:
         ValueError: a count does not fit, or there is no such column.
     """
-    return edit_columns(image_index, attacks).assign(**_numbers(QUERY_COLUMNS[3:], measured))
+    return edit_columns(image_index, attacks).assign(**_numbers(_OF_QUERIES, measured))
 
 
 def image_summary(images: pd.DataFrame) -> pd.DataFrame:
