@@ -13,7 +13,7 @@ from aindex.callbacks.merging import merge_rows
 from aindex.data.images import LEFT_OUT_COPIES, SkippedImages, image_names, list_images, names_root
 from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS, NON_MATCHING, copy_detection_rows
 from aindex.evaluation.edited import RandomCopies, RandomlyEditedPictures
-from aindex.evaluation.run_files import COPY_DETECTION_FILE
+from aindex.evaluation.measures import COPY_DETECTION_FILE
 from aindex.paths import user_path
 
 

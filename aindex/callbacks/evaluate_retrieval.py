@@ -18,16 +18,10 @@ from aindex.data.images import LEFT_OUT_COPIES, SkippedImages
 from aindex.errors import EditError
 from aindex.evaluation.analyses import QUERY_COLUMNS
 from aindex.evaluation.edited import EditedCopies, EditedPictures
+from aindex.evaluation.measures import IMAGES_FILE, INDEX_FILE, QUERIES_FILE, RETRIEVAL_FILE, SEARCH_FILE
 from aindex.evaluation.measuring import Analyses
 from aindex.evaluation.retrieval import RETRIEVAL_COLUMNS, retrieval_rows
-from aindex.evaluation.run_files import (
-    IMAGES_FILE,
-    INDEX_FILE,
-    QUERIES_FILE,
-    RETRIEVAL_FILE,
-    SEARCH_FILE,
-    write_csv,
-)
+from aindex.evaluation.run_files import write_csv
 
 _TABLES = {"csv": (RETRIEVAL_FILE, RETRIEVAL_COLUMNS), "queries": (QUERIES_FILE, QUERY_COLUMNS)}
 
@@ -78,11 +72,9 @@ class RetrievalEvaluation(Evaluation):
         rows = retrieval_rows(
             batch=[position // self.run.batch_size_eval for position in positions],
             image_index=originals,
-            attack=[attack.name for attack in attacks],
-            attack_param=[attack.param for attack in attacks],
+            attacks=attacks,
             distances=distances,
             indices=ids,
-            kneighbors=ids.shape[1],
         )
         queries = self._analyses.queries(positions, attacks, descriptors)
         return {
@@ -114,7 +106,7 @@ class RetrievalEvaluation(Evaluation):
         together = self.run.is_collective or distributed.rank() == 0
         times = self._analyses.search_times() if together else None
         self.run.left_out["failed_edits"] = distributed.on_rank_zero(lambda: self._merge(times))
-        if self.plan.exhaustive and not self._analyses.knows_ceiling:
+        if self.plan.exhaustive and self._analyses.exhaustive is None:
             self.run.notes.append(
                 "left out: R@1 of an exhaustive search; an index that is given as a folder (index.path) has no "
                 "descriptors to search in"

@@ -23,13 +23,8 @@ from aindex.errors import ConfigError, OutputError
 from aindex.evaluation.run_files import (
     ASSETS_FOLDER,
     CONFIG_FILE,
-    COPY_DETECTION_FILE,
-    IMAGES_FILE,
-    INDEX_FILE,
-    QUERIES_FILE,
     REPORT_FILE,
-    RETRIEVAL_FILE,
-    SEARCH_FILE,
+    TABLES,
     passive_file,
     provenance_text,
 )
@@ -44,12 +39,11 @@ LANCE_FOLDER = "index.lance"
 ORIGINALS_FOLDER = "originals"
 PROGRESS_FOLDER = "progress"
 TENSORBOARD_FOLDER = "tensorboard"
-_TABLES = (RETRIEVAL_FILE, COPY_DETECTION_FILE, IMAGES_FILE, QUERIES_FILE, SEARCH_FILE, INDEX_FILE)
 _OWN = (
     CONFIG_FILE,
     SUMMARY_FILE,
-    *_TABLES,
-    *map(passive_file, _TABLES),
+    *TABLES,
+    *map(passive_file, TABLES),
     SKIPPED_FILE,
     REPORT_FILE,
     ASSETS_FOLDER,

@@ -13,7 +13,7 @@ from aindex.data.images import read_image, to_tensor
 from aindex.edits.named import Attack
 from aindex.errors import EditError
 from aindex.evaluation.edited import EditedPictures
-from aindex.evaluation.examples import EditedCopy, save_example
+from aindex.evaluation.examples import save_example
 from aindex.evaluation.run_files import ASSETS_FOLDER
 
 _SHOWN = (
@@ -58,11 +58,11 @@ def save_examples(run: Run, settings: ActivationSettings | None, count: int) -> 
 
 def _copies(
     dataset: EditedPictures, image: Image.Image, position: int, attacks: Sequence[Attack]
-) -> list[EditedCopy]:
-    copies = []
+) -> dict[Attack, Image.Image]:
+    copies = {}
     for attack in attacks:
         with suppress(EditError):  # the evaluation has recorded it
-            copies.append(EditedCopy(attack.name, attack.param, dataset.copy(image, position, attack)))
+            copies[attack] = dataset.copy(image, position, attack)
     return copies
 
 

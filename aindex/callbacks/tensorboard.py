@@ -18,7 +18,6 @@ from aindex.evaluation.copy_detection import Pairs, pairs_of_rows, precision_rec
 from aindex.evaluation.examples import Example, read_examples
 from aindex.evaluation.html_report import verdicts_of
 from aindex.evaluation.measures import IMAGES_FILE, QUERIES_FILE, RETRIEVAL_FILE, measures_of
-from aindex.evaluation.retrieval import attack_label
 from aindex.evaluation.run_files import ASSETS_FOLDER, CONFIG_FILE, Results
 from aindex.evaluation.sections import curves_of, worst_table
 from aindex.evaluation.setting_differences import flat_settings
@@ -155,18 +154,11 @@ def example_sheet(example: Example, verdicts: Mapping[str, str]) -> Image.Image:
         example: stored pictures.
         verdicts: by an edit's label, what became of the copy.
     """
-    first: list[tuple[str, Path]] = [
-        ("original", example.original),
-        ("released", example.released),
-        (f"difference × {example.amplification:g}", example.difference),
-    ]
-    first += [("heatmap", example.heatmap)] if example.heatmap else []
     copies = []
-    for copy in example.copies:
-        label = attack_label(copy.attack, copy.attack_param)
+    for label, path in example.copies.items():
         verdict = verdicts.get(label, "")
-        copies.append((f"{label.replace('_', ' ')}: {verdict}" if verdict else label, copy.file))
-    return _sheet([row for row in (first, copies) if row])
+        copies.append((f"{label.replace('_', ' ')}: {verdict}" if verdict else label, path))
+    return _sheet([row for row in (list(example.pictures.items()), copies) if row])
 
 
 def _sheet(rows: Sequence[Sequence[tuple[str, Path]]]) -> Image.Image:

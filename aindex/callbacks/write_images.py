@@ -18,7 +18,8 @@ from aindex.data.parts import PartFiles
 from aindex.data.picture_writer import PictureWriter
 from aindex.errors import ConfigError, DataError
 from aindex.evaluation.analyses import image_rows
-from aindex.evaluation.run_files import IMAGES_FILE, write_csv
+from aindex.evaluation.measures import IMAGES_FILE
+from aindex.evaluation.run_files import write_csv
 
 
 class WriteImages(GivenRun, Callback):

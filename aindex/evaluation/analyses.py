@@ -1,15 +1,7 @@
-"""Why copies are found or lost: coarse cells, distances to codes, image quality, the exhaustive ceiling.
+"""The rows of `images_df.csv` and `queries_df.csv`, the columns of `index_df.csv`, and what is computed from them."""
 
-The rows of the csv files are made here; all summaries are computed from them:
-
-- `images_df.csv` (`image_columns`): one row per released image;
-- `queries_df.csv` (`QUERY_COLUMNS`): one row per edited copy, in the order of `retr_df.csv`;
-- `index_df.csv` (`INDEX_COLUMNS`): one row about the index that was searched;
-- `search_df.csv` (`SEARCH_COLUMNS` of `aindex.evaluation.exhaustive`): one row per setting of the search.
-"""
-
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +10,13 @@ import pandas as pd
 from aindex.data.tables import name_table
 from aindex.errors import DataError
 from aindex.evaluation.measures import IMAGES_FILE, QUERIES_FILE, columns_of, measures_of
-from aindex.evaluation.retrieval import AttackParam, attack_labels, average_rows, spread
+from aindex.evaluation.retrieval import average_rows, edit_columns
 
-QUERY_COLUMNS = (
-    "image_index",
-    "attack",
-    "attack_param",
-    "same_cell",
-    "code_distance",
-    "stored_distance",
-    "exhaustive_rank",
-    "scanned_rows",
-)
+if TYPE_CHECKING:
+    from aindex.edits.named import Attack
+
+_OF_QUERIES = ("same_cell", "code_distance", "stored_distance", "exhaustive_rank", "scanned_rows")
+QUERY_COLUMNS = ("image_index", "attack", "attack_param", *_OF_QUERIES)
 INDEX_COLUMNS = (
     "extractor",
     "idx_factory",
@@ -43,15 +30,15 @@ INDEX_COLUMNS = (
     "bytes_per_picture",
 )
 
-Array = npt.NDArray[Any]
 
-
-def _optional(values: npt.ArrayLike | None, count: int, name: str) -> npt.NDArray[np.float64]:
-    """A column of numbers; nan where nothing is known."""
-    column = np.full(count, np.nan) if values is None else np.asarray(values, dtype=np.float64)
-    if column.shape != (count,):
-        raise ValueError(f"{name}: shape {column.shape}, expected ({count},)")
-    return column
+def _numbers(columns: Sequence[str], measured: Mapping[str, npt.ArrayLike | None]) -> dict[str, Any]:
+    """Columns of numbers; nan where nothing is known."""
+    if unknown := measured.keys() - set(columns):
+        raise ValueError(f"{', '.join(sorted(unknown))}: expected measures among {', '.join(columns)}")
+    known = {name: measured.get(name) for name in columns}
+    return {
+        name: np.nan if some is None else np.asarray(some, dtype=np.float64) for name, some in known.items()
+    }
 
 
 def image_columns() -> list[str]:
@@ -73,58 +60,20 @@ def image_rows(
     Raises:
         ValueError: a count does not fit, or there is no such measure.
     """
-    ids, columns = np.asarray(image_index, dtype=np.int64), columns_of(IMAGES_FILE)
-    if unknown := measured.keys() - set(columns):
-        raise ValueError(f"{', '.join(sorted(unknown))}: expected measures of images: {', '.join(columns)}")
-    if len(names) != len(ids):
-        raise ValueError(f"{len(names)} names for {len(ids)} images")
-    numbers = {name: _optional(measured.get(name), len(ids), name) for name in columns}
+    ids = np.asarray(image_index, dtype=np.int64)
+    numbers = _numbers(columns_of(IMAGES_FILE), measured)
     return name_table({"image_index": ids, "name": list(names), **numbers}, image_columns())
 
 
 def query_rows(
-    *,
-    image_index: npt.ArrayLike,
-    attack: str | Sequence[str],
-    attack_param: AttackParam | Sequence[AttackParam],
-    cells: npt.ArrayLike | None = None,
-    original_cells: npt.ArrayLike | None = None,
-    code_distance: npt.ArrayLike | None = None,
-    stored_distance: npt.ArrayLike | None = None,
-    exhaustive_rank: npt.ArrayLike | None = None,
-    scanned_rows: npt.ArrayLike | None = None,
+    *, image_index: npt.ArrayLike, attacks: "Sequence[Attack]", **measured: npt.ArrayLike | None
 ) -> pd.DataFrame:
-    """Rows of `queries_df.csv`; columns that are not given stay empty (an index may have no cells or codes).
+    """Rows of `queries_df.csv` for nq ids and edits: nq values per measure, or none at all of what is not known.
 
-    Args:
-        image_index: nq ids of the images that the queries are copies of.
-        attack: the edit's name, or one per query.
-        attack_param: its parameter, or one per query.
-        cells: nq coarse cells of the copies' descriptors.
-        original_cells: nq or nq×r coarse cells of their originals' rows.
-        code_distance: nq squared distances of the copies' descriptors to their own codes.
-        stored_distance: nq squared distances to what the index stores for the originals.
-        exhaustive_rank: nq ranks of an exhaustive search, from 0.
-        scanned_rows: nq numbers of rows in the cells that the search visited.
+    Raises:
+        ValueError: a count does not fit, or there is no such column.
     """
-    ids = np.asarray(image_index, dtype=np.int64)
-    same_cell = None
-    if cells is not None and original_cells is not None:
-        own = np.asarray(original_cells).reshape(len(ids), -1)
-        same_cell = (np.asarray(cells)[:, None] == own).any(axis=1)
-    return pd.DataFrame(
-        {
-            "image_index": ids,
-            "attack": pd.Series(spread(attack, len(ids), "attack"), dtype=object),
-            "attack_param": pd.Series(spread(attack_param, len(ids), "attack_param"), dtype=object),
-            "same_cell": _optional(same_cell, len(ids), "cells"),
-            "code_distance": _optional(code_distance, len(ids), "code_distance"),
-            "stored_distance": _optional(stored_distance, len(ids), "stored_distance"),
-            "exhaustive_rank": _optional(exhaustive_rank, len(ids), "exhaustive_rank"),
-            "scanned_rows": _optional(scanned_rows, len(ids), "scanned_rows"),
-        },
-        columns=list(QUERY_COLUMNS),
-    )
+    return edit_columns(image_index, attacks).assign(**_numbers(_OF_QUERIES, measured))
 
 
 def image_summary(images: pd.DataFrame) -> pd.DataFrame:
@@ -157,17 +106,11 @@ def image_summary(images: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["measure", "mean", "std", "worst", "worst_name", "unchanged"])
 
 
-def worst_images(images: pd.DataFrame, count: int = 10) -> pd.DataFrame:
-    """The most visibly changed images: rows of the lowest PSNR, worst first."""
-    columns = ["name", *(measure.key for measure in measures_of(IMAGES_FILE))]
-    return images.sort_values("psnr_db", kind="stable")[columns].head(count).reset_index(drop=True)
-
-
 def query_table(queries: pd.DataFrame) -> pd.DataFrame:
     """Means of the measures of `queries_df.csv` per edit and over edits (see `average_rows`)."""
     rank = queries["exhaustive_rank"]
     known = queries.assign(**{"exhaustive_r@1": (rank == 0).astype(float).where(rank.notna())})
-    return average_rows(known, attack_labels(known), [measure.key for measure in measures_of(QUERIES_FILE)])
+    return average_rows(known, QUERIES_FILE)
 
 
 def code_distances(

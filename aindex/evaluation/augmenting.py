@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +28,12 @@ from aindex.data.images import (
     names_root,
     read_image,
 )
-from aindex.data.loading import Failure, ProcessLoader
+from aindex.data.loading import Failure, ProcessLoader, succeeded
 from aindex.data.parts import PartFiles
 from aindex.data.source_image import png_names
 from aindex.edits.named import Attack, Template, apply_attack, attacks_of
-from aindex.edits.random_edit import apply_random_edits
 from aindex.errors import AindexError, ConfigError, EditError, ImageReadError, OutputError
-from aindex.evaluation.edited import why_edit_failed
+from aindex.evaluation.edited import random_copy, why_edit_failed
 from aindex.seeding import derive_seed
 from aindex.terminal import bars_are_off
 
@@ -65,34 +64,19 @@ class Augmented:
     failed: SkippedImages
 
 
-@dataclass(frozen=True)
-class _Copy:
-    """One copy to make: its file, relative to the folder of images, and the edit; None draws a random edit."""
-
-    file: str
-    attack: Attack | None
-    part: str
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What became of an image: the lines about its copies, why it cannot be read, the copies whose edit failed."""
-
-    lines: Sequence[str] = ()
-    skipped: Sequence[tuple[str, str]] = ()
-    failed: Sequence[tuple[str, str]] = ()
-
-
 class _Copies(Dataset[Any]):
-    """Writes all copies of an image; yields what became of it."""
+    """Writes all copies of an image; yields the lines about them, why it cannot be read, the copies whose edit failed.
+
+    An attack that is None draws a random edit.
+    """
 
     def __init__(
         self,
         paths: Sequence[Path],
         names: Sequence[str],
         folder: Path,
-        *,
         attacks: Sequence[Attack | None],
+        *,
         seed: int,
         template: Template,
         format: Format,
@@ -104,57 +88,42 @@ class _Copies(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, position: int) -> _Made | Failure:
+    def __getitem__(self, position: int) -> dict[str, Any] | Failure:
         path = self.paths[position]
         lines: list[str] = []
+        skipped: list[tuple[str, str]] = []
         failed: list[tuple[str, str]] = []
         try:
-            try:
-                image = read_image(path)
-            except ImageReadError as error:
-                return _Made(skipped=[(str(path), str(error))])
-            for copy in self._copies(self.stems[position]):
+            image = read_image(path)
+            for number in range(len(self.attacks)):
                 try:
-                    lines.append(self._make(image, position, copy))
+                    lines.append(self._make(image, position, number))
                 except EditError as error:
                     failed.append(why_edit_failed(path, error))
+        except ImageReadError as error:
+            skipped.append((str(path), str(error)))
         except AindexError as error:
             return Failure(error)
-        return _Made(lines, failed=failed)
+        return {"lines": lines, "skipped": skipped, "failed": failed}
 
-    def _copies(self, stem: str) -> list[_Copy]:
-        copies = []
-        for number, attack in enumerate(self.attacks):
-            part = f"augment {number}" if attack is None else str(attack)
-            suffix = str(number) if attack is None else str(attack).replace(" ", "_")
-            name = stem if len(self.attacks) == 1 else f"{stem}.{suffix}"
-            copies.append(_Copy(f"{name}.{self.format}", attack, part))
-        return copies
-
-    def _make(self, image: Image.Image, position: int, copy: _Copy) -> str:
-        seed = derive_seed(self.seed, self.names[position], copy.part)
-        path = str(self.paths[position])
-        edits: list[dict[str, Any]] = []
-        if copy.attack is not None and copy.attack.name != "auto":
-            edited = apply_attack(image, copy.attack, seed=seed, template=self.template, name=path)
-            edits = [] if copy.attack.name == "none" else [_as_dict(copy.attack, self.template)]
+    def _make(self, image: Image.Image, position: int, number: int) -> str:
+        """Write a copy; the line about it."""
+        name, path, attack = self.names[position], self.paths[position], self.attacks[number]
+        seed = derive_seed(self.seed, name, f"augment {number}" if attack is None else str(attack))
+        if attack is None or attack.name == "auto":
+            edited, edits = random_copy(image, path, seed=seed)
         else:
-            try:
-                edited, edits = apply_random_edits(image, seed=seed)
-            except EditError as error:
-                raise EditError(f"{path}: {error}") from error
-        with replace_when_done(self.folder / IMAGES_FOLDER / copy.file) as temporary:
+            edited = apply_attack(image, attack, seed=seed, template=self.template, name=str(path))
+            edits = [] if attack.name == "none" else [_as_dict(attack, self.template)]
+        suffix = str(number) if attack is None else str(attack).replace(" ", "_")
+        stem = self.stems[position] if len(self.attacks) == 1 else f"{self.stems[position]}.{suffix}"
+        file = f"{IMAGES_FOLDER}/{stem}.{self.format}"
+        with replace_when_done(self.folder / file) as temporary:
             if self.format == "png":
                 edited.save(temporary, format="PNG", compress_level=1)
             else:
                 edited.save(temporary, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)
-        line = {"name": self.names[position], "file": f"{IMAGES_FOLDER}/{copy.file}", "edits": edits}
-        return json.dumps(line) + "\n"
-
-
-def _as_it_is(outcome: Any) -> Any:
-    """Instead of the loader's own conversion, which makes lists of tuples."""
-    return outcome
+        return json.dumps({"name": name, "file": file, "edits": edits}) + "\n"
 
 
 def _as_dict(attack: Attack, template: Template) -> dict[str, Any]:
@@ -182,13 +151,7 @@ def _refuse_sources(output: Path, paths: Sequence[Path], root: Path | None) -> N
 def _claimed(output: Path, call: str, *, overwrite: bool) -> Iterator[None]:
     """Hold the folder alone, once nothing of anybody's is lost in it, and note there which call works in it.
 
-    Args:
-        output: the folder.
-        call: what decides the copies; an interrupted call that was the same goes on.
-        overwrite: replace what an earlier call left.
-
-    Raises:
-        OutputError: something would be lost, or another command works there.
+    An interrupted call that was the same, because the same decides its copies, goes on.
     """
     progress = output / _PROGRESS_FOLDER
     with exclusive(progress, wait=False):
@@ -273,28 +236,17 @@ def augment(
     call = json.dumps([edits, copies, seed, template, format, listed])
     _refuse_sources(output_dir, paths, root if os.path.isdir(data_dir) else None)
     attacks: Sequence[Attack | None] = [None] * copies if edits == "auto" else attacks_of(edits)
-    dataset = _Copies(
-        paths,
-        names,
-        output_dir,
-        attacks=attacks,
-        seed=seed,
-        template=template,
-        format=format,
-    )
+    dataset = _Copies(paths, names, output_dir, attacks, seed=seed, template=template, format=format)
     with _claimed(output_dir, call, overwrite=overwrite):
         remove_leftovers(output_dir / IMAGES_FOLDER)
         parts = PartFiles(output_dir / _PROGRESS_FOLDER, _COPIES)
         done = _finished(parts, output_dir)
         left = [position for position in range(len(paths)) if position not in done]
-        loader = ProcessLoader(
-            Subset(dataset, left), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is
-        )
+        loader = ProcessLoader(Subset(dataset, left), num_workers=num_workers, collate_fn=list)
         bar = tqdm(loader, total=len(left), disable=bars_are_off(progress), desc="augment", unit="image")
-        for position, outcome in zip(left, bar, strict=True):
-            if isinstance(outcome, Failure):
-                raise outcome.error
-            parts.append(position, asdict(outcome))
+        for position, batch in zip(left, bar, strict=True):
+            (record,) = succeeded(batch)
+            parts.append(position, record)
         return _write(parts, output_dir)
 
 

@@ -3,6 +3,8 @@
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,30 +12,13 @@ import pandas as pd
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import ConfigError, OutputError
-from aindex.evaluation.blocks import attack_table
-from aindex.evaluation.cost_section import cost_points, risks
-from aindex.evaluation.examples import Example, read_examples
-from aindex.evaluation.figures import (
-    comparison_figure,
-    cost_figure,
-    curve_families,
-    figure_bytes,
-    recall_curves_figure,
-)
-from aindex.evaluation.html_report import PASSIVE, Card, facts, picture, render_page, report_sections
-from aindex.evaluation.measures import COUNT, Number, measures_of
-from aindex.evaluation.run_files import (
-    ASSETS_FOLDER,
-    REPORT_FILE,
-    RETRIEVAL_FILE,
-    Results,
-    Run,
-    read_run,
-    write_csv,
-    write_text,
-)
-from aindex.evaluation.sections import counts_of, curves_of, numbers_section, values_of
-from aindex.evaluation.setting_differences import differing_settings, settings_section, warnings_of
+from aindex.evaluation import figures, sections
+from aindex.evaluation.blocks import Section, attack_table
+from aindex.evaluation.examples import read_examples
+from aindex.evaluation.html_report import PASSIVE, Card, Page, facts, picture
+from aindex.evaluation.measures import COUNT, RETRIEVAL_FILE, Number, measures_of
+from aindex.evaluation.run_files import REPORT_FILE, Results, Run, read_run, write_csv, write_text
+from aindex.evaluation.setting_differences import differing_settings, warnings_of
 from aindex.evaluation.summary import Series, attack_number, measure_table, summary
 from aindex.evaluation.table import Table, latex, markdown, markdown_text
 
@@ -94,18 +79,22 @@ def compare(
     for name, content in _figures(series).items():
         with replace_when_done(output / name) as temporary:
             temporary.write_bytes(content)
-    differing = settings_section(read)
-    html = render_page(
+    differing = Section(
+        "Settings that differ",
+        " ".join(f"Warning: {line}." for line in warned),
+        tables=[replace(settings, title="")] if settings else [],
+    )
+    page = Page(
         title=" · ".join(read),
         kind=f"comparison of {len(read)} runs" if len(read) > 1 else "one run",
         facts={"runs": str(len(read)), **_shared_facts(read)},
-        sections=[*([differing] if settings or warned else []), *report_sections(series)],
-        numbers=numbers_section(series),
+        sections=[*([differing] if settings or warned else []), *sections.report_sections(series)],
+        numbers=sections.numbers_section(series),
         cards=_cards(read, examples),
         cards_text="The released image of each run and its change, amplified around grey.",
         configs=[(label, run.config) for label, run in read.items() if run.config],
     )
-    write_text(html, output / REPORT_FILE)
+    write_text(page.html(), output / REPORT_FILE)
     return output / REPORT_FILE
 
 
@@ -125,19 +114,16 @@ def _shared_facts(runs: Mapping[str, Run]) -> dict[str, str]:
 
 def _figures(series: Series) -> dict[str, bytes]:
     """The contents of the figure files; each is drawn anew, as saving changes a layout."""
+    retrievals = {label: results.retrieval for label, results in series.items()}
+    recalls, curves = sections.values_of(series, "r@1"), sections.curves_of(series)
+    points = sections.cost_points(series)
+    draw = {CURVES: partial(figures.comparison_figure, recalls, curves, sections.counts_of(series))}
+    if any(figures.curve_families(rows) for rows in retrievals.values()):
+        draw[RECALL_CURVES] = partial(figures.recall_curves_figure, retrievals)
+    if points:
+        draw[COST] = partial(figures.cost_figure, points)
     kinds: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
-    files = {
-        f"{CURVES}.{kind}": figure_bytes(
-            comparison_figure(values_of(series, "r@1"), curves_of(series), counts_of(series)), kind
-        )
-        for kind in kinds
-    }
-    if any(curve_families(results.retrieval) for results in series.values()):
-        rows = {label: results.retrieval for label, results in series.items()}
-        files |= {f"{RECALL_CURVES}.{kind}": figure_bytes(recall_curves_figure(rows), kind) for kind in kinds}
-    if points := cost_points(series):
-        files |= {f"{COST}.{kind}": figure_bytes(cost_figure(points), kind) for kind in kinds}
-    return files
+    return {f"{name}.{kind}": figures.figure_bytes(draw[name](), kind) for name in draw for kind in kinds}
 
 
 def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
@@ -182,7 +168,7 @@ def comparison_numbers(series: Series) -> pd.DataFrame:
             more = (None, None, None) if number.interval is None else (number.n, *number.interval)
             rows.append((label, table, row, column, number.value, *more))
 
-    risk = risks(series)
+    risk = sections.risks(series)
     for label, results in series.items():
         means = results.means
         for attack in means.index:
@@ -197,32 +183,23 @@ def comparison_numbers(series: Series) -> pd.DataFrame:
 
 def _cards(runs: Mapping[str, Run], count: int) -> list[Card]:
     """Example images that every run with examples has, with each run's released picture and its change."""
-    stored: dict[str, dict[str, Example]] = {}
-    for label, run in runs.items():
-        examples = {example.name: example for example in read_examples(run.folder / ASSETS_FOLDER)}
-        if examples:
-            stored[label] = examples
+    stored = {
+        label: {example.name: example.pictures for example in read_examples(run.assets)}
+        for label, run in runs.items()
+    }
+    stored = {label: examples for label, examples in stored.items() if examples}
     if not stored:
         return []
-    first = next(iter(stored.values()))
-    shared = [name for name in first if all(name in examples for examples in stored.values())]
-    return [
-        Card(
-            name,
-            [
-                picture(first[name].original, "original"),
-                *(
-                    shown
-                    for label, examples in stored.items()
-                    for shown in (
-                        picture(examples[name].released, label),
-                        picture(
-                            examples[name].difference,
-                            f"{label}, difference × {examples[name].amplification:g}",
-                        ),
-                    )
-                ),
-            ],
-        )
-        for name in shared[: max(count, 0)]
-    ]
+    first, *others = stored.values()
+    shared = [name for name in first if all(name in examples for examples in others)]
+    cards = []
+    for name in shared[: max(count, 0)]:
+        pictures = [picture(first[name]["original"], "original")]
+        for label, examples in stored.items():
+            for shown, path in examples[name].items():
+                if shown == "released":
+                    pictures.append(picture(path, label))
+                elif shown.startswith("difference"):
+                    pictures.append(picture(path, f"{label}, {shown}"))
+        cards.append(Card(name, pictures))
+    return cards

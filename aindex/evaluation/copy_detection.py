@@ -44,8 +44,6 @@ def _sorted(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Both as vectors, sorted by falling score, false pairs first among equal scores."""
     flat, true = np.ravel(np.asarray(scores, dtype=np.float64)), np.ravel(np.asarray(is_true)).astype(bool)
-    if flat.shape != true.shape:
-        raise ValueError(f"{flat.size} scores and {true.size} truths: expected one truth per score")
     if np.isnan(flat).any():
         raise DataError("a score is nan: expected numbers; check the descriptors")
     if number_of_true_pairs < max(1, true.sum()):
@@ -136,12 +134,7 @@ def pooled_pairs(
 
 
 def nearest_closeness(rows: pd.DataFrame, metric: IndexMetric | None = None) -> npt.NDArray[np.float64]:
-    """Closeness of each query's best candidate, nq: −distance or similarity; −inf where there is no candidate.
-
-    Args:
-        rows: see `pairs_of_rows`.
-        metric: the index's; by default seen from the order of the distances.
-    """
+    """Closeness of each query's best candidate, nq: −distance or similarity; −inf where there is no candidate."""
     distances = matrix_of(rows["retrieved_distances"]).astype(np.float64)
     found = matrix_of(rows["retrieved_indices"])[:, 0]
     closest = distances[:, 0] if (metric or metric_of(distances)) == "IP" else -distances[:, 0]
@@ -195,21 +188,17 @@ def copy_detection_rows(
         indices: nq×k retrieved ids.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the counts do not fit.
         DataError: a distance is not finite.
     """
-    ids, found = np.asarray(image_index, dtype=np.int64), np.asarray(indices)
-    if found.ndim != 2 or np.shape(distances) != found.shape or not len(ids) == len(edits) == len(found):
-        raise ValueError(
-            f"{len(ids)} ids, {len(edits)} edits, distances {np.shape(distances)}, indices {found.shape}"
-        )
+    ids = np.asarray(image_index, dtype=np.int64)
     return pd.DataFrame(
         {
-            "batch": np.full(len(ids), batch, dtype=np.int64),
+            "batch": batch,
             "image_index": ids,
             "attack": [json.dumps(list(drawn), ensure_ascii=False) for drawn in edits],
             "retrieved_distances": json_lists(distances),
-            "retrieved_indices": json_lists(found),
+            "retrieved_indices": json_lists(indices),
         },
         columns=list(COPY_DETECTION_COLUMNS),
     )
@@ -222,12 +211,9 @@ def metric_of(distances: npt.ArrayLike) -> IndexMetric:
 
 
 def pairs_of_rows(rows: pd.DataFrame, *, score: Score = "plain", metric: IndexMetric | None = None) -> Pairs:
-    """The pooled pairs of `icd_df.csv` (as `read_results` reads it, or straight of `copy_detection_rows`).
+    """The pooled pairs (see `pooled_pairs`) of rows of `icd_df.csv`, read by `read_results` or not written yet.
 
-    Args:
-        rows: one per query.
-        score: see `pooled_pairs`.
-        metric: the index's; by default seen from the order of the distances.
+    Without a metric the order of the distances shows it.
 
     Raises:
         DataError: there are no rows, or `normalised` with a single candidate per query.
@@ -241,11 +227,7 @@ def pairs_of_rows(rows: pd.DataFrame, *, score: Score = "plain", metric: IndexMe
 
 
 def copy_detection_table(rows: pd.DataFrame, *, metric: IndexMetric | None = None) -> pd.DataFrame:
-    """µAP and recall at 90 % precision of both scores.
-
-    Args:
-        rows: see `pairs_of_rows`.
-        metric: the index's; by default seen from the order of the distances.
+    """µAP and recall at 90 % precision of both scores (see `pairs_of_rows`).
 
     Returns:
         A row per score (none for the normalised one where there is a single candidate per query), columns

@@ -123,34 +123,32 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
 
     def __getitem__(self, item: int) -> EditedCopies | Failure:
         position, part = divmod(item, self.items_per_image)
+        path, name = self.paths[position], self.names[position]
         wanted = self.attacks[part * COPIES_PER_ITEM : (part + 1) * COPIES_PER_ITEM]
-        if self.names[position] in self.left_out:
-            nothing, path = torch.empty(0, 3, self.size, self.size), str(self.paths[position])
-            missing = [(str(attack), path, self.left_out[self.names[position]]) for attack in wanted]
-            return EditedCopies(item, position, [], nothing, failed=missing)
+        if name in self.left_out:
+            missing = [(str(attack), str(path), self.left_out[name]) for attack in wanted]
+            return EditedCopies(item, position, [], _stacked([], self.size), failed=missing)
         attacks: list[Attack] = []
         copies: list[Tensor] = []
         failed: list[tuple[str, str, str]] = []
+        unedited, quality = None, None
         try:
-            image = read_image(self.paths[position])
+            image = read_image(path)
             for attack in wanted:
                 try:
                     copies.append(prepare(self.copy(image, position, attack), self.size))
                     attacks.append(attack)
                 except EditError as error:
-                    failed.append((str(attack), *why_edit_failed(self.paths[position], error)))
-            unedited, quality = None, None
+                    failed.append((str(attack), *why_edit_failed(path, error)))
             if part == 0:
-                unedited = next(
-                    (row for row, attack in enumerate(attacks) if attack.name == "none"), len(copies)
-                )
+                none = Attack("none")
+                unedited = attacks.index(none) if none in attacks else len(copies)
                 if unedited == len(copies):
                     copies.append(prepare(image, self.size))
                 quality = self._quality(position, image)
         except AindexError as error:
             return Failure(error)
-        inputs = torch.stack(copies) if copies else torch.empty(0, 3, self.size, self.size)
-        return EditedCopies(item, position, attacks, inputs, unedited, quality, failed)
+        return EditedCopies(item, position, attacks, _stacked(copies, self.size), unedited, quality, failed)
 
     def copy(self, image: Image.Image, position: int, attack: Attack) -> Image.Image:
         """The image at a position, edited in one way.
@@ -175,6 +173,22 @@ class EditedPictures(Dataset[EditedCopies | Failure]):
             return quality_of(read_image(self.originals[position]), image)
         except DataError as error:
             raise DataError(f"released image {str(self.paths[position])!r}: {error}") from error
+
+
+def _stacked(copies: list[Tensor], size: int) -> Tensor:
+    return torch.stack(copies) if copies else torch.empty(0, 3, size, size)
+
+
+def random_copy(image: Image.Image, path: Path, *, seed: int) -> tuple[Image.Image, list[dict[str, Any]]]:
+    """A random edit of a picture, and what was done.
+
+    Raises:
+        EditError: the edit failed; it names the picture.
+    """
+    try:
+        return apply_random_edits(image, seed=seed)
+    except EditError as error:
+        raise EditError(f"{path}: {error}") from error
 
 
 def why_edit_failed(path: Path, error: EditError) -> tuple[str, str]:
@@ -216,12 +230,7 @@ class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
     """Each image under one random edit, `COPIES_PER_ITEM` images an item.
 
     Args:
-        paths: files to edit, opened only when their turn comes.
-        names: the images' names; the edit derives from the name and the seed.
-        size: R, side of the prepared copies.
-        seed: the run's.
-        skip_unreadable: note pictures that cannot be read, instead of failing.
-        left_out: names of images that there are not, and why.
+        skip_unreadable: note pictures that cannot be read, instead of failing; see `EditedPictures` for the others.
     """
 
     def __init__(
@@ -247,35 +256,26 @@ class RandomlyEditedPictures(Dataset[RandomCopies | Failure]):
         copies: list[Tensor] = []
         skipped: list[tuple[str, str]] = []
         failed: list[tuple[str, str]] = []
+        first = item * COPIES_PER_ITEM
         try:
-            for position in range(item * COPIES_PER_ITEM, min((item + 1) * COPIES_PER_ITEM, len(self.paths))):
-                if self.names[position] in self.left_out:
-                    failed.append((str(self.paths[position]), self.left_out[self.names[position]]))
+            for position in range(len(self.paths))[first : first + COPIES_PER_ITEM]:
+                path, name = self.paths[position], self.names[position]
+                if name in self.left_out:
+                    failed.append((str(path), self.left_out[name]))
                     continue
                 try:
-                    image = read_image(self.paths[position])
+                    seed = derive_seed(self.seed, name, "copy detection")
+                    copy, drawn = random_copy(read_image(path), path, seed=seed)
                 except ImageReadError as error:
                     if not self.skip_unreadable:
                         raise
-                    skipped.append((str(self.paths[position]), str(error)))
-                    continue
-                try:
-                    copy, drawn = self._edited(image, position)
+                    skipped.append((str(path), str(error)))
                 except EditError as error:
-                    failed.append(why_edit_failed(self.paths[position], error))
-                    continue
-                positions.append(position)
-                edits.append(drawn)
-                copies.append(prepare(copy, self.size))
+                    failed.append(why_edit_failed(path, error))
+                else:
+                    positions.append(position)
+                    edits.append(drawn)
+                    copies.append(prepare(copy, self.size))
         except AindexError as error:
             return Failure(error)
-        inputs = torch.stack(copies) if copies else torch.empty(0, 3, self.size, self.size)
-        return RandomCopies(item, positions, edits, inputs, skipped, failed)
-
-    def _edited(self, image: Image.Image, position: int) -> tuple[Image.Image, list[dict[str, Any]]]:
-        try:
-            return apply_random_edits(
-                image, seed=derive_seed(self.seed, self.names[position], "copy detection")
-            )
-        except EditError as error:
-            raise EditError(f"{self.paths[position]}: {error}") from error
+        return RandomCopies(item, positions, edits, _stacked(copies, self.size), skipped, failed)

@@ -1,20 +1,10 @@
-"""Example pictures for the report, each image in a folder of its own.
-
-`report_assets/<image_index, eight digits>/` holds JPEG files and `example.json`:
-
-    {"image_index": 12, "name": "a/b.jpg", "amplification": 10,
-     "original": "original.jpg", "released": "released.jpg", "difference": "difference.jpg",
-     "heatmap": "heatmap.jpg" or null,
-     "copies": [{"attack": "rotation", "attack_param": 25, "file": "copy_0.jpg"}, …]}
-
-Whether a copy was found is not stored: the report looks it up in `retr_df.csv`.
-"""
+"""Example pictures for the report: each image in a folder of its own, JPEG files and `example.json` that names them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +12,10 @@ from PIL import Image
 
 from aindex.data.atomic import replace_when_done
 from aindex.errors import DataError
-from aindex.evaluation.retrieval import AttackParam
+from aindex.evaluation.retrieval import attack_label
+
+if TYPE_CHECKING:
+    from aindex.edits.named import Attack
 
 EXAMPLE_FILE = "example.json"
 AMPLIFICATION = 10
@@ -31,49 +24,26 @@ _LONGEST_SIDE_OF_A_COPY = 240
 
 
 @dataclass(frozen=True)
-class EditedCopy:
-    """An edited copy of a released image, with the edit that made it."""
-
-    attack: str
-    attack_param: AttackParam
-    image: Image.Image
-
-
-@dataclass(frozen=True)
-class ExampleCopy:
-    """A stored copy: its edit and its picture."""
-
-    attack: str
-    attack_param: AttackParam
-    file: Path
-
-
-@dataclass(frozen=True)
 class Example:
-    """A stored example; the paths are of pictures to show."""
+    """A stored example.
+
+    Attributes:
+        image_index: the image's id in the index.
+        name: the image's name.
+        pictures: files by what they show: `original`, `released`, `difference × 10`, `heatmap` where there is one.
+        copies: files of edited copies, by the edit's label.
+    """
 
     image_index: int
     name: str
-    amplification: float
-    original: Path
-    released: Path
-    difference: Path
-    heatmap: Path | None
-    copies: tuple[ExampleCopy, ...]
+    pictures: dict[str, Path]
+    copies: dict[str, Path]
 
 
-def amplified_difference(
-    original: Image.Image, released: Image.Image, factor: float = AMPLIFICATION
-) -> Image.Image:
-    """Released minus original, times a factor, around middle grey.
-
-    Raises:
-        ValueError: the images differ in size.
-    """
-    if original.size != released.size:
-        raise ValueError(f"original {original.size} and released {released.size}: expected one size")
+def amplified_difference(original: Image.Image, released: Image.Image) -> Image.Image:
+    """Released minus original, ten times, around middle grey."""
     before, after = (np.asarray(image.convert("RGB"), dtype=np.float32) for image in (original, released))
-    return Image.fromarray(np.clip(128 + factor * (after - before), 0, 255).round().astype(np.uint8))
+    return Image.fromarray(np.clip(128 + AMPLIFICATION * (after - before), 0, 255).round().astype(np.uint8))
 
 
 def heatmap_picture(heatmap: npt.ArrayLike) -> Image.Image:
@@ -99,9 +69,11 @@ def save_example(
     original: Image.Image,
     released: Image.Image,
     heatmap: npt.ArrayLike | None,
-    copies: Sequence[EditedCopy],
+    copies: "Mapping[Attack, Image.Image]",
 ) -> Path:
-    """Write one image's pictures for the report.
+    """Write one image's pictures for the report, and their description.
+
+    Whether a copy was found is not stored: the report looks it up in `retr_df.csv`.
 
     Args:
         folder: the run's `report_assets`.
@@ -110,7 +82,7 @@ def save_example(
         original: before activation.
         released: after.
         heatmap: H×W or 1×H×W, or None.
-        copies: a few edited copies, whose edits `retr_df.csv` has rows for.
+        copies: a few edited copies, by the edit.
 
     Returns:
         The example's folder.
@@ -131,10 +103,10 @@ def save_example(
         if picture is not None:
             _save(picture, own / f"{role}.jpg", _LONGEST_SIDE)
     record["copies"] = []
-    for number, copy in enumerate(copies):
+    for number, (attack, copy) in enumerate(copies.items()):
         file = f"copy_{number}.jpg"
-        _save(copy.image, own / file, _LONGEST_SIDE_OF_A_COPY)
-        record["copies"].append({"attack": copy.attack, "attack_param": copy.attack_param, "file": file})
+        _save(copy, own / file, _LONGEST_SIDE_OF_A_COPY)
+        record["copies"].append({"attack": attack.name, "attack_param": attack.param, "file": file})
     with replace_when_done(own / EXAMPLE_FILE) as temporary:
         temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
     return own
@@ -160,29 +132,24 @@ def read_examples(folder: Path) -> list[Example]:
 def _read_example(path: Path) -> Example:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        # only the last part of a name counts, so a description cannot point outside its folder
-        files = {
-            role: path.parent / Path(record[role]).name for role in ("original", "released", "difference")
+        roles = {
+            "original": "original",
+            "released": "released",
+            f"difference × {record['amplification']:g}": "difference",
+            **({"heatmap": "heatmap"} if record["heatmap"] else {}),
         }
-        heatmap = path.parent / Path(record["heatmap"]).name if record["heatmap"] else None
-        copies = tuple(
-            ExampleCopy(copy["attack"], copy["attack_param"], path.parent / Path(copy["file"]).name)
+        # only the last part of a name counts, so a description cannot point outside its folder
+        pictures = {shown: path.parent / Path(record[role]).name for shown, role in roles.items()}
+        copies = {
+            attack_label(copy["attack"], copy["attack_param"]): path.parent / Path(copy["file"]).name
             for copy in record["copies"]
-        )
-        example = Example(
-            int(record["image_index"]),
-            str(record["name"]),
-            record["amplification"],
-            **files,
-            heatmap=heatmap,
-            copies=copies,
-        )
+        }
+        example = Example(int(record["image_index"]), str(record["name"]), pictures, copies)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: {type(error).__name__} {error}; expected an example's description, evaluate again"
         ) from error
-    pictures = [*files.values(), *(copy.file for copy in copies), *([heatmap] if heatmap else [])]
-    missing = [picture for picture in pictures if not picture.is_file()]
-    if missing:
-        raise DataError(f"{missing[0]}: no such picture, {path.name} names it; evaluate again")
+    for picture in (*pictures.values(), *copies.values()):
+        if not picture.is_file():
+            raise DataError(f"{picture}: no such picture, {path.name} names it; evaluate again")
     return example

@@ -86,7 +86,7 @@ class ExhaustiveSearch:
         right = [(query, twin) for query, i in enumerate(ids.tolist()) for twin in twins.get(i, ())]
         true = torch.from_numpy(ids).to(self._device)
         own = self._matrix(np.stack([self._row(i) for i in ids]))
-        limit = self._remoteness(own, self._norms_of(own), rows).diagonal()[:, None]
+        limit = self._remoteness(own, own.square().sum(1), rows).diagonal()[:, None]
         closer = torch.zeros(len(ids), dtype=torch.int64, device=self._device)
         for (first, piece), norms in zip(self._pieces, self._norms, strict=True):
             away = self._remoteness(self._matrix(piece), norms, rows)
@@ -102,8 +102,7 @@ class ExhaustiveSearch:
 
     def _row(self, i: int) -> Array:
         number = int(np.searchsorted(self._starts, i, side="right")) - 1
-        row: Array = self._references[number][i - self._starts[number]]
-        return row
+        return np.asarray(self._references[number][i - self._starts[number]])
 
     def _prepare(self) -> None:
         """Compute squared norms once; copy the references to the GPU if they fit."""
@@ -113,17 +112,13 @@ class ExhaustiveSearch:
             size = sum(matrix.nbytes for matrix in self._references)
             if 2 * size < torch.cuda.mem_get_info(self._device)[0]:
                 self._pieces = [(first, self._matrix(piece)) for first, piece in self._pieces]
-        self._norms = [self._norms_of(self._matrix(piece)) for _, piece in self._pieces]
+        self._norms = [self._matrix(piece).square().sum(1) for _, piece in self._pieces]
 
     def _matrix(self, rows: Array | torch.Tensor) -> torch.Tensor:
         if isinstance(rows, torch.Tensor):
             return rows
         # a file that is mapped read-only is copied piece by piece
         return torch.from_numpy(np.require(rows, np.float32, ["C", "W"])).to(self._device)
-
-    @staticmethod
-    def _norms_of(matrix: torch.Tensor) -> torch.Tensor:
-        return matrix.square().sum(1)
 
     def _remoteness(self, matrix: torch.Tensor, norms: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Squared distance minus the query's squared norm (which keeps the order), or −similarity."""
@@ -152,16 +147,17 @@ def time_search(
     """
     if len(queries) == 0:
         raise DataError("0 queries to time a search with: expected at least 1")
-    settings = [(nprobe, k) for nprobe in nprobes for k in neighbours]
-    seconds: dict[tuple[int | None, int], list[float]] = {setting: [] for setting in settings}
+    seconds: dict[tuple[int | None, int], list[float]] = {
+        (nprobe, k): [] for nprobe in nprobes for k in neighbours
+    }
     # what else the machine does makes some calls slower: in turns, so that it meets all settings alike, and the
     # fastest call counts; the first turn only warms up
     for turn in range(repeats + 1):
-        for nprobe, k in settings:
+        for (nprobe, k), times in seconds.items():
             started = time.perf_counter()
             search(queries, k, nprobe)
             if turn:
-                seconds[nprobe, k].append(time.perf_counter() - started)
+                times.append(time.perf_counter() - started)
     rows = [
         {"nprobe": nprobe, "k": k, "ms_per_query": 1000 * min(times) / len(queries)}
         for (nprobe, k), times in seconds.items()

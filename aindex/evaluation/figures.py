@@ -3,42 +3,45 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from aindex.evaluation.copy_detection import PrecisionRecallCurve, Score
-from aindex.evaluation.intervals import Interval, wilson
-from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT
+from aindex.evaluation.intervals import wilson
+from aindex.evaluation.measures import Number
+from aindex.evaluation.retrieval import AVERAGES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Values = Mapping[str, "pd.Series[Any]"]
+Curves = Mapping[str, Mapping[Score, PrecisionRecallCurve]]
 
 PASSIVE = "passive"
 MOST_DOTS = 60
 """Up to so many values each is drawn; of more only quantiles."""
 _INK = "#1f2937"
 _PALE = "#d1d5db"
-_GREYS = ("#6b7280", "#8a8178", "#4b5563", "#7d8a99")
+# colours, and what takes their places on a dark page, where they would not stand out
+_GREYS = {"#6b7280": "#a3acb9", "#8a8178": "#b8aea3", "#4b5563": "#cbd2db", "#7d8a99": "#9fb0c2"}
 # told apart by the colour-blind as well (after Okabe and Ito)
-_COLOURS = ("#0b62a8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4fbf", "#5b5b1f")
-# what takes their places on a dark page, where they would not stand out
-_DARK = {
-    _INK: "#e5e7eb",
-    _PALE: "#3b4657",
-    **dict(zip(_GREYS, ("#a3acb9", "#b8aea3", "#cbd2db", "#9fb0c2"), strict=True)),
-    **dict(
-        zip(
-            _COLOURS,
-            ("#60a5fa", "#fb923c", "#34d399", "#f0a6cf", "#fbbf24", "#7dd3fc", "#c4b5fd", "#d9d97a"),
-            strict=True,
-        )
-    ),
+_COLOURS = {
+    "#0b62a8": "#60a5fa",
+    "#d55e00": "#fb923c",
+    "#009e73": "#34d399",
+    "#cc79a7": "#f0a6cf",
+    "#e69f00": "#fbbf24",
+    "#56b4e9": "#7dd3fc",
+    "#7a4fbf": "#c4b5fd",
+    "#5b5b1f": "#d9d97a",
 }
+_DARK = {_INK: "#e5e7eb", _PALE: "#3b4657", **_GREYS, **_COLOURS}
 # narrow enough that the letters stay readable at the width of a phone
 _WIDTH = 4.5
 _MOST_POINTS = 800
@@ -49,7 +52,7 @@ _FEWEST_PARAMS_OF_A_CURVE = 4
 
 def colours(labels: Sequence[str]) -> dict[str, str]:
     """A colour per series; greys for the passive ones."""
-    bright, grey = iter(_COLOURS * len(labels)), iter(_GREYS * len(labels))
+    bright, grey = cycle(_COLOURS), cycle(_GREYS)
     return {label: next(grey if label.endswith(PASSIVE) else bright) for label in labels}
 
 
@@ -65,12 +68,14 @@ def _plain(text: str) -> str:
     return short.replace("$", r"\$")
 
 
-def _style(axes: "Axes", *, grid: Literal["x", "y", "both"]) -> None:
+def _style(axes: "Axes", *, grid: Literal["x", "both"] = "both", xlabel: str = "", ylabel: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_PALE)
     axes.tick_params(labelsize=9, colors=_INK, length=0)
     axes.grid(axis=grid, color=_PALE, linewidth=0.6)
     axes.set_axisbelow(True)
+    axes.set_xlabel(xlabel, fontsize=9, color=_INK)
+    axes.set_ylabel(ylabel, fontsize=9, color=_INK)
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:
@@ -90,11 +95,7 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
 
 
 def dots_figure(
-    series: Mapping[str, "pd.Series[Any]"],
-    *,
-    xlabel: str,
-    n: Mapping[str, "pd.Series[Any]"] | None = None,
-    ceiling: "pd.Series[Any] | None" = None,
+    series: Values, *, xlabel: str, n: Values | None = None, ceiling: "pd.Series[Any] | None" = None
 ) -> "Figure":
     """A line per edit with a dot per series: for R@1, or the share in the same cell.
 
@@ -106,7 +107,7 @@ def dots_figure(
     """
     figure = _figure(_WIDTH, 0.9)
     axes = figure.add_subplot()
-    draw_dots(axes, series, xlabel=xlabel, n=n, ceiling=ceiling)
+    _draw_dots(axes, series, xlabel, n, ceiling)
     figure.set_figheight(1.0 + len(axes.get_yticks()) * _line_height(len(series)))
     _legend(figure, axes)
     return figure
@@ -116,20 +117,13 @@ def _line_height(series: int) -> float:
     return max(0.3, 0.14 + 0.09 * series)  # inches
 
 
-def draw_dots(
-    axes: "Axes",
-    series: Mapping[str, "pd.Series[Any]"],
-    *,
-    xlabel: str,
-    n: Mapping[str, "pd.Series[Any]"] | None = None,
-    ceiling: "pd.Series[Any] | None" = None,
+def _draw_dots(
+    axes: "Axes", series: Values, xlabel: str, n: Values | None, ceiling: "pd.Series[Any] | None" = None
 ) -> None:
-    """Draw `dots_figure` into axes."""
     attacks = list(dict.fromkeys(attack for values in series.values() for attack in values.index))
-    averages = [attack for attack in attacks if attack in (AVERAGE, AVERAGE_WITHOUT_SCREENSHOT)]
-    attacks = [attack for attack in attacks if attack not in averages] + averages
-    places = np.arange(len(attacks), dtype=float)
-    places[len(attacks) - len(averages) :] += 0.35
+    # false comes first
+    attacks.sort(key=lambda attack: attack in AVERAGES)
+    places = np.arange(len(attacks)) + [0.35 * (attack in AVERAGES) for attack in attacks]
     step = 0.66 / max(len(series), 2)
     for number, (label, colour) in enumerate(colours(list(series)).items()):
         values = series[label].reindex(attacks).to_numpy(dtype=float)
@@ -146,43 +140,32 @@ def draw_dots(
     axes.set_ylim(places[-1] + 0.6, -0.6)
     # beyond 0 and 1, or half of a dot there would be cut off
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel(xlabel, fontsize=9, color=_INK)
-    _style(axes, grid="both")
+    _style(axes, xlabel=xlabel)
 
 
-class CostPoint(NamedTuple):
-    """A point of the chart of R@1 against rows scanned."""
-
-    scanned_rows: float
-    recall: float
-    interval: Interval
-    rows_per_picture: float
-
-
-def cost_figure(points: Mapping[str, CostPoint]) -> "Figure":
+def cost_figure(series: Mapping[str, Mapping[str, Number]]) -> "Figure":
     """R@1 against rows scanned per query, a dot with its 95 % interval per series; numbers are rows per picture."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = _figure(_WIDTH, 3.4)
     axes = figure.add_subplot()
-    palette = colours(list(points))
-    for label, point in points.items():
-        colour, x = palette[label], max(point.scanned_rows, 1)
-        axes.vlines(x, *point.interval, color=colour, linewidth=1.2, alpha=0.6)
-        axes.plot(x, point.recall, "o", color=colour, markersize=6, label=_plain(label))
-        if np.isfinite(point.rows_per_picture):
-            text = f"{point.rows_per_picture:.3g}"
-            axes.annotate(text, (x, point.recall), (6, 4), textcoords="offset points", fontsize=8, color=_INK)
-    scanned = [max(point.scanned_rows, 1) for point in points.values()]
+    palette = colours(list(series))
+    scanned = {label: max(known["scanned_rows"].value, 1) for label, known in series.items()}
+    for label, known in series.items():
+        colour, x, recall = palette[label], scanned[label], known["r@1"]
+        if recall.interval is not None:
+            axes.vlines(x, *recall.interval, color=colour, linewidth=1.2, alpha=0.6)
+        axes.plot(x, recall.value, "o", color=colour, markersize=6, label=_plain(label))
+        if "rows_per_picture" in known:
+            text, place = f"{known['rows_per_picture'].value:.3g}", (x, recall.value)
+            axes.annotate(text, place, (6, 4), textcoords="offset points", fontsize=8, color=_INK)
     axes.set_xscale("log")
-    axes.set_xlim(min(scanned) / 2, max(scanned) * 2)
+    axes.set_xlim(min(scanned.values()) / 2, max(scanned.values()) * 2)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rows, _: f"{rows:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel("rows scanned per query", fontsize=9, color=_INK)
-    axes.set_ylabel("R@1, average over edits", fontsize=9, color=_INK)
-    _style(axes, grid="both")
+    _style(axes, xlabel="rows scanned per query", ylabel="R@1, average over edits")
     _legend(figure, axes)
     return figure
 
@@ -195,16 +178,11 @@ def curve_families(retrieval: pd.DataFrame) -> list[str]:
 
 
 def recall_curves_figure(retrievals: Mapping[str, pd.DataFrame]) -> "Figure":
-    """R@1 against the parameter of each edit that has at least four; a line per series.
-
-    Args:
-        retrievals: rows of `retr_df.csv` per label.
-    """
+    """R@1 against the parameter of each of the `curve_families`, at least one, in rows of `retr_df.csv` per label."""
     families = list(dict.fromkeys(f for rows in retrievals.values() for f in curve_families(rows)))
     lines = -(-len(families) // 2)
-    figure = _figure(_WIDTH, 0.5 + 1.75 * max(lines, 1))
+    figure = _figure(_WIDTH, 0.5 + 1.75 * lines)
     palette = colours(list(retrievals))
-    axes: Axes | None = None
     for number, family in enumerate(families):
         axes = figure.add_subplot(lines, 2, number + 1)
         for label, rows in retrievals.items():
@@ -214,50 +192,36 @@ def recall_curves_figure(retrievals: Mapping[str, pd.DataFrame]) -> "Figure":
             axes.plot(means.index, means, ".-", color=palette[label], label=_plain(label), linewidth=1.5)
         axes.set_title(family.replace("_", " "), fontsize=9, color=_INK, loc="left")
         axes.set_ylim(-0.03, 1.03)
-        _style(axes, grid="both")
-    if axes is not None:
-        _legend(figure, axes)
-    return figure
-
-
-def precision_recall_figure(
-    curves: Mapping[str, Mapping[Score, PrecisionRecallCurve]],
-) -> "Figure":
-    """Precision against recall: a colour per series, dashed for the normalised score, a dot at 90 %.
-
-    Args:
-        curves: per label and score.
-    """
-    figure = _figure(_WIDTH, 3.6)
-    axes = figure.add_subplot()
-    draw_precision_recall(axes, curves)
+        _style(axes)
     _legend(figure, axes)
     return figure
 
 
-def draw_precision_recall(axes: "Axes", curves: Mapping[str, Mapping[Score, PrecisionRecallCurve]]) -> None:
-    """Draw `precision_recall_figure` into axes."""
+def precision_recall_figure(curves: Curves) -> "Figure":
+    """Precision against recall: a colour per series, dashed for the normalised score, a dot at 90 %."""
+    figure = _figure(_WIDTH, 3.6)
+    axes = figure.add_subplot()
+    _draw_precision_recall(axes, curves)
+    _legend(figure, axes)
+    return figure
+
+
+def _draw_precision_recall(axes: "Axes", curves: Curves) -> None:
     axes.axhline(0.9, color=_INK, linewidth=0.8, linestyle=":")
     for label, colour in colours(list(curves)).items():
         for score, curve in curves[label].items():
             if not curve.recall.size:
                 continue
             kept = _points_to_draw(curve)
-            line = "-" if score == "plain" else "--"
-            name = f"{_plain(label)}, {score}"
-            axes.plot(
-                curve.recall[kept], curve.precision[kept], line, color=colour, label=name, linewidth=1.6
-            )
-            precise = np.flatnonzero(curve.precision >= 0.9)
+            line, name = "-" if score == "plain" else "--", f"{_plain(label)}, {score}"
+            recall, precision = curve.recall, curve.precision
+            axes.plot(recall[kept], precision[kept], line, color=colour, label=name, linewidth=1.6)
+            precise = np.flatnonzero(precision >= 0.9)
             if precise.size:
-                axes.plot(
-                    curve.recall[precise[-1]], curve.precision[precise[-1]], "o", color=colour, markersize=5
-                )
+                axes.plot(recall[precise[-1]], precision[precise[-1]], "o", color=colour, markersize=5)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.03)
-    axes.set_xlabel("recall", fontsize=9, color=_INK)
-    axes.set_ylabel("precision", fontsize=9, color=_INK)
-    _style(axes, grid="both")
+    _style(axes, xlabel="recall", ylabel="precision")
 
 
 def _points_to_draw(curve: PrecisionRecallCurve) -> npt.NDArray[np.int64]:
@@ -286,8 +250,8 @@ def distribution_figure(
     finite = {label: _finite(some) for label, some in values.items()}
     for place, (label, some) in enumerate(finite.items()):
         if 0 < some.size <= MOST_DOTS:
-            x, y = _stacked(some, np.concatenate([np.empty(0), *finite.values()]))
-            axes.plot(x, place - y, "o", color=palette[of[label]], markersize=3.2, alpha=0.8)
+            heights = _stacked(some, np.concatenate(list(finite.values())))
+            axes.plot(some, place - heights, "o", color=palette[of[label]], markersize=3.2, alpha=0.8)
         elif some.size:
             low, first, middle, last, high = np.quantile(some, [0.05, 0.25, 0.5, 0.75, 0.95])
             axes.hlines(place, low, high, color=palette[of[label]], linewidth=1.2)
@@ -295,15 +259,12 @@ def distribution_figure(
             axes.plot(middle, place, "o", color=_INK, markersize=4)
     axes.set_yticks(range(len(finite)), ["\n".join(wrap(_plain(label), 18)) for label in finite])
     axes.set_ylim(len(finite) - 0.4, -0.6)
-    axes.set_xlabel(xlabel, fontsize=9, color=_INK)
-    _style(axes, grid="x")
+    _style(axes, grid="x", xlabel=xlabel)
     return figure
 
 
-def _stacked(
-    values: npt.NDArray[np.float64], everything: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Places of dots, those of about the same value above each other: values, and heights 0 to 0.42."""
+def _stacked(values: npt.NDArray[np.float64], everything: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Heights of dots, 0 to 0.42: those of about the same value lie above each other."""
     low, high = everything.min(), everything.max()
     columns = np.floor((values - low) / ((high - low) or 1.0) * 60).astype(int)
     order = np.argsort(values, kind="stable")
@@ -311,7 +272,8 @@ def _stacked(
     for column in np.unique(columns):
         there = order[columns[order] == column]
         height[there] = np.arange(len(there))
-    return values, height * min(0.11, 0.42 / max(height.max(), 1.0))
+    height *= min(0.11, 0.42 / max(height.max(), 1.0))
+    return height
 
 
 def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -319,20 +281,16 @@ def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return array[np.isfinite(array)]
 
 
-def comparison_figure(
-    recall: Mapping[str, "pd.Series[Any]"],
-    curves: Mapping[str, Mapping[Score, PrecisionRecallCurve]],
-    n: Mapping[str, "pd.Series[Any]"] | None = None,
-) -> "Figure":
+def comparison_figure(recall: Values, curves: Curves, n: Values | None = None) -> "Figure":
     """R@1 per edit beside the precision-recall curves (those only where there are any), for a paper."""
     attacks = max((len(values) for values in recall.values()), default=1)
     height = max(4.2, 1.1 + attacks * _line_height(len(recall)))
     figure = _figure(11.0 if curves else 5.5, height)
     panels = [figure.add_subplot(1, 2 if curves else 1, 1)]
-    draw_dots(panels[0], recall, xlabel="R@1", n=n)
+    _draw_dots(panels[0], recall, "R@1", n)
     if curves:
         panels.append(figure.add_subplot(1, 2, 2))
-        draw_precision_recall(panels[1], curves)
+        _draw_precision_recall(panels[1], curves)
     for panel in panels:
         labels = panel.get_legend_handles_labels()[1]
         columns = _legend_columns(labels, 4.5)

@@ -41,6 +41,9 @@ class Analyses:
         twins: rows that count as an original's own.
         device: where the exhaustive search multiplies.
 
+    Attributes:
+        exhaustive: the exhaustive search, if it is possible.
+
     With shards all ranks must make one together.
     """
 
@@ -60,14 +63,7 @@ class Analyses:
         self._own_rows = descriptors[:, None] if own_rows is None else _padded(own_rows)  # n×r×d
         self._costs = SearchCosts(index)
         self._ids = np.array([image.index_id for image in images], dtype=np.int64)
-        self._exhaustive = (
-            None if rows is None else ExhaustiveSearch(rows, metric=index.metric, device=device)
-        )
-
-    @property
-    def knows_ceiling(self) -> bool:
-        """Whether an exhaustive search is possible."""
-        return self._exhaustive is not None
+        self.exhaustive = None if rows is None else ExhaustiveSearch(rows, metric=index.metric, device=device)
 
     def index(self, extractor: str, kneighbors: int) -> pd.DataFrame:
         """The row of `index_df.csv`."""
@@ -97,13 +93,12 @@ class Analyses:
     @cached_property
     def _stored(self) -> npt.NDArray[np.float32] | None:
         """What the index stores for the originals, n×r×d."""
+        rows = self._own_rows.reshape(-1, self._own_rows.shape[2])
         try:
-            self._index.quantiser.stored(self._descriptors[:1])
+            return self._index.quantiser.stored(rows).reshape(self._own_rows.shape)
         except FaissIndexError:
             # a kind of index whose codes FAISS cannot decode
             return None
-        rows = self._own_rows.reshape(-1, self._own_rows.shape[2])
-        return self._index.quantiser.stored(rows).reshape(self._own_rows.shape)
 
     def queries(
         self, positions: Sequence[int], attacks: Sequence[Attack], descriptors: npt.NDArray[np.float32]
@@ -117,18 +112,20 @@ class Analyses:
         """
         visited = self._index.quantiser.visited(descriptors, self._index.nprobe)
         rows = list(positions)
-        stored = None if self._stored is None else self._stored[rows]
+        same_cell, stored_distance, rank = None, None, None
+        if visited is not None and self._cells is not None:
+            same_cell = (visited[:, :1] == self._cells[rows]).any(axis=1)
+        if self._stored is not None:
+            stored_distance = _nearest_distances(descriptors, self._stored[rows]).round(7)
+        if self.exhaustive is not None:
+            rank = self.exhaustive.ranks(descriptors, self._ids[rows], twins=self._twins.rows)
         return query_rows(
             image_index=self._ids[rows],
-            attack=[attack.name for attack in attacks],
-            attack_param=[attack.param for attack in attacks],
-            cells=None if visited is None else visited[:, 0],
-            original_cells=None if self._cells is None else self._cells[rows],
+            attacks=attacks,
+            same_cell=same_cell,
             code_distance=self.code_distance(descriptors),
-            stored_distance=None if stored is None else _nearest_distances(descriptors, stored).round(7),
-            exhaustive_rank=self._exhaustive.ranks(descriptors, self._ids[rows], twins=self._twins.rows)
-            if self._exhaustive
-            else None,
+            stored_distance=stored_distance,
+            exhaustive_rank=rank,
             scanned_rows=self._costs.scanned_rows(visited, len(rows)),
         )
 
@@ -149,31 +146,24 @@ class Analyses:
             released: a row per measured image, what activation noted of it, or None where nothing was activated in this
                 run.
         """
-        positions = sorted(measured)
-        columns = {
-            name: [measured[position][name] for position in positions]
-            for name in columns_of(IMAGES_FILE)
-            if positions and name in measured[positions[0]]
-        }
+        table = pd.DataFrame.from_dict(dict(measured), orient="index").sort_index()
+        positions = table.index.astype(int).tolist()
         rows = image_rows(
             image_index=self._ids[positions],
             names=[self._images[position].name for position in positions],
             code_distance_original=self.code_distance(self._descriptors[positions]),
             activation_seconds=None if released is None else released["seconds"].round(6),
-            **columns,
+            **{name: table[name] for name in columns_of(IMAGES_FILE) if name in table},
         )
         return rows if released is None else rows.assign(**{name: released[name] for name in _EXTRA_COLUMNS})
 
     def search_times(self) -> pd.DataFrame:
         """Rows of `search_df.csv`: the originals' descriptors at several nprobe and k; collective for shards."""
         cells = self._index.quantiser.cell_count
-        nprobes: list[int | None] = [None]
-        if cells is not None:
-            nprobes = [nprobe for nprobe in _NPROBES if nprobe <= cells]
         return time_search(
             self._index.search,
             self._descriptors[:_TIMED_QUERIES],
-            nprobes=nprobes,
+            nprobes=[None] if cells is None else [nprobe for nprobe in _NPROBES if nprobe <= cells],
             neighbours=[k for k in _NEIGHBOURS if k <= self._index.pictures],
         )
 

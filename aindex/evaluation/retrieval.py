@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ import pandas as pd
 from aindex.errors import DataError
 from aindex.evaluation.measures import RETRIEVAL_FILE, columns_of, measures_of
 
+if TYPE_CHECKING:
+    from aindex.edits.named import Attack
+
 LIST_COLUMNS = ("retrieved_distances", "retrieved_indices")
 RETRIEVAL_COLUMNS = (
     "batch", "image_index", "attack", "attack_param", *LIST_COLUMNS, "rank", *columns_of(RETRIEVAL_FILE),
@@ -19,19 +22,11 @@ RETRIEVAL_COLUMNS = (
 SCREENSHOTS = ("overlay_onto_screenshot", "screenshot_mobile")
 AVERAGE = "average"
 AVERAGE_WITHOUT_SCREENSHOT = "average without screenshot"
-
-AttackParam = float | int | str | None
+AVERAGES = (AVERAGE, AVERAGE_WITHOUT_SCREENSHOT)
 
 
 def rank_of(indices: npt.ArrayLike, true_ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """The position, counted from 0, of each query's true id among its retrieved ids.
-
-    Args:
-        indices: nq×k retrieved ids, nearest first; -1 marks an empty place.
-        true_ids: nq ids, none negative.
-
-    Returns:
-        nq ranks; k where the true id is absent.
+    """The places, counted from 0, of nq true ids among nq×k retrieved ones, nearest first; k where one is absent.
 
     Raises:
         ValueError: the shapes do not fit, or a true id is negative (it would match an empty place).
@@ -43,22 +38,8 @@ def rank_of(indices: npt.ArrayLike, true_ids: npt.ArrayLike) -> npt.NDArray[np.i
     if (true < 0).any():
         raise ValueError(f"true id {true.min()}: expected 0 or more; leave non-matching queries out")
     hits = retrieved == true[:, None]
-    ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) if retrieved.shape[1] else 0, retrieved.shape[1])
-    return ranks.astype(np.int64)
-
-
-def recall_at(ranks: npt.ArrayLike, k: int, kneighbors: int) -> npt.NDArray[np.int64]:
-    """1 where the true id is among the first k of the kneighbors retrieved, else 0.
-
-    A rank equal to kneighbors means absent, which is a miss even where k is larger than kneighbors.
-    """
-    return (np.asarray(ranks) < min(k, kneighbors)).astype(np.int64)
-
-
-def average_precision(ranks: npt.ArrayLike, kneighbors: int) -> npt.NDArray[np.float64]:
-    """1 / (rank + 1), the average precision of a query with one true answer; 0 if it is absent."""
-    ranks = np.asarray(ranks)
-    return np.where(ranks < kneighbors, 1.0 / (ranks + 1.0), 0.0)
+    ranks: npt.NDArray[np.int64] = np.where(hits.any(axis=1), hits.argmax(axis=1), retrieved.shape[1])
+    return ranks
 
 
 def json_lists(values: npt.ArrayLike) -> list[str]:
@@ -92,64 +73,54 @@ def matrix_of(cells: "pd.Series[Any]") -> npt.NDArray[Any]:
     return np.array(lists)
 
 
-def spread(value: object, count: int, name: str) -> list[object]:
-    """One value for all rows, or a sequence of one per row."""
-    if value is None or isinstance(value, str | int | float | np.generic):
-        return [value] * count
-    values: list[object] = list(value)  # type: ignore[call-overload]
-    if len(values) != count:
-        raise ValueError(f"{name}: {len(values)} values for {count} queries")
-    return values
+def edit_columns(image_index: npt.ArrayLike, attacks: "Sequence[Attack]") -> pd.DataFrame:
+    """Which image each query is a copy of, and under which edit: `image_index`, `attack`, `attack_param`."""
+    edits = {
+        "attack": [attack.name for attack in attacks],
+        "attack_param": [attack.param for attack in attacks],
+    }
+    ids = np.asarray(image_index, dtype=np.int64)
+    # as objects: a column of numbers would make 25.0 of 25
+    columns = {name: pd.Series(some, range(len(ids)), dtype=object) for name, some in edits.items()}
+    return pd.DataFrame({"image_index": ids, **columns})
 
 
 def retrieval_rows(
     *,
     batch: int | Sequence[int],
     image_index: npt.ArrayLike,
-    attack: str | Sequence[str],
-    attack_param: AttackParam | Sequence[AttackParam],
+    attacks: "Sequence[Attack]",
     distances: npt.ArrayLike,
     indices: npt.ArrayLike,
-    kneighbors: int,
 ) -> pd.DataFrame:
     """One row per query with the columns of `retr_df.csv`.
 
     Args:
         batch: the number of the batch, or one per query.
         image_index: nq ids in the index of the images that the queries are copies of.
-        attack: the edit's name, or one per query.
-        attack_param: its parameter (None where it has none), or one per query.
+        attacks: nq edits.
         distances: nq×k, nearest first.
-        indices: nq×k retrieved ids.
-        kneighbors: k; also the rank of an absent answer. R@10 and R@100 of fewer answers stay empty.
+        indices: nq×k retrieved ids. k is also the rank of an absent answer; R@10 and R@100 of fewer answers stay empty.
 
     Raises:
         ValueError: the shapes do not fit together.
         DataError: a distance is not finite.
     """
     found, kept = np.asarray(indices), np.asarray(distances)
-    if found.ndim != 2 or found.shape != kept.shape or found.shape[1] != kneighbors:
-        raise ValueError(f"distances {kept.shape}, indices {found.shape}: expected both (nq, {kneighbors})")
-    ranks = rank_of(found, image_index)
-    count = len(ranks)
-    return pd.DataFrame(
-        {
-            "batch": np.array(spread(batch, count, "batch"), dtype=np.int64),
-            "image_index": np.asarray(image_index, dtype=np.int64),
-            "attack": pd.Series(spread(attack, count, "attack"), dtype=object),
-            "attack_param": pd.Series(spread(attack_param, count, "attack_param"), dtype=object),
-            "retrieved_distances": json_lists(kept),
-            "retrieved_indices": json_lists(found),
-            "rank": ranks,
-            # of five answers nobody knows what ten would hold
-            **{
-                f"r@{k}": recall_at(ranks, k, kneighbors) if k <= kneighbors else np.full(count, np.nan)
-                for k in (1, 10, 100)
-            },
-            "ap": average_precision(ranks, kneighbors),
-        },
-        columns=list(RETRIEVAL_COLUMNS),
-    )
+    if found.shape != kept.shape:
+        raise ValueError(f"distances {kept.shape}, indices {found.shape}: expected both (nq, k)")
+    ranks, k = rank_of(found, image_index), found.shape[1]
+    measured = {
+        "batch": batch,
+        "retrieved_distances": json_lists(kept),
+        "retrieved_indices": json_lists(found),
+        "rank": ranks,
+        # of five answers nobody knows what ten would hold
+        **{f"r@{n}": (ranks < n).astype(int) if n <= k else np.nan for n in (1, 10, 100)},
+        # of a query with one true answer; 0 if it is absent
+        "ap": np.where(ranks < k, 1 / (ranks + 1), 0),
+    }
+    return edit_columns(image_index, attacks).assign(**measured)[list(RETRIEVAL_COLUMNS)]
 
 
 def read_results(csv: str | Path) -> pd.DataFrame:
@@ -175,8 +146,8 @@ def attack_labels(rows: pd.DataFrame) -> "pd.Series[str]":
     return pd.Series([attack_label(attack, param) for attack, param in pairs], index=rows.index, dtype=object)
 
 
-def average_rows(rows: pd.DataFrame, labels: "pd.Series[str]", measures: Sequence[str]) -> pd.DataFrame:
-    """Mean of some columns per edit, with the averages over edits at the end.
+def average_rows(rows: pd.DataFrame, file: str) -> pd.DataFrame:
+    """Mean of the measures of a csv file per edit, with the averages over edits at the end.
 
     Each edit weighs the same in an average, and `none`, the unedited picture, is one of them, as in the paper.
     Where the screenshot overlay is one of several edits a second average leaves it out, because the method's
@@ -184,8 +155,7 @@ def average_rows(rows: pd.DataFrame, labels: "pd.Series[str]", measures: Sequenc
 
     Args:
         rows: one per query.
-        labels: the edit of each.
-        measures: the columns to average.
+        file: decides the measures.
 
     Returns:
         Columns `attack`, `images` (rows behind the means) and the measures.
@@ -195,25 +165,20 @@ def average_rows(rows: pd.DataFrame, labels: "pd.Series[str]", measures: Sequenc
     """
     if rows.empty:
         raise DataError("0 evaluated copies: expected at least one; evaluate some images first")
-    groups = rows.groupby(labels.to_numpy(), sort=False)
-    table = groups[list(measures)].mean()
+    groups = rows.groupby(attack_labels(rows).to_numpy(), sort=False)
+    table = groups[[measure.key for measure in measures_of(file)]].mean()
     table.insert(0, "images", groups.size())
     averages = {AVERAGE: table}
     others = table[[not label.startswith(SCREENSHOTS) for label in table.index]]
     if 0 < len(others) < len(table):
         averages[AVERAGE_WITHOUT_SCREENSHOT] = others
-    summed = {name: part.mean() for name, part in averages.items()}
-    for name, part in averages.items():
-        summed[name]["images"] = part["images"].sum()
-    table = pd.concat([table, pd.DataFrame(summed).T]).astype({"images": np.int64})
+    last = [
+        part.mean().to_frame(name).T.assign(images=part["images"].sum()) for name, part in averages.items()
+    ]
+    table = pd.concat([table, *last]).astype({"images": np.int64})
     return table.rename_axis("attack").reset_index()
 
 
 def retrieval_table(retrieval: pd.DataFrame) -> pd.DataFrame:
-    """Mean R@1, R@10, R@100 and AP per edit and over edits (see `average_rows`).
-
-    Args:
-        retrieval: rows of `retr_df.csv`, from memory or read back.
-    """
-    measures = [measure.key for measure in measures_of(RETRIEVAL_FILE)]
-    return average_rows(retrieval, attack_labels(retrieval), measures)
+    """Mean R@1, R@10, R@100 and AP of rows of `retr_df.csv`, per edit and over edits (see `average_rows`)."""
+    return average_rows(retrieval, RETRIEVAL_FILE)

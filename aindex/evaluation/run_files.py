@@ -1,8 +1,8 @@
 """The files of a finished run: names, writing, reading."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,18 +14,21 @@ from aindex.errors import DataError
 from aindex.evaluation.analyses import INDEX_COLUMNS, QUERY_COLUMNS, image_columns, query_table
 from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS, IndexMetric
 from aindex.evaluation.exhaustive import SEARCH_COLUMNS
-from aindex.evaluation.measures import COPY_DETECTION_FILE as COPY_DETECTION_FILE
-from aindex.evaluation.measures import IMAGES_FILE as IMAGES_FILE
-from aindex.evaluation.measures import INDEX_FILE as INDEX_FILE
-from aindex.evaluation.measures import QUERIES_FILE as QUERIES_FILE
-from aindex.evaluation.measures import RETRIEVAL_FILE as RETRIEVAL_FILE
-from aindex.evaluation.measures import SEARCH_FILE as SEARCH_FILE
-from aindex.evaluation.measures import columns_of
+from aindex.evaluation.measures import (
+    COPY_DETECTION_FILE,
+    IMAGES_FILE,
+    INDEX_FILE,
+    QUERIES_FILE,
+    RETRIEVAL_FILE,
+    SEARCH_FILE,
+    columns_of,
+)
 from aindex.evaluation.retrieval import LIST_COLUMNS, RETRIEVAL_COLUMNS, read_results, retrieval_table
 
 CONFIG_FILE = "config.yaml"
 ASSETS_FOLDER = "report_assets"
 REPORT_FILE = "report.html"
+TABLES = (RETRIEVAL_FILE, COPY_DETECTION_FILE, IMAGES_FILE, QUERIES_FILE, SEARCH_FILE, INDEX_FILE)
 
 
 def passive_file(name: str) -> str:
@@ -55,8 +58,7 @@ class Results:
     @property
     def metric(self) -> IndexMetric | None:
         """The index's, None where the run does not say it."""
-        known = None if self.index is None else self.index["metric"].iloc[0]
-        return "IP" if known == "IP" else "L2" if known == "L2" else None
+        return None if self.index is None else self.index["metric"].iloc[0]
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,30 @@ class Run:
 
     Attributes:
         folder: where it lies.
-        label: the folder's name.
         config: the resolved configuration as text, empty if there is none.
         results: what its released images gave.
         passive: what the unchanged images gave in the same run, if that was asked for.
-        provenance: what the configuration's head says: `command`, `started`.
     """
 
     folder: Path
-    label: str
     config: str
     results: Results
     passive: Results | None = None
-    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def assets(self) -> Path:
+        """The folder of its example pictures."""
+        return self.folder / ASSETS_FOLDER
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What the configuration's head says: `command`, `started`."""
+        return dict(_PROVENANCE.findall(self.config))
 
 
 def provenance_text(command: str, started: str) -> str:
@@ -93,46 +106,28 @@ def write_text(text: str, path: Path) -> None:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table without its index; the file appears whole or not at all.
-
-    A file name that is not valid Unicode is written with backslash escapes.
-    """
-    with replace_when_done(path) as temporary:
-        table.to_csv(temporary, index=False, encoding="utf-8", errors="backslashreplace")
+    """Write a table without its index, as `write_text` does; the file appears whole or not at all."""
+    write_text(table.to_csv(index=False), path)
 
 
-_COLUMNS: dict[str, Callable[[], Sequence[str]]] = {
-    # the long lists of the retrieval rows are needed by no table
-    RETRIEVAL_FILE: lambda: [column for column in RETRIEVAL_COLUMNS if column not in LIST_COLUMNS],
-    COPY_DETECTION_FILE: lambda: COPY_DETECTION_COLUMNS,
-    IMAGES_FILE: image_columns,
-    QUERIES_FILE: lambda: QUERY_COLUMNS,
-    SEARCH_FILE: lambda: SEARCH_COLUMNS,
-    INDEX_FILE: lambda: INDEX_COLUMNS,
-}
 _PROVENANCE = re.compile(r"^# (command|started): (.*)$", re.MULTILINE)
 
 
-def _read(folder: Path, name: str, *, passive: bool = False) -> pd.DataFrame | None:
-    """One table of a run; None if the run has not made it."""
-    path = folder / (passive_file(name) if passive else name)
+def _read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame | None:
+    """Columns of a table, some empty where an earlier run has not noted them; None if the run has not made it."""
     if not path.exists():
         return None
     try:
-        columns = list(_COLUMNS[name]())
-        if name == COPY_DETECTION_FILE:
-            return read_results(path)[columns]
+        if columns == COPY_DETECTION_COLUMNS:
+            return read_results(path)[list(columns)]
         # "NA" is a legal file name, not a missing value
         missing = {column: ["", "nan", "NaN"] for column in columns if column != "name"}
         table = pd.read_csv(
             path, keep_default_na=False, na_values=missing, usecols=lambda column: column in columns
         )
-        # an earlier run has not noted what was not measured then
-        optional = columns_of(name) if name in (IMAGES_FILE, QUERIES_FILE) else []
-        table = table.assign(**{column: np.nan for column in optional if column not in table})[columns]
-        if name == INDEX_FILE and len(table) != 1:
+        if path.name == INDEX_FILE and len(table) != 1:
             raise ValueError(f"{len(table)} rows")
-        return table
+        return table.assign(**{name: np.nan for name in optional if name not in table})[list(columns)]
     except (ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: {reason}; expected a csv file of a finished run, evaluate again") from error
@@ -145,36 +140,28 @@ def read_run(folder: Path | str) -> Run:
         DataError: it is no folder of a finished run, or a file in it is damaged.
     """
     folder = Path(folder)
-    retrieval = _read(folder, RETRIEVAL_FILE)
-    if retrieval is None:
+    results, passive = _read_results(folder, str), _read_results(folder, passive_file)
+    if results is None:
         raise DataError(
             f"{folder}: no {RETRIEVAL_FILE}; expected the folder of a finished run, give another one"
         )
-    index = _read(folder, INDEX_FILE)
-    passive = None
-    passive_retrieval = _read(folder, RETRIEVAL_FILE, passive=True)
-    if passive_retrieval is not None:
-        passive = Results(
-            passive_retrieval,
-            copy_detection=_read(folder, COPY_DETECTION_FILE, passive=True),
-            queries=_read(folder, QUERIES_FILE, passive=True),
-            index=index,
-        )
-    results = Results(
-        retrieval,
-        copy_detection=_read(folder, COPY_DETECTION_FILE),
-        images=_read(folder, IMAGES_FILE),
-        queries=_read(folder, QUERIES_FILE),
-        search=_read(folder, SEARCH_FILE),
-        index=index,
-    )
     config = folder / CONFIG_FILE
     text = config.read_text(encoding="utf-8", errors="replace") if config.exists() else ""
-    return Run(
-        folder=folder,
-        label=folder.resolve().name,
-        config=text,
-        results=results,
-        passive=passive,
-        provenance=dict(_PROVENANCE.findall(text)),
+    return Run(folder, text, results, passive)
+
+
+def _read_results(folder: Path, named: Callable[[str], str]) -> Results | None:
+    # the long lists of the retrieval rows are needed by no table
+    columns = [column for column in RETRIEVAL_COLUMNS if column not in LIST_COLUMNS]
+    retrieval = _read(folder / named(RETRIEVAL_FILE), columns)
+    if retrieval is None:
+        return None
+    return Results(
+        retrieval,
+        copy_detection=_read(folder / named(COPY_DETECTION_FILE), COPY_DETECTION_COLUMNS),
+        images=_read(folder / named(IMAGES_FILE), image_columns(), columns_of(IMAGES_FILE)),
+        queries=_read(folder / named(QUERIES_FILE), QUERY_COLUMNS, columns_of(QUERIES_FILE)),
+        search=_read(folder / named(SEARCH_FILE), SEARCH_COLUMNS),
+        # the same for passive images
+        index=_read(folder / INDEX_FILE, INDEX_COLUMNS),
     )

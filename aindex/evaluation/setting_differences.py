@@ -1,12 +1,10 @@
 """How the settings of compared runs differ, and warnings about runs that cannot be compared."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from aindex.evaluation.blocks import Section
 from aindex.evaluation.retrieval import attack_labels
 from aindex.evaluation.run_files import Run
 from aindex.evaluation.table import Table
@@ -44,13 +42,13 @@ def differing_settings(runs: Mapping[str, Run]) -> Table | None:
 
 def warnings_of(runs: Mapping[str, Run]) -> list[str]:
     """A line for each run that was evaluated on other pictures or edits than the first."""
-    found = []
-    pictures, attacks = {}, {}
     named = all(run.results.images is not None for run in runs.values())
-    for label, run in runs.items():
-        pictures[label] = _pictures(run, named)
-        attacks[label] = frozenset(attack_labels(run.results.retrieval))
-    for what, sets in (("pictures", pictures), ("attacks", attacks)):
+    kinds = {
+        "pictures": {label: _pictures(run, named) for label, run in runs.items()},
+        "attacks": {label: frozenset(attack_labels(run.results.retrieval)) for label, run in runs.items()},
+    }
+    found = []
+    for what, sets in kinds.items():
         first, *others = sets
         for label in others:
             if sets[label] != sets[first]:
@@ -69,10 +67,3 @@ def _pictures(run: Run, named: bool) -> frozenset[str]:
         {} if images is None or not named else dict(zip(images["image_index"], images["name"], strict=True))
     )
     return frozenset(str(names.get(i, i)) for i in run.results.retrieval["image_index"].unique())
-
-
-def settings_section(runs: Mapping[str, Run]) -> Section:
-    """The differing settings and the warnings for a page; empty where there are none."""
-    table = differing_settings(runs)
-    text = " ".join(f"Warning: {line}." for line in warnings_of(runs))
-    return Section("Settings that differ", text, tables=[replace(table, title="")] if table else [])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aindex.evaluation.measures import Cell, best
-from aindex.evaluation.retrieval import AVERAGE, AVERAGE_WITHOUT_SCREENSHOT
+from aindex.evaluation.retrieval import AVERAGE, AVERAGES
 
 _LATEX = str.maketrans(
     {
@@ -41,7 +41,7 @@ class Table:
     title: str = ""
     groups: Sequence[tuple[str, int]] = ()
     compared: bool = False
-    sums: ClassVar = (AVERAGE, AVERAGE_WITHOUT_SCREENSHOT)
+    sums: ClassVar = AVERAGES
 
     def best(self, row: Sequence[Cell]) -> list[int]:
         """Places in a row that stand out."""

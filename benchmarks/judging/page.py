@@ -11,14 +11,7 @@ from rivals.base import Bench, Rival
 from aindex.edits.named import Attack
 from aindex.evaluation.blocks import Chart, Section
 from aindex.evaluation.figures import svg_data_uri
-from aindex.evaluation.html_report import (
-    Card,
-    CopyPicture,
-    Picture,
-    Verdict,
-    picture,
-    render_page,
-)
+from aindex.evaluation.html_report import Card, Page, Picture, Verdict, picture
 from aindex.evaluation.run_files import write_text
 from aindex.evaluation.table import Table
 
@@ -78,7 +71,7 @@ def write_page(
     edits = Section(
         "R@1 under each edit", f"Columns: {names}.", tables=[_table(*edit_table(records), first=0)]
     )
-    html = render_page(
+    page = Page(
         title="What people would use instead",
         kind="rivals on the same bench",
         sections=[averages],
@@ -86,7 +79,7 @@ def write_page(
         cards=cards,
         cards_text=_CARDS,
     )
-    write_text(html, folder / "rivals.html")
+    write_text(page.html(), folder / "rivals.html")
     return folder / "rivals.html"
 
 
@@ -134,24 +127,24 @@ class _Cards:
         name, edit = self.bench.names[finder[1].rows[number]], self.attacks[attack]
         original = self._picture(self.bench.picture(finder[1].rows[number]), "original")
         released, copies = [], []
-        for (rival, tried), text, kind in ((finder, "found", "found"), (loser, "not found", "lost")):
+        for (rival, tried), text in ((finder, "found"), (loser, "not found")):
             picture_of = tried.released[number]
             if picture_of is None:
                 continue
             if rival.released_as is not None:
                 released.append(self._picture(picture_of, f"released by {rival.name}"))
-            copy = self._picture(edited(picture_of, name, edit), f"{edit}, of {rival.name}".replace("_", " "))
-            copies.append(CopyPicture(copy, [Verdict(rival.name, text, kind, "")]))
+            caption = f"{edit}, of {rival.name}".replace("_", " ")
+            copies.append(self._picture(edited(picture_of, name, edit), caption, [Verdict(rival.name, text)]))
         both = min(len(loser[1].rows), len(finder[1].rows))
         what = f"{edit}: {finder[0].name} finds it, {loser[0].name} does not".replace("_", " ")
         return Card(
             f"{what} ({name}; so with {len(numbers)} of {both} pictures)", [original, *released], copies
         )
 
-    def _picture(self, image: Image.Image, caption: str) -> Picture:
+    def _picture(self, image: Image.Image, caption: str, verdicts: Sequence[Verdict] = ()) -> Picture:
         small = image.copy()
         small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
         file = self.folder / f"{self.files:03d}.jpg"
         small.save(file, quality=90, subsampling=0)
         self.files += 1
-        return picture(file, caption)
+        return picture(file, caption, verdicts)

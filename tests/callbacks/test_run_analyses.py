@@ -11,7 +11,7 @@ from aindex.data.source_image import SourceImage
 from aindex.edits.named import Attack, default_attacks, full_attacks
 from aindex.errors import FaissIndexError
 from aindex.evaluation.copy_detection import Pairs, pooled_pairs
-from aindex.evaluation.examples import EditedCopy, read_examples, save_example
+from aindex.evaluation.examples import read_examples, save_example
 from aindex.evaluation.measuring import Analyses
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
@@ -67,7 +67,7 @@ def test_metric_of_the_index_decides_the_ceiling(tmp_path):
 
 def test_ceiling_is_left_out_without_the_rows_descriptors(tmp_path):
     analyses, originals = _analyses(tmp_path, "IVF4,PQ4x4", known=False)
-    assert not analyses.knows_ceiling
+    assert analyses.exhaustive is None
     assert analyses.queries([0, 1, 2], ATTACKS, originals)["exhaustive_rank"].isna().all()
 
 
@@ -139,7 +139,7 @@ def test_example_sheet_shows_all_pictures(tmp_path, make_picture):
         original=make_picture(1),
         released=make_picture(2),
         heatmap=np.ones((40, 48)),
-        copies=[EditedCopy("rotation", 25, make_picture(3)), EditedCopy("none", None, make_picture(4))],
+        copies={Attack("rotation", 25): make_picture(3), Attack("none"): make_picture(4)},
     )
     (example,) = read_examples(tmp_path)
     sheet = example_sheet(example, {"rotation 25": "not found"})

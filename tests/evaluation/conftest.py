@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from aindex.evaluation import analyses, copy_detection, examples, retrieval, run_files
+from aindex.edits.named import Attack
+from aindex.evaluation import analyses, copy_detection, examples, measures, retrieval, run_files
 from aindex.evaluation.exhaustive import time_search
 
 ATTACKS = (
@@ -36,38 +37,34 @@ def _retrieved(rng, true_ids, skill):
 def _evaluation(folder, rng, ids, *, attacks, skill, passive):
     name = run_files.passive_file if passive else str
     queries = [(i, attack, param) for attack, param in attacks for i in ids]
-    true, kinds, params = (list(column) for column in zip(*queries, strict=True))
+    true, edits = [i for i, *_ in queries], [Attack(*edit) for _, *edit in queries]
     distances, found = _retrieved(rng, true, skill)
     rows = retrieval.retrieval_rows(
         batch=0,
         image_index=true,
-        attack=kinds,
-        attack_param=params,
+        attacks=edits,
         distances=distances,
         indices=found,
-        kneighbors=KNEIGHBORS,
     )
-    run_files.write_csv(rows, folder / name(run_files.RETRIEVAL_FILE))
+    run_files.write_csv(rows, folder / name(measures.RETRIEVAL_FILE))
     count = len(true)
     rows = analyses.query_rows(
         image_index=true,
-        attack=kinds,
-        attack_param=params,
-        cells=rng.integers(0, 3, count),
-        original_cells=rng.integers(0, 3, count),
+        attacks=edits,
+        same_cell=rng.integers(0, 3, count) == rng.integers(0, 3, count),
         code_distance=rng.random(count),
         stored_distance=rng.random(count),
         exhaustive_rank=rng.integers(0, 3, count),
         scanned_rows=rng.integers(10, 40, count),
     )
-    run_files.write_csv(rows, folder / name(run_files.QUERIES_FILE))
+    run_files.write_csv(rows, folder / name(measures.QUERIES_FILE))
     true = np.array([*ids, *[-1] * 8])
     distances, found = _retrieved(rng, true, skill)
     edits = [[{"name": "hflip"}]] * len(true)
     rows = copy_detection.copy_detection_rows(
         batch=0, image_index=true, edits=edits, distances=distances, indices=found
     )
-    run_files.write_csv(rows, folder / name(run_files.COPY_DETECTION_FILE))
+    run_files.write_csv(rows, folder / name(measures.COPY_DETECTION_FILE))
 
 
 def _index(folder, nprobe):
@@ -84,7 +81,7 @@ def _index(folder, nprobe):
         "bytes_per_picture": 13.5,
     }
     table = pd.DataFrame([row], columns=list(analyses.INDEX_COLUMNS))
-    run_files.write_csv(table, folder / run_files.INDEX_FILE)
+    run_files.write_csv(table, folder / measures.INDEX_FILE)
 
 
 def _examples(folder, rng, attacks):
@@ -98,9 +95,7 @@ def _examples(folder, rng, attacks):
             original=Image.fromarray(original),
             released=Image.fromarray(released.astype(np.uint8)),
             heatmap=rng.random((1, 40, 60)) if position == 0 else None,
-            copies=[
-                examples.EditedCopy(attack, param, Image.fromarray(original)) for attack, param in attacks[:3]
-            ],
+            copies={Attack(*attack): Image.fromarray(original) for attack in attacks[:3]},
         )
 
 
@@ -129,9 +124,9 @@ def make_run(tmp_path_factory):
             code_distance_released=rng.random(count),
             activation_seconds=rng.random(count),
         )
-        run_files.write_csv(images, folder / run_files.IMAGES_FILE)
+        run_files.write_csv(images, folder / measures.IMAGES_FILE)
         search = time_search(lambda *_: None, np.zeros((5, 2)), repeats=1)
-        run_files.write_csv(search, folder / run_files.SEARCH_FILE)
+        run_files.write_csv(search, folder / measures.SEARCH_FILE)
         _index(folder, nprobe)
         (folder / run_files.CONFIG_FILE).write_text(
             "# command: aindex fit --output_dir 'a <b>'\n# started: 2026-01-02 03:04 UTC\n"

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from aindex.edits.named import Attack
 from aindex.errors import DataError
 from aindex.evaluation.analyses import (
     QUERY_COLUMNS,
@@ -10,9 +11,9 @@ from aindex.evaluation.analyses import (
     image_summary,
     query_rows,
     query_table,
-    worst_images,
 )
 from aindex.evaluation.exhaustive import SEARCH_COLUMNS, ExhaustiveSearch, time_search
+from aindex.evaluation.sections import worst_table
 
 
 def _images(psnr_db, names=("a.jpg", "b.jpg", "NA"), **optional):
@@ -30,8 +31,7 @@ def _images(psnr_db, names=("a.jpg", "b.jpg", "NA"), **optional):
 def _queries(**optional):
     return query_rows(
         image_index=[10, 11, 10, 11],
-        attack=["none", "none", "jpeg", "jpeg"],
-        attack_param=[None, None, 50, 50],
+        attacks=[Attack("none"), Attack("none"), Attack("jpeg", 50), Attack("jpeg", 50)],
         **optional,
     )
 
@@ -44,7 +44,7 @@ def test_image_summary_by_hand():
     assert summary.loc["psnr_db", "std"] == pytest.approx(np.sqrt((16 + 36 + 4) / 3))
     assert summary["worst"].tolist() == [30, 0.9, 15]
     assert summary["worst_name"].tolist() == ["b.jpg", "b.jpg", "NA"]
-    assert worst_images(images, 2)["name"].tolist() == ["b.jpg", "NA"]
+    assert [row[0] for row in worst_table(images).rows] == ["b.jpg", "NA", "a.jpg"]
 
 
 def test_unchanged_images_do_not_hide_the_others():
@@ -67,8 +67,7 @@ def test_a_measure_that_is_not_known_is_left_out():
 
 def test_query_table_by_hand():
     queries = _queries(
-        cells=[3, 4, 3, 3],
-        original_cells=[3, 4, 3, 4],
+        same_cell=[1, 1, 1, 0],
         code_distance=[0.1, 0.3, 0.5, 0.7],
         exhaustive_rank=[0, 0, 2, 0],
     )
@@ -83,7 +82,7 @@ def test_query_table_by_hand():
 
 def test_what_an_index_has_not_stays_empty():
     assert query_table(_queries())[["same_cell", "code_distance", "exhaustive_r@1"]].isna().all(axis=None)
-    with pytest.raises(ValueError, match="code_distance"):
+    with pytest.raises(ValueError, match="Length of values"):
         _queries(code_distance=[1.0])
 
 
@@ -98,7 +97,7 @@ def test_code_distance_before_after_and_under_edits():
 
 
 def test_only_measures_of_images_are_noted_of_images():
-    with pytest.raises(ValueError, match="lpips: expected measures of images: psnr_db"):
+    with pytest.raises(ValueError, match="lpips: expected measures among psnr_db"):
         _images([40.0], lpips=[0.1])
 
 

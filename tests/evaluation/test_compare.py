@@ -4,6 +4,7 @@ import shutil
 import pandas as pd
 import pytest
 
+from aindex.edits.named import Attack
 from aindex.errors import ConfigError, DataError, OutputError
 from aindex.evaluation.comparison import _attack_tables, compare, comparison_series
 from aindex.evaluation.intervals import Interval, wilson
@@ -55,11 +56,9 @@ def _series(rows, recall):
     found = retrieval_rows(
         batch=0,
         image_index=[5] * rows,
-        attack="jpeg",
-        attack_param=50,
+        attacks=[Attack("jpeg", 50)] * rows,
         distances=[[0.1] * 10] * rows,
         indices=[[5 if place == rank else 0 for place in range(10)] for rank in ranks],
-        kneighbors=10,
     )
     return Results(found)
 

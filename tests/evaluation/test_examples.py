@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aindex.edits.named import Attack
 from aindex.errors import DataError
 from aindex.evaluation.examples import (
-    EditedCopy,
     amplified_difference,
     heatmap_picture,
     read_examples,
@@ -25,7 +25,7 @@ def _save(folder, index=7, name="a/b <c>.jpg", size=(60, 40), heatmap=True):
         original=original,
         released=original,
         heatmap=np.random.default_rng(0).random((1, *size[::-1])) if heatmap else None,
-        copies=[EditedCopy("none", None, original), EditedCopy("rotation", 25, original.rotate(25))],
+        copies={Attack("none"): original, Attack("rotation", 25): original.rotate(25)},
     )
 
 
@@ -35,16 +35,16 @@ def test_an_example_comes_back(tmp_path):
     first, second = read_examples(tmp_path)
     assert (first.image_index, second.image_index) == (7, 12)
     assert first.name == "a/b <c>.jpg"
-    assert first.heatmap is None
-    assert [(copy.attack, copy.attack_param) for copy in first.copies] == [("none", None), ("rotation", 25)]
-    assert Image.open(second.heatmap).size == (60, 40)
+    assert list(first.pictures) == ["original", "released", "difference × 10"]
+    assert list(first.copies) == ["none", "rotation 25"]
+    assert Image.open(second.pictures["heatmap"]).size == (60, 40)
 
 
 def test_large_pictures_are_shown_small(tmp_path):
     _save(tmp_path, size=(1000, 500))
     (example,) = read_examples(tmp_path)
-    assert Image.open(example.released).size == (480, 240)
-    assert Image.open(example.copies[0].file).size == (240, 120)
+    assert Image.open(example.pictures["released"]).size == (480, 240)
+    assert Image.open(example.copies["none"]).size == (240, 120)
 
 
 def test_no_examples(tmp_path):
@@ -54,13 +54,8 @@ def test_no_examples(tmp_path):
 def test_difference_by_hand():
     before = Image.fromarray(np.full((1, 2, 3), 100, dtype=np.uint8))
     after = Image.fromarray(np.array([[[101, 97, 100], [200, 0, 100]]], dtype=np.uint8))
-    picture = np.asarray(amplified_difference(before, after, factor=10))
+    picture = np.asarray(amplified_difference(before, after))
     assert picture.tolist() == [[[138, 98, 128], [255, 0, 128]]]
-
-
-def test_images_of_different_sizes_have_no_difference():
-    with pytest.raises(ValueError, match="expected one size"):
-        amplified_difference(Image.new("RGB", (2, 2)), Image.new("RGB", (2, 3)))
 
 
 def test_heatmap_is_dark_where_it_is_small():

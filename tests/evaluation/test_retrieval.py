@@ -6,15 +6,14 @@ import pandas as pd
 import pytest
 
 from aindex.callbacks.console import answers_table
+from aindex.edits.named import Attack
 from aindex.errors import DataError
 from aindex.evaluation.retrieval import (
     RETRIEVAL_COLUMNS,
     attack_label,
-    average_precision,
     json_lists,
     rank_of,
     read_results,
-    recall_at,
     retrieval_rows,
     retrieval_table,
 )
@@ -25,16 +24,12 @@ INDICES = np.array([[7, 3, 9], [3, 7, 9], [3, 9, -1], [9, 3, 7]])
 DISTANCES = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 3.4e38], [0, 0, 1e-9]], dtype=np.float32)
 
 
-def _rows(attack, param, ids=(7, 7, 7, 7)):
-    return retrieval_rows(
-        batch=0,
-        image_index=ids,
-        attack=attack,
-        attack_param=param,
-        distances=DISTANCES,
-        indices=INDICES,
-        kneighbors=3,
-    )
+def _rows_of(attacks, ids=(7, 7, 7, 7)):
+    return retrieval_rows(batch=0, image_index=ids, attacks=attacks, distances=DISTANCES, indices=INDICES)
+
+
+def _rows(name, param, ids=(7, 7, 7, 7)):
+    return _rows_of([Attack(name, param)] * 4, ids)
 
 
 def test_rank_counts_from_zero_and_is_k_if_absent():
@@ -46,17 +41,28 @@ def test_a_negative_true_id_never_matches_an_empty_place():
         rank_of([[0, -1]], [-1])
 
 
-def test_recall_and_ap_of_an_absent_answer_are_zero_even_beyond_kneighbors():
-    ranks = [0, 1, 3, 2]
-    assert recall_at(ranks, 1, 3).tolist() == [1, 0, 0, 0]
-    assert recall_at(ranks, 100, 3).tolist() == [1, 1, 0, 1]
-    assert average_precision(ranks, 3).tolist() == [1, 0.5, 0, 1 / 3]
+def _ranked(ranks, k):
+    """Rows of queries whose true answer stands at these places of k."""
+    indices = [[7 if place == rank else 0 for place in range(k)] for rank in ranks]
+    return retrieval_rows(
+        batch=0,
+        image_index=[7] * len(ranks),
+        attacks=[Attack("none")] * len(ranks),
+        distances=np.zeros((len(ranks), k)),
+        indices=indices,
+    )
+
+
+def test_recall_and_ap_of_an_absent_answer_are_zero():
+    rows = _ranked([0, 1, 3, 2], 3)
+    assert rows["r@1"].tolist() == [1, 0, 0, 0]
+    assert rows["ap"].tolist() == [1, 0.5, 0, 1 / 3]
 
 
 def test_recall_at_10_and_100_at_their_borders():
-    ranks = [9, 10, 99, 100]
-    assert recall_at(ranks, 10, 200).tolist() == [1, 0, 0, 0]
-    assert recall_at(ranks, 100, 200).tolist() == [1, 1, 1, 0]
+    rows = _ranked([9, 10, 99, 100, 200], 200)
+    assert rows["r@10"].tolist() == [1, 0, 0, 0, 0]
+    assert rows["r@100"].tolist() == [1, 1, 1, 0, 0]
 
 
 def test_rows_have_the_columns_of_the_csv_and_come_back_from_it(tmp_path: Path):
@@ -84,20 +90,18 @@ def test_distances_that_json_cannot_hold_are_an_error():
         json_lists(np.array([[np.nan]]))
 
 
-def test_sequences_per_query_and_wrong_counts():
-    rows = _rows(["none", "jpeg", "jpeg", "blur"], [None, 50, 60, 11])
+def test_one_edit_per_query_and_wrong_counts():
+    rows = _rows_of([Attack("none"), Attack("jpeg", 50), Attack("jpeg", 60), Attack("blur", 11)])
     assert rows["attack_param"].tolist() == [None, 50, 60, 11]
-    with pytest.raises(ValueError, match="attack: 2 values for 4"):
-        _rows(["none", "jpeg"], None)
+    with pytest.raises(ValueError, match=r"Length of values \(2\)"):
+        _rows_of([Attack("none"), Attack("auto")])
     with pytest.raises(ValueError, match="expected both"):
         retrieval_rows(
             batch=0,
             image_index=[0],
-            attack="none",
-            attack_param=None,
+            attacks=[Attack("none")],
             distances=[[0.0]],
-            indices=[[0]],
-            kneighbors=2,
+            indices=[[0, 1]],
         )
 
 
@@ -129,11 +133,9 @@ def test_five_answers_tell_nothing_of_ten():
         return retrieval_rows(
             batch=0,
             image_index=[3],
-            attack="none",
-            attack_param=None,
+            attacks=[Attack("none")],
             distances=[[0.5] * kneighbors],
             indices=[[*[0] * (kneighbors - 1), 3]],
-            kneighbors=kneighbors,
         )
 
     assert rows(5)[["r@1", "r@10", "r@100"]].isna().to_numpy().tolist() == [[False, True, True]]

@@ -100,7 +100,7 @@ def test_nothing_that_can_be_edited_is_an_error(make_pictures, tmp_path, monkeyp
     def fail(*_, **__):
         raise EditError("impossible")
 
-    monkeypatch.setattr("aindex.evaluation.augmenting.apply_random_edits", fail)
+    monkeypatch.setattr("aindex.evaluation.edited.apply_random_edits", fail)
     with pytest.raises(EditError, match="none of the 2 edits was possible"):
         augment(make_pictures("in", 2)[0].parent, tmp_path / "out")
 
