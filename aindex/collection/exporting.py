@@ -137,7 +137,7 @@ def _in_memory(index: FaissIndex) -> FaissIndex:
     if ivf is None or not isinstance(faiss.downcast_InvertedLists(ivf.invlists), faiss.OnDiskInvertedLists):
         return index
     clone = empty_clone(index)
-    replace_lists(clone, take_apart(clone).ivf, list_entries(ivf))
+    replace_lists(clone, list_entries(ivf))
     return clone
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aindex.index.backend import Ids
-from aindex.index.filling import AnyIndex
-from aindex.index.sharded import ShardedIndex
+from aindex.index.sharded import AnyIndex, ShardedIndex
 
 
 class SearchCosts:

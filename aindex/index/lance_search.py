@@ -9,7 +9,7 @@ import numpy.typing as npt
 from aindex.errors import FaissIndexError
 from aindex.index.backend import Ids
 from aindex.index.lance_dataset import LanceIndex, lance_errors, open_index
-from aindex.index.neighbours import by_distance_then_id
+from aindex.index.neighbours import Found, by_distance_then_id
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.rows import Descriptors, as_rows, check_k
 
@@ -37,14 +37,11 @@ class LanceReferenceIndex(ReferenceIndex):
         if rows != self.ntotal or "id" not in columns:
             raise FaissIndexError(
                 f"{str(dataset)!r} has {rows} rows and the columns {', '.join(columns)}: expected "
-                f"{self.ntotal} rows and "
-                "id among the columns; export the index again"
+                f"{self.ntotal} rows and id among the columns; export the index again"
             )
         self._engine = found
 
-    def search(
-        self, descriptors: Descriptors, k: int, nprobe: int | None = None
-    ) -> tuple[npt.NDArray[np.float32], Ids]:
+    def search(self, descriptors: Descriptors, k: int, nprobe: int | None = None) -> Found:
         """As :meth:`ReferenceIndex.search`, by Lance."""
         if self._engine is None:
             return super().search(descriptors, k, nprobe)

@@ -162,7 +162,7 @@ def _visit_cells(ivf: FaissIndex, rows: Rows, ties: Callable[[RawSearch], Found]
 
             return ties(search)
 
-        return _joined([in_cells(begin) for begin in range(0, max(1, len(some)), _MOST_TOGETHER)])
+        return joined([in_cells(begin) for begin in range(0, max(1, len(some)), _MOST_TOGETHER)])
 
     def treat_alone(some: Rows) -> Found:
         with one_thread():
@@ -171,10 +171,11 @@ def _visit_cells(ivf: FaissIndex, rows: Rows, ties: Callable[[RawSearch], Found]
     workers = min(import_faiss().omp_get_max_threads(), len(rows) // _ROWS_PER_THREAD)
     if workers < 2:
         return treat(rows)
-    return _joined(list(_threads(os.getpid()).map(treat_alone, np.array_split(rows, workers))))
+    return joined(list(_threads(os.getpid()).map(treat_alone, np.array_split(rows, workers))))
 
 
-def _joined(parts: Sequence[Found]) -> Found:
+def joined(parts: Sequence[Found]) -> Found:
+    """What was found for some queries after the other."""
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 

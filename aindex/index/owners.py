@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from aindex.errors import DescriptorError, FaissIndexError
+from aindex.errors import FaissIndexError
 from aindex.index.backend import Ids
-from aindex.index.neighbours import in_order_of_ids
-
-MOST_ROWS = 255
-"""Rows that one picture may have: their number is kept in a byte."""
+from aindex.index.neighbours import Found, in_order_of_ids, joined
+from aindex.index.rows import check_counts
 
 _TOGETHER = 1 << 19
 """Neighbours treated at a time."""
@@ -85,9 +83,7 @@ class Owners:
         kept = np.ones(self.pictures, dtype=bool)
         kept[removed] = False
         counts = None if self._counts is None else self._counts[kept]
-        if counts is not None and (counts == 1).all():
-            counts = None
-        return Owners(int(kept.sum()), counts)
+        return Owners(int(kept.sum()), None if counts is None or (counts == 1).all() else counts)
 
     def of_rows(self, rows: Ids) -> Ids:
         """The picture of each row; −1 stays −1."""
@@ -104,9 +100,7 @@ class Owners:
         end = np.searchsorted(self._owners, pictures, "right")
         return [np.arange(a, b, dtype=np.int64) for a, b in zip(first, end, strict=True)]
 
-    def nearest_pictures(
-        self, distances: npt.NDArray[np.float32], rows: Ids, k: int
-    ) -> tuple[npt.NDArray[np.float32], Ids]:
+    def nearest_pictures(self, distances: npt.NDArray[np.float32], rows: Ids, k: int) -> Found:
         """Each picture once, at its nearest row; equally close ones by their number.
 
         Args:
@@ -126,11 +120,11 @@ class Owners:
             self._nearest_of_some(self._owners, distances[i : i + step], rows[i : i + step], k)
             for i in range(0, max(1, len(rows)), step)
         ]
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        return joined(parts)
 
     def _nearest_of_some(
         self, of_rows: npt.NDArray[np.int32], distances: npt.NDArray[np.float32], rows: Ids, k: int
-    ) -> tuple[npt.NDArray[np.float32], Ids]:
+    ) -> Found:
         owners, count = of_rows[rows], rows.shape[1]
         is_tied = (distances[:, 1:] == distances[:, :-1]) & (owners[:, 1:] != owners[:, :-1])
         tied = np.flatnonzero(is_tied.any(axis=1))
@@ -162,16 +156,3 @@ def row_names(names: Sequence[str], counts: Sequence[int] | None) -> Sequence[st
     if counts is None:
         return names
     return [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
-
-
-def check_counts(counts: Sequence[int], pictures: int, rows: int | None = None) -> None:
-    """Raise a DescriptorError unless there is a number of rows for each picture, and they add up."""
-    if len(counts) != pictures:
-        raise DescriptorError(f"{len(counts)} numbers of rows for {pictures} pictures: expected one for each")
-    wrong = next((count for count in counts if not 1 <= count <= MOST_ROWS), None)
-    if wrong is not None:
-        raise DescriptorError(f"{wrong} rows of a picture: expected 1 to {MOST_ROWS}")
-    if rows is not None and sum(counts) != rows:
-        raise DescriptorError(
-            f"{rows} descriptors for pictures of {sum(counts)} rows: expected as many as there are rows"
-        )

@@ -8,20 +8,23 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from aindex.errors import AindexError, FaissIndexError
 from aindex.index.backend import Ids, Rows
 from aindex.index.devices import Device
-from aindex.index.factory import Metric, set_nprobe
-from aindex.index.neighbours import by_distance_then_id
-from aindex.index.owners import Owners, check_counts, row_names
-from aindex.index.quantiser import Quantiser
+from aindex.index.neighbours import Found, by_distance_then_id
+from aindex.index.owners import Owners, row_names
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.rows import BLOCK_ROWS, Descriptors, as_rows, check_k, check_names
+from aindex.index.rows import (
+    BLOCK_ROWS,
+    Descriptors,
+    as_rows,
+    check_k,
+    check_names,
+    own_blocks,
+    own_rows_count,
+)
 from aindex.index.structure import take_apart
-
-Neighbours = tuple[npt.NDArray[np.float32], Ids]
 
 
 class Gather(Protocol):
@@ -36,18 +39,7 @@ def ids_of_rows(positions: Ids, rank: int, ranks: int) -> Ids:
     return np.where(positions < 0, positions, block * BLOCK_ROWS + positions % BLOCK_ROWS)
 
 
-def own_blocks(first: int, count: int, rank: int, ranks: int) -> Iterator[tuple[int, int]]:
-    """Which of ``count`` new rows, the first of which gets the id ``first``, are a rank's: ranges, in order."""
-    begin = 0
-    while begin < count:
-        block, place = divmod(first + begin, BLOCK_ROWS)
-        end = min(count, begin + BLOCK_ROWS - place)
-        if block % ranks == rank:
-            yield begin, end
-        begin = end
-
-
-def merge_neighbours(parts: Sequence[Neighbours], k: int, *, larger_is_closer: bool) -> Neighbours:
+def merge_neighbours(parts: Sequence[Found], k: int, *, larger_is_closer: bool) -> Found:
     """The k closest of several shards' neighbours, equally close ones by their id.
 
     If each part holds its shard's own k closest in that order (or all its rows), this is what the whole index finds.
@@ -73,7 +65,8 @@ class ShardedIndex:
         owners: which picture each row of all shares together belongs to; in a share each row has a name of its own.
 
     Attributes:
-        owners: the same.
+        owners, rank, ranks, gather: the same.
+        quantiser, idx_factory, metric, dim, larger_is_closer: as of :class:`ReferenceIndex`, the same on every rank.
 
     Raises:
         FaissIndexError: an index that cannot be split without changing what is found, or another number of rows.
@@ -90,7 +83,7 @@ class ShardedIndex:
                 f"a sharded {trained.idx_factory!r} would find other neighbours (graphs and re-ranking choose their "
                 "candidates by what a shard holds): take the placement replicated, or another idx_factory"
             )
-        expected = sum(end - begin for begin, end in own_blocks(0, rows, rank, ranks))
+        expected = own_rows_count(rows, rank, ranks)
         if trained.ntotal != expected:
             raise FaissIndexError(
                 f"{trained.ntotal} rows in an index to be sharded: expected "
@@ -102,21 +95,9 @@ class ShardedIndex:
             )
         self._local = trained
         self.rank, self.ranks, self.gather = rank, ranks, gather
-
-    @property
-    def quantiser(self) -> Quantiser:
-        """The same on every rank."""
-        return self._local.quantiser
-
-    @property
-    def idx_factory(self) -> str:
-        """FAISS's factory string."""
-        return self._local.idx_factory
-
-    @property
-    def metric(self) -> Metric:
-        """``L2`` or ``IP``."""
-        return self._local.metric
+        self.quantiser, self.dim = trained.quantiser, trained.dim
+        self.idx_factory, self.metric = trained.idx_factory, trained.metric
+        self.larger_is_closer = trained.larger_is_closer
 
     @property
     def ntotal(self) -> int:
@@ -129,11 +110,6 @@ class ShardedIndex:
         return self.owners.pictures
 
     @property
-    def dim(self) -> int:
-        """d."""
-        return self._local.dim
-
-    @property
     def nprobe(self) -> int:
         """Coarse cells that a search visits."""
         return self._local.nprobe
@@ -141,11 +117,6 @@ class ShardedIndex:
     @nprobe.setter
     def nprobe(self, value: int) -> None:
         self._local.nprobe = value
-
-    @property
-    def larger_is_closer(self) -> bool:
-        """Whether searches return similarities rather than distances."""
-        return self._local.larger_is_closer
 
     def use_device(self, device: Device, number: int = 0) -> None:
         """As :meth:`ReferenceIndex.use_device`, for this rank's share."""
@@ -161,17 +132,13 @@ class ShardedIndex:
             DescriptorError, FaissIndexError: as :meth:`ReferenceIndex.add`, on every rank.
         """
         first = self.pictures
-        with self._together() as errors:
-            try:
-                if counts is not None:
-                    check_counts(counts, len(names), len(descriptors))
-                self._add_own(descriptors, row_names(names, counts))
-            except AindexError as error:
-                errors.append(error)
+        with self._together():
+            check_names(names, len(descriptors), counts)
+            self._add_own(descriptors, row_names(names, counts))
         self.owners = self.owners.extended(len(names), counts)
         return np.arange(first, self.pictures, dtype=np.int64)
 
-    def search(self, descriptors: Descriptors, k: int, nprobe: int | None = None) -> Neighbours:
+    def search(self, descriptors: Descriptors, k: int, nprobe: int | None = None) -> Found:
         """The k nearest pictures of this rank's queries on all ranks, as the whole index would find them.
 
         Every rank calls this, with the same k and nprobe and its own queries, perhaps none.
@@ -179,21 +146,13 @@ class ShardedIndex:
         Raises:
             DescriptorError, FaissIndexError: as :meth:`ReferenceIndex.search`, on every rank.
         """
-        queries = np.empty((0, self.dim), np.float32)
-        with self._together() as errors:
-            try:
-                queries = as_rows(descriptors, self.dim, "the queries")
-                check_k(k, self.pictures)
-            except AindexError as error:
-                errors.append(error)
+        with self._together():
+            queries = as_rows(descriptors, self.dim, "the queries")
+            check_k(k, self.pictures)
         depth = min(self.ntotal, k * self.owners.most)
         everyones: list[Rows] = self.gather(queries)
-        with self._together() as errors:
-            found: Neighbours = (np.empty(0), np.empty(0))  # type: ignore[assignment]
-            try:
-                found = self._search_own(np.concatenate(everyones), depth, nprobe)
-            except AindexError as error:
-                errors.append(error)
+        with self._together():
+            found = self._search_own(np.concatenate(everyones), depth, nprobe)
         start = sum(len(part) for part in everyones[: self.rank])
         own = slice(start, start + len(queries))
         parts = [(distances[own], ids[own]) for distances, ids in self.gather(found)]
@@ -201,30 +160,31 @@ class ShardedIndex:
         return self.owners.nearest_pictures(*rows, k)
 
     def _add_own(self, descriptors: Descriptors, names: Sequence[str]) -> None:
-        check_names(names, len(descriptors))
         blocks = list(own_blocks(self.ntotal, len(descriptors), self.rank, self.ranks))
         for begin, end in blocks:
             as_rows(descriptors[begin:end], self.dim, f"the descriptors to add, from row {begin}")
         for begin, end in blocks:
             self._local.add(descriptors[begin:end], names[begin:end])
 
-    def _search_own(self, queries: Rows, k: int, nprobe: int | None) -> Neighbours:
+    def _search_own(self, queries: Rows, k: int, nprobe: int | None) -> Found:
         depth = min(k, self._local.ntotal)
-        if nprobe is not None:
-            # A rank without rows must reject what the others reject.
-            usual = self.nprobe
-            set_nprobe(self._local.faiss_index, nprobe)
-            set_nprobe(self._local.faiss_index, usual)
-        if depth == 0:
-            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        distances, positions = self._local.search(queries, depth, nprobe)
+        with self._local.probing(nprobe):  # a rank without rows must reject what the others reject
+            if depth == 0:
+                return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+            distances, positions = self._local.search(queries, depth)
         return distances, ids_of_rows(positions, self.rank, self.ranks)
 
     @contextmanager
-    def _together(self) -> Iterator[list[AindexError]]:
+    def _together(self) -> Iterator[None]:
         """Raise on every rank what one of them met, instead of leaving the others at a gather."""
-        errors: list[AindexError] = []
-        yield errors
-        for error in self.gather(errors[0] if errors else None):
-            if error is not None:
-                raise error
+        met: AindexError | None = None
+        try:
+            yield
+        except AindexError as error:
+            met = error
+        for other in self.gather(met):
+            if other is not None:
+                raise other
+
+
+AnyIndex = ReferenceIndex | ShardedIndex

@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aindex.index.backend import index_from_bytes, index_to_bytes
 from aindex.index.factory import Metric, train_quantiser
 from aindex.index.reference_index import ReferenceIndex
 
@@ -52,9 +52,9 @@ def trained_index(training_rows: Rows) -> Callable[..., Any]:
     def trained(idx_factory: str, metric: Metric) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return index_to_bytes(train_quantiser(training_rows, idx_factory, metric))
+            return faiss.serialize_index(train_quantiser(training_rows, idx_factory, metric))
 
-    return lambda idx_factory, metric="L2": index_from_bytes(trained(idx_factory, metric))
+    return lambda idx_factory, metric="L2": faiss.deserialize_index(trained(idx_factory, metric))
 
 
 @pytest.fixture

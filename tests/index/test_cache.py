@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from aindex.errors import FaissIndexError
-from aindex.index.cache import cache_key, hash_descriptors, train_cached
+from aindex.index.cache import hash_descriptors, train_cached
 
 SETTINGS = {"idx_factory": "IVF8,PQ4x4", "metric": "L2", "seed": 0}
 
@@ -56,11 +56,6 @@ def test_the_hash_of_a_mapped_file(tmp_path, training_rows) -> None:
     np.save(tmp_path / "rows.npy", training_rows)
     assert hash_descriptors(np.load(tmp_path / "rows.npy", mmap_mode="r")) == hash_descriptors(training_rows)
     assert hash_descriptors(training_rows.reshape(300, 32)) != hash_descriptors(training_rows)
-
-
-def test_keys_know_their_parts() -> None:
-    assert cache_key(a=1, b="2") == cache_key(b="2", a=1)
-    assert len({cache_key(a=1), cache_key(a="1"), cache_key(b=1), cache_key(a=None)}) == 4
 
 
 def test_a_damaged_cache_is_said(tmp_path, training_rows) -> None:

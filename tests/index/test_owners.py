@@ -190,22 +190,20 @@ def test_stored_rows_are_what_was_added(trained_index: Make, reference_rows: np.
 
 
 def test_lists_on_the_disk(
-    trained_index: Make, reference_rows: np.ndarray, query_rows: np.ndarray, tmp_path: Path
+    trained_index: Make, reference_rows: np.ndarray, query_rows: np.ndarray, tmp_path: Path, monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr("aindex.index.on_disk.PART_ROWS", 60)
+
     def made() -> ReferenceIndex:
         return ReferenceIndex(trained_index("IVF8,PQ4x4"), idx_factory="IVF8,PQ4x4")
 
     counts, more = counts_for(200), counts_for(100)
     whole = made()
     whole.add(reference_rows[:200], names_for(counts), counts)
-    build_on_disk(
-        made(), [Batch(reference_rows[:200], names_for(counts), counts)], tmp_path / "d", part_rows=60
-    )
+    build_on_disk(made(), [Batch(reference_rows[:200], names_for(counts), counts)], tmp_path / "d")
     whole.add(reference_rows[200:], [f"more {i}" for i in range(len(more))], more)
     extended = extend_on_disk(
-        tmp_path / "d",
-        [Batch(reference_rows[200:], [f"more {i}" for i in range(len(more))], more)],
-        part_rows=60,
+        tmp_path / "d", [Batch(reference_rows[200:], [f"more {i}" for i in range(len(more))], more)]
     )
     removed = np.array([1, 5, 60, len(counts) + 3])
     whole.remove(removed)
