@@ -67,11 +67,7 @@ class Description:
     """All that the YAML says, in its order.
 
     Attributes:
-        idx_factory: FAISS's factory string.
-        metric: ``L2`` or ``IP``.
         nprobe: cells visited by a search unless it says otherwise.
-        dim: d.
-        rows: number of rows.
         extractor: None if the descriptors' origin is not known.
         files: by role: ``index``, ``names``; ``owners`` if pictures have several rows; ``lists`` if the inverted lists
             stay on disk.

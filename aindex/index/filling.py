@@ -12,7 +12,7 @@ from aindex.index.originals import are_near, last_rows, other_picture
 from aindex.index.owners import row_names
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.rows import Batch, own_blocks, own_rows_count
-from aindex.index.sharded import AnyIndex, ShardedIndex
+from aindex.index.sharded import AnyIndex, ShardedIndex, check_can_be_split
 
 Placement = Literal["replicated", "sharded"]
 
@@ -99,18 +99,18 @@ def fill(
     batches: Sequence[Batch],
     folder: Path,
     *,
-    rank: int = 0,
+    rank: int | None = None,
     ranks: int = 1,
     on_disk: bool = False,
 ) -> None:
-    """Write an index folder with a rank's share of the rows; it appears whole or not at all.
+    """Write an index folder with all rows or a rank's share of them; it appears whole or not at all.
 
     Args:
         trained: an empty, trained index; gets the rows unless they stay on the disk.
         batches: all pictures, the same on every rank.
         folder: where to; another index that is there is replaced.
-        rank: whose share.
-        ranks: number of shares; 1 for the whole index.
+        rank: whose share; None for the whole index.
+        ranks: number of shares.
         on_disk: keep the inverted lists out of memory.
 
     Raises:
@@ -119,11 +119,11 @@ def fill(
         OutputError: the folder cannot be written.
     """
     batches = [Batch(*batch) for batch in batches]
-    if ranks > 1:
-        # refuses what cannot be split before hours are spent on it
-        ShardedIndex(trained, rank=rank, ranks=ranks, gather=lambda value: [value])
-    share = _share(batches, rank, ranks)
-    if on_disk and own_rows_count(sum(len(batch.descriptors) for batch in batches), rank, ranks):
+    if rank is not None:
+        check_can_be_split(trained)  # before hours are spent on it
+    share = batches if rank is None else share_of(batches, rank, ranks)
+    rows = sum(len(batch.descriptors) for batch in batches)
+    if on_disk and own_rows_count(rows, rank or 0, ranks):
         build_on_disk(trained, share, folder, overwrite=True)
         return
     for batch in share:
@@ -131,14 +131,11 @@ def fill(
     trained.save(folder, overwrite=True)
 
 
-def _share(batches: Sequence[Batch], rank: int, ranks: int) -> Iterator[Batch]:
-    """A rank's rows; where there are several ranks each row has a name of its own, and the whole knows the owners."""
+def share_of(batches: Sequence[Batch], rank: int, ranks: int) -> Iterator[Batch]:
+    """A rank's rows, each under a name of its own: the whole knows the owners."""
     first = 0
     for batch in batches:
-        if ranks == 1:
-            yield batch
-        else:
-            names = row_names(batch.names, batch.counts)
-            for begin, end in own_blocks(first, len(batch.descriptors), rank, ranks):
-                yield Batch(batch.descriptors[begin:end], names[begin:end])
+        names = row_names(batch.names, batch.counts)
+        for begin, end in own_blocks(first, len(batch.descriptors), rank, ranks):
+            yield Batch(batch.descriptors[begin:end], names[begin:end])
         first += len(batch.descriptors)

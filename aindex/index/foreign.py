@@ -29,8 +29,6 @@ class Foreign:
         index: trained.
         ids: what each row was called in the source: n, by position.
         idx_factory: FAISS's factory string, or the class where there is none.
-        metric: L2 or IP.
-        nprobe: cells that a search visits.
         file: the file that holds the very same index, mapped into memory; None where something was changed.
     """
 

@@ -56,7 +56,7 @@ class LanceReferenceIndex(ReferenceIndex):
             some = slice(begin, begin + _TOGETHER)
             _search(self._engine, rows[some], depth, nprobe or self.nprobe, distances[some], ids[some])
         found = by_distance_then_id(distances, ids, depth, self.larger_is_closer)
-        return self.owners.nearest_pictures(*found, k)
+        return self.owners.nearest_pictures(*found, k, self.larger_is_closer)
 
 
 def _search(

@@ -39,8 +39,8 @@ def larger_is_closer(index: FaissIndex) -> bool:
     return bool(index.metric_type == import_faiss().METRIC_INNER_PRODUCT)
 
 
-def nearest(index: FaissIndex, queries: Rows, k: int, order: Order | None = None) -> Found:
-    """The k nearest rows of a CPU index, closest first, equally close ones by their id.
+def nearest(index: FaissIndex, queries: Rows, k: int, order: Order) -> Found:
+    """The k nearest rows of a CPU index, put in order.
 
     Where fewer than k rows lie in the visited cells the rest is id −1 with FAISS's largest distance. Re-ranking
     indexes and graphs choose their candidates by k, so among equally close rows at the end of the list theirs
@@ -50,14 +50,12 @@ def nearest(index: FaissIndex, queries: Rows, k: int, order: Order | None = None
         index: any index with k rows or more.
         queries: nq×d.
         k: neighbours per query.
-        order: what becomes of k or more neighbours, closest first, equally close ones in any order; default the k
-            nearest by their distance, then id.
+        order: what becomes of k or more neighbours, closest first, equally close ones in any order.
 
     Returns:
-        Distances nq×k (LSH: numbers of bits) and ids nq×k, or as `order` gives them.
+        Distances (LSH: numbers of bits) and ids, as `order` gives them.
     """
-    parts, larger = take_apart(index), larger_is_closer(index)
-    order = order or partial(by_distance_then_id, k=k, larger=larger)
+    parts = take_apart(index)
     ties = partial(with_whole_ties, k=k, limit=int(index.ntotal), order=order)
     with faiss_errors("the search failed", "search fewer queries or neighbours at a time"):
         if _has_flat_cells(parts):

@@ -25,6 +25,8 @@ PART_ROWS = 1_000_000
 """Rows that are in memory at a time, as codes."""
 
 _WORK = ".building-"
+# others keep codes in another form, or more beside them
+_MAPPED = {"IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer", "IndexIVFResidualQuantizer"}
 _REMEDY = "make room, then run again"
 
 
@@ -49,7 +51,7 @@ def build_on_disk(
     """
     if trained.ntotal:
         raise FaissIndexError(f"{trained.ntotal} rows in the trained index: expected an empty one")
-    if not take_apart(trained.faiss_index).lists_can_be_mapped:
+    if take_apart(trained.faiss_index).kind not in _MAPPED:
         raise FaissIndexError(
             f"idx_factory {trained.idx_factory!r} cannot keep its inverted lists on the disk: take IVF<cells>,PQ…, "
             "IVF<cells>,SQ… or IVF<cells>,Flat"

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from aindex.errors import FaissIndexError
 from aindex.index.backend import Ids
-from aindex.index.neighbours import Found, in_order_of_ids, joined
+from aindex.index.neighbours import Found, by_distance_then_id, in_order_of_ids, joined
 from aindex.index.rows import check_counts
 
 _TOGETHER = 1 << 19
@@ -100,20 +100,23 @@ class Owners:
         end = np.searchsorted(self._owners, pictures, "right")
         return [np.arange(a, b, dtype=np.int64) for a, b in zip(first, end, strict=True)]
 
-    def nearest_pictures(self, distances: npt.NDArray[np.float32], rows: Ids, k: int) -> Found:
+    def nearest_pictures(
+        self, distances: npt.NDArray[np.float32], rows: Ids, k: int, larger_is_closer: bool
+    ) -> Found:
         """Each picture once, at its nearest row; equally close ones by their number.
 
         Args:
             distances: nq×n, of the nearest rows.
-            rows: nq×n, closest first, equally close ones by their number (in any order where pictures have several
-                rows); absent ones −1, last. With n at least k times `most` nothing is missing.
+            rows: nq×n, closest first, equally close ones in any order; absent ones −1, last. With n at least k times
+                `most` nothing is missing.
             k: pictures per query.
+            larger_is_closer: whether these are similarities.
 
         Returns:
             Distances nq×k and numbers of pictures nq×k; absent ones −1.
         """
         if self._owners is None:
-            return distances[:, :k], rows[:, :k]
+            return by_distance_then_id(distances, rows, k, larger_is_closer)
         # some queries at a time: what is made of a list takes several times its memory
         step = max(1, _TOGETHER // max(1, rows.shape[1]))
         parts = [

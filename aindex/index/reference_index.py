@@ -22,14 +22,7 @@ from aindex.index.devices import Device
 from aindex.index.factory import Metric, get_nprobe, set_nprobe, train_quantiser
 from aindex.index.lists import remove_rows
 from aindex.index.names import RowNames
-from aindex.index.neighbours import (
-    Found,
-    Order,
-    by_distance_then_id,
-    larger_is_closer,
-    nearest,
-    with_whole_ties,
-)
+from aindex.index.neighbours import Found, Order, larger_is_closer, nearest, with_whole_ties
 from aindex.index.owners import Owners
 from aindex.index.quantiser import Quantiser
 from aindex.index.rows import Descriptors, as_rows, check_k, check_names, own_blocks
@@ -318,9 +311,7 @@ class ReferenceIndex:
                 return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
             # among so many rows there are k pictures
             depth = min(self.ntotal, k * self.owners.most)
-            order = partial(by_distance_then_id, k=k, larger=self.larger_is_closer)
-            if not self.owners.is_one_to_one:
-                order = partial(self.owners.nearest_pictures, k=k)
+            order = partial(self.owners.nearest_pictures, k=k, larger_is_closer=self.larger_is_closer)
             return self._nearest_rows(queries, depth, order)
 
     @contextmanager

@@ -13,17 +13,9 @@ from aindex.errors import AindexError, FaissIndexError
 from aindex.index.backend import Ids, Rows
 from aindex.index.devices import Device
 from aindex.index.neighbours import Found, by_distance_then_id
-from aindex.index.owners import Owners, row_names
+from aindex.index.owners import Owners
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.rows import (
-    BLOCK_ROWS,
-    Descriptors,
-    as_rows,
-    check_k,
-    check_names,
-    own_blocks,
-    own_rows_count,
-)
+from aindex.index.rows import BLOCK_ROWS, Descriptors, as_rows, check_k, own_rows_count
 from aindex.index.structure import take_apart
 
 
@@ -54,15 +46,24 @@ def merge_neighbours(parts: Sequence[Found], k: int, *, larger_is_closer: bool) 
     return by_distance_then_id(distances, ids, k, larger_is_closer)
 
 
+def check_can_be_split(index: ReferenceIndex) -> None:
+    """Raise a FaissIndexError if shards would find other neighbours than the whole index."""
+    if take_apart(index.faiss_index).chooses_by_k:
+        raise FaissIndexError(
+            f"a sharded {index.idx_factory!r} would find other neighbours (graphs and re-ranking choose their "
+            "candidates by what a shard holds): take the placement replicated, or another idx_factory"
+        )
+
+
 class ShardedIndex:
-    """One rank's share of an index, and the searches over all shares; :meth:`add` and :meth:`search` are collective.
+    """One rank's share of an index, and the searches over all shares, which are collective.
 
     Args:
-        trained: a trained index, the same on every rank; empty, or with this rank's share of the rows.
+        share: this rank's rows, each under a name of its own, in an index trained the same on every rank.
         rank: this rank's number.
         ranks: number of ranks.
         gather: every rank's value on every rank; objects that pickle.
-        owners: which picture each row of all shares together belongs to; in a share each row has a name of its own.
+        owners: which picture each row of all shares together belongs to.
 
     Attributes:
         owners, rank, ranks, gather: the same.
@@ -73,31 +74,20 @@ class ShardedIndex:
     """
 
     def __init__(
-        self, trained: ReferenceIndex, *, rank: int, ranks: int, gather: Gather, owners: Owners | None = None
+        self, share: ReferenceIndex, *, rank: int, ranks: int, gather: Gather, owners: Owners
     ) -> None:
-        self.owners = owners or Owners()
-        rows = self.owners.rows
-        parts = take_apart(trained.faiss_index)
-        if parts.chooses_by_k:
+        check_can_be_split(share)
+        expected = own_rows_count(owners.rows, rank, ranks)
+        if share.ntotal != expected:
             raise FaissIndexError(
-                f"a sharded {trained.idx_factory!r} would find other neighbours (graphs and re-ranking choose their "
-                "candidates by what a shard holds): take the placement replicated, or another idx_factory"
+                f"{share.ntotal} rows in an index to be sharded: expected {expected}, rank {rank}'s share of "
+                f"{owners.rows}; build it again"
             )
-        expected = own_rows_count(rows, rank, ranks)
-        if trained.ntotal != expected:
-            raise FaissIndexError(
-                f"{trained.ntotal} rows in an index to be sharded: expected "
-                + (
-                    f"{expected}, rank {rank}'s share of {rows}; build it again"
-                    if expected
-                    else "an empty one"
-                )
-            )
-        self._local = trained
-        self.rank, self.ranks, self.gather = rank, ranks, gather
-        self.quantiser, self.dim = trained.quantiser, trained.dim
-        self.idx_factory, self.metric = trained.idx_factory, trained.metric
-        self.larger_is_closer = trained.larger_is_closer
+        self._share = share
+        self.rank, self.ranks, self.gather, self.owners = rank, ranks, gather, owners
+        self.quantiser, self.dim = share.quantiser, share.dim
+        self.idx_factory, self.metric = share.idx_factory, share.metric
+        self.larger_is_closer = share.larger_is_closer
 
     @property
     def ntotal(self) -> int:
@@ -112,31 +102,15 @@ class ShardedIndex:
     @property
     def nprobe(self) -> int:
         """Coarse cells that a search visits."""
-        return self._local.nprobe
+        return self._share.nprobe
 
     @nprobe.setter
     def nprobe(self, value: int) -> None:
-        self._local.nprobe = value
+        self._share.nprobe = value
 
     def use_device(self, device: Device, number: int = 0) -> None:
         """As :meth:`ReferenceIndex.use_device`, for this rank's share."""
-        self._local.use_device(device, number)
-
-    def add(self, descriptors: Descriptors, names: Sequence[str], counts: Sequence[int] | None = None) -> Ids:
-        """Append pictures: every rank gives the same, or the same file mapped into memory, and keeps its own blocks.
-
-        Returns:
-            The n new pictures' ids.
-
-        Raises:
-            DescriptorError, FaissIndexError: as :meth:`ReferenceIndex.add`, on every rank.
-        """
-        first = self.pictures
-        with self._together():
-            check_names(names, len(descriptors), counts)
-            self._add_own(descriptors, row_names(names, counts))
-        self.owners = self.owners.extended(len(names), counts)
-        return np.arange(first, self.pictures, dtype=np.int64)
+        self._share.use_device(device, number)
 
     def search(self, descriptors: Descriptors, k: int, nprobe: int | None = None) -> Found:
         """The k nearest pictures of this rank's queries on all ranks, as the whole index would find them.
@@ -157,21 +131,14 @@ class ShardedIndex:
         own = slice(start, start + len(queries))
         parts = [(distances[own], ids[own]) for distances, ids in self.gather(found)]
         rows = merge_neighbours(parts, depth, larger_is_closer=self.larger_is_closer)
-        return self.owners.nearest_pictures(*rows, k)
-
-    def _add_own(self, descriptors: Descriptors, names: Sequence[str]) -> None:
-        blocks = list(own_blocks(self.ntotal, len(descriptors), self.rank, self.ranks))
-        for begin, end in blocks:
-            as_rows(descriptors[begin:end], self.dim, f"the descriptors to add, from row {begin}")
-        for begin, end in blocks:
-            self._local.add(descriptors[begin:end], names[begin:end])
+        return self.owners.nearest_pictures(*rows, k, self.larger_is_closer)
 
     def _search_own(self, queries: Rows, k: int, nprobe: int | None) -> Found:
-        depth = min(k, self._local.ntotal)
-        with self._local.probing(nprobe):  # a rank without rows must reject what the others reject
+        depth = min(k, self._share.ntotal)
+        with self._share.probing(nprobe):  # a rank without rows must reject what the others reject
             if depth == 0:
                 return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-            distances, positions = self._local.search(queries, depth)
+            distances, positions = self._share.search(queries, depth)
         return distances, ids_of_rows(positions, self.rank, self.ranks)
 
     @contextmanager

@@ -14,7 +14,6 @@ _QUERY_BY_QUERY = {
     "IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexScalarQuantizer", "IndexIVFFlat", "IndexIVFPQ",
     "IndexIVFScalarQuantizer", "IndexHNSWFlat", "IndexLSH",
 }  # fmt: skip
-_MAPPED = {"IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer", "IndexIVFResidualQuantizer"}
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,6 @@ class IndexParts:
         """The coarse quantiser if it compares with all centroids."""
         coarse = self.coarse
         return coarse if isinstance(coarse, import_faiss().IndexFlat) else None
-
-    @property
-    def lists_can_be_mapped(self) -> bool:
-        """Whether inverted lists may lie on the disk: others keep codes in another form, or more beside them."""
-        return self.kind in _MAPPED
 
     @property
     def treats_queries_alone(self) -> bool:

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import faiss
@@ -11,7 +11,11 @@ import numpy.typing as npt
 import pytest
 
 from aindex.index.factory import Metric, train_quantiser
+from aindex.index.filling import share_of
+from aindex.index.owners import Owners
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.rows import Batch
+from aindex.index.sharded import Gather, ShardedIndex
 
 DIM = 16
 Rows = npt.NDArray[np.float32]
@@ -64,6 +68,23 @@ def make_index(trained_index: Callable[..., Any]) -> Callable[..., ReferenceInde
     def make(idx_factory: str = "IVF8,PQ4x4", *, metric: Metric = "L2", **settings: Any) -> ReferenceIndex:
         index = trained_index(idx_factory, metric)
         return ReferenceIndex(index, idx_factory=idx_factory, metric=metric, **settings)
+
+    return make
+
+
+@pytest.fixture
+def make_shard(make_index: Callable[..., ReferenceIndex]) -> Callable[..., ShardedIndex]:
+    """``make_shard(batches, "Flat", rank=0, ranks=2, gather=gather)``: with the rows that `fill` gives a rank."""
+
+    def make(
+        batches: Sequence[Batch], *args: Any, rank: int, ranks: int, gather: Gather, **settings: Any
+    ) -> ShardedIndex:
+        share, owners = make_index(*args, **settings), Owners()
+        for batch in share_of(batches, rank, ranks):
+            share.add(*batch)
+        for batch in batches:
+            owners = owners.extended(len(batch.names), batch.counts)
+        return ShardedIndex(share, rank=rank, ranks=ranks, gather=gather, owners=owners)
 
     return make
 

@@ -10,6 +10,7 @@ from aindex.index import filling, rows, sharded
 from aindex.index.filling import Filling, fill
 from aindex.index.owners import Owners
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.rows import Batch
 from aindex.index.sharded import ShardedIndex
 
 Make = Callable[..., ReferenceIndex]
@@ -32,12 +33,11 @@ def test_shares_make_up_the_whole_also_where_a_rank_gets_none(
 
 
 def test_an_original_with_the_name_of_another_picture_is_told_on_a_shard(
-    make_index: Make, reference_rows, monkeypatch
+    make_shard: Callable[..., ShardedIndex], reference_rows, monkeypatch
 ) -> None:
     monkeypatch.setattr(filling, "_CHECKED_TOGETHER", 2)
     names = [f"R{i}" for i in range(len(reference_rows))]
-    index = ShardedIndex(make_index(), rank=0, ranks=1, gather=lambda value: [value])
-    index.add(reference_rows, names)
+    index = make_shard([Batch(reference_rows, names)], rank=0, ranks=1, gather=lambda value: [value])
     good = Filling(reference_rows, names, reference_rows[:5], names[:5])
     good.check(index, good.ids)
     others = np.concatenate([reference_rows[:3], -reference_rows[3:5]])
