@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ def hash_descriptors(descriptors: Matrix) -> str:
 
 
 def train_cached(
-    idx_dir: Path | None,
+    idx_dir: Path,
     descriptors: Matrix,
     *,
     idx_factory: str,
@@ -42,7 +41,7 @@ def train_cached(
     """A trained, empty index, from the cache if the very same was trained before.
 
     Args:
-        idx_dir: folder of the cache, made if it is missing; None for no cache.
+        idx_dir: folder of the cache, made if it is missing.
         descriptors, idx_factory, metric, nprobe, seed, extractor, device: as :meth:`ReferenceIndex.train` takes them;
             nprobe is not part of what is compared.
 
@@ -53,18 +52,6 @@ def train_cached(
         FaissIndexError, DescriptorError: as :meth:`ReferenceIndex.train`; or the stored index is damaged.
         OutputError: the cache cannot be written.
     """
-    train = partial(
-        ReferenceIndex.train,
-        descriptors,
-        idx_factory=idx_factory,
-        metric=metric,
-        nprobe=nprobe,
-        seed=seed,
-        extractor=extractor,
-        device=device,
-    )
-    if idx_dir is None:
-        return train(), False
     decisive = {
         "idx_factory": idx_factory,
         "metric": metric,
@@ -77,7 +64,7 @@ def train_cached(
     }
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     label = re.sub(r"[^A-Za-z0-9]+", "-", f"{idx_factory}-{metric}")[:60]
-    folder = Path(idx_dir) / f"{label}-{key[:16]}"
+    folder = idx_dir / f"{label}-{key[:16]}"
     if (folder / YAML_NAME).is_file():
         try:
             index = ReferenceIndex.open(folder)
@@ -88,7 +75,15 @@ def train_cached(
         if index.cache_key == key:
             index.nprobe = nprobe
             return index, True
-    index = train()
+    index = ReferenceIndex.train(
+        descriptors,
+        idx_factory=idx_factory,
+        metric=metric,
+        nprobe=nprobe,
+        seed=seed,
+        extractor=extractor,
+        device=device,
+    )
     index.cache_key = key
     index.save(folder, overwrite=True)
     return index, False

@@ -64,9 +64,3 @@ def test_a_damaged_cache_is_said(tmp_path, training_rows) -> None:
     stored.write_bytes(stored.read_bytes()[:-1])
     with pytest.raises(FaissIndexError, match=r"cached index is not usable.*remove"):
         train_cached(tmp_path, training_rows, **SETTINGS)
-
-
-def test_no_cache(training_rows) -> None:
-    index, found = train_cached(None, training_rows, **SETTINGS)
-    assert not found
-    assert index.ntotal == 0
