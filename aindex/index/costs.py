@@ -8,11 +8,7 @@ from aindex.index.sharded import AnyIndex, ShardedIndex
 
 
 class SearchCosts:
-    """Counts once how many rows each cell holds; collective for shards.
-
-    Args:
-        index: with all its rows.
-    """
+    """Counts once how many rows each cell of a filled index holds; collective for shards."""
 
     def __init__(self, index: AnyIndex) -> None:
         self._index = index

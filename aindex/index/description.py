@@ -99,11 +99,7 @@ class Description:
 
     @classmethod
     def from_yaml(cls, data: bytes, path: Path) -> Self:
-        """Read and check the YAML.
-
-        Args:
-            data: the file's bytes.
-            path: where they come from, for errors.
+        """Read and check the YAML's bytes, which come from ``path``.
 
         Raises:
             FaissIndexError: another kind of file, a newer format, a missing or mistyped entry.

@@ -118,7 +118,6 @@ def fill(
         DescriptorError: wrong dimension, NaN, or another number of names.
         OutputError: the folder cannot be written.
     """
-    batches = [Batch(*batch) for batch in batches]
     if rank is not None:
         check_can_be_split(trained)  # before hours are spent on it
     share = batches if rank is None else share_of(batches, rank, ranks)

@@ -161,15 +161,11 @@ def write_files(
         return FolderState(folder, complete, yaml_hash(folder) or "")
 
 
-def index_writer(index: FaissIndex) -> Write:
-    """What writes a FAISS index for :func:`write_files`."""
-
-    def write(sink: Callable[[bytes], int]) -> None:
-        faiss = import_faiss()
-        with faiss_errors("the index cannot be written", "make room, then run again"):
-            faiss.write_index(index, faiss.PyCallbackIOWriter(sink, 1 << 20))
-
-    return write
+def write_index(index: FaissIndex, sink: Callable[[bytes], int]) -> None:
+    """Write a FAISS index to a function that takes bytes."""
+    faiss = import_faiss()
+    with faiss_errors("the index cannot be written", "make room, then run again"):
+        faiss.write_index(index, faiss.PyCallbackIOWriter(sink, 1 << 20))
 
 
 def _read_index(folder: Path, description: Description, *, verify: bool, mapped: bool) -> FaissIndex:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -19,8 +19,6 @@ Dataset = Any
 Kind = Literal["IVF_PQ", "IVF_FLAT"]
 LanceMetric = Literal["l2", "cosine", "dot"]
 
-_METRICS: tuple[LanceMetric, ...] = ("l2", "cosine", "dot")
-_KINDS: tuple[Kind, ...] = ("IVF_PQ", "IVF_FLAT")
 _INDEX, _STORAGE = "index.idx", "auxiliary.idx"
 
 
@@ -110,9 +108,9 @@ def open_index(uri: str, column: str | None = None) -> LanceIndex:
         books = [_codebook(dataset, uuid, where) for uuid in segments] if has_codes else []
         same = all(centroids.tobytes() in _index_bytes(dataset, uuid) for uuid in segments)
     metric = described["distance_type"]
-    if metric not in _METRICS:
+    if metric not in get_args(LanceMetric):
         raise FaissIndexError(
-            f"{where} compares by {metric!r}: expected {', '.join(_METRICS)}; create it with metric='l2'"
+            f"{where} compares by {metric!r}: expected {', '.join(get_args(LanceMetric))}; create it with metric='l2'"
         )
     if not same or len({book.tobytes() for book in books}) > 1:
         raise FaissIndexError(
@@ -124,11 +122,7 @@ def open_index(uri: str, column: str | None = None) -> LanceIndex:
 
 
 def empty_faiss_index(trained: TrainedPart) -> FaissIndex:
-    """A FAISS index without rows that stores what the Lance index stores.
-
-    Raises:
-        FaissIndexError: FAISS has no such index.
-    """
+    """A FAISS index without rows that stores what the Lance index stores."""
     faiss = import_faiss()
     index = make_index(trained.centroids.shape[1], trained.idx_factory, trained.faiss_metric)
     ivf: FaissIndex = take_apart(index).ivf
@@ -147,12 +141,14 @@ def _choose(dataset: Dataset, uri: str, column: str | None) -> Any:
     with lance_errors(f"the indexes of {uri!r} cannot be read", "see whether its files are whole"):
         indexes = dataset.describe_indices()
         kinds = sorted({str(one.index_type) for one in indexes})
-        fitting = [one for one in indexes if one.index_type in _KINDS and column in (None, *one.field_names)]
+        fitting = [
+            one for one in indexes if one.index_type in get_args(Kind) and column in (None, *one.field_names)
+        ]
     if not fitting:
         held = f"an index of the kind {', '.join(kinds)}" if kinds else "no index"
         over = "" if column is None else f" over {column!r}"
         raise FaissIndexError(
-            f"{uri!r} has {held}{over}: expected {' or '.join(_KINDS)}, made with dataset.create_index; "
+            f"{uri!r} has {held}{over}: expected {' or '.join(get_args(Kind))}, made with dataset.create_index; "
             "only those have cells and codes that a picture can be drawn to"
         )
     if len(fitting) > 1:

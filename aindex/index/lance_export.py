@@ -32,9 +32,6 @@ _ROWS_PER_FILE = 1_000_000
 
 _REMEDY = "make room, then run again"
 
-VectorsOf = Callable[[int, int], Rows | None]
-"""Descriptors of the rows from one position up to another; None for a dataset without."""
-
 
 def trained_part(index: FaissIndex) -> TrainedPart:
     """What Lance needs of a FAISS index.
@@ -91,11 +88,7 @@ def index_arguments(trained: TrainedPart) -> dict[str, Any]:
 
 
 def export_to_lance(
-    index: ReferenceIndex,
-    destination: Path,
-    *,
-    descriptors: Matrix | None = None,
-    overwrite: bool = False,
+    index: ReferenceIndex, destination: Path, *, descriptors: Matrix | None = None, overwrite: bool = False
 ) -> None:
     """Write an index as a Lance dataset with the columns id, name and descriptor; it appears whole or not at all.
 
@@ -136,13 +129,7 @@ def export_to_lance(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _write(
-    work: Path,
-    index: ReferenceIndex,
-    cells: Cells,
-    codes: Codes,
-    descriptors: Matrix | None,
-) -> Path:
+def _write(work: Path, index: ReferenceIndex, cells: Cells, codes: Codes, descriptors: Matrix | None) -> Path:
     """The dataset; its index is made over a dataset of the same rows, decoded, and then moved."""
     import pyarrow as pa
 
@@ -173,8 +160,8 @@ def _write(
     return made
 
 
-def _write_rows(path: Path, index: ReferenceIndex, vectors: VectorsOf) -> Any:
-    """A dataset with the columns id, name and descriptor."""
+def _write_rows(path: Path, index: ReferenceIndex, vectors: Callable[[int, int], Rows | None]) -> Any:
+    """A dataset with the columns id, name and descriptor: what `vectors` gives for the rows from one up to another."""
     import pyarrow as pa
 
     kind = pa.list_(pa.float32(), index.dim)

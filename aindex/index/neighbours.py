@@ -241,11 +241,8 @@ def _one_by_one(index: FaissIndex, queries: Rows, k: int) -> Found:
     if workers < 2:
         treat(range(len(queries)))
     else:
-        list(
-            _threads(os.getpid()).map(
-                treat, [range(start, len(queries), workers) for start in range(workers)]
-            )
-        )
+        dealt = [range(start, len(queries), workers) for start in range(workers)]
+        list(_threads(os.getpid()).map(treat, dealt))
     return distances, ids
 
 

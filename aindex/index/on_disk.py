@@ -5,6 +5,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -126,8 +127,7 @@ def _build(
 
     def noted() -> Iterator[Batch]:
         nonlocal owners
-        for some in batches:
-            batch = Batch(*some)
+        for batch in batches:
             check_names(batch.names, len(batch.descriptors), batch.counts)
             owners = owners.extended(len(batch.names), batch.counts)
             names.extend(batch.names)
@@ -160,7 +160,7 @@ def _write(
     folders.write_files(
         folder,
         trained.describe(),
-        {"index": folders.index_writer(trained.faiss_index), **row_files(names, owners)},
+        {"index": partial(folders.write_index, trained.faiss_index), **row_files(names, owners)},
         ready={"lists": Path(lists.filename)},
         expected=expected,
         overwrite=overwrite,
@@ -185,7 +185,7 @@ def _write_parts(trained: ReferenceIndex, batches: Iterable[Batch], first: int, 
 
 def _write_part(part: FaissIndex, path: Path) -> Path:
     with open(path, "wb") as file:
-        folders.index_writer(part)(file.write)
+        folders.write_index(part, file.write)
     return path
 
 
@@ -229,8 +229,10 @@ def _work_folder(folder: Path) -> Iterator[Path]:
             work.mkdir()
             lock = lock_of(work, wait=False)
             for other in folder.glob(f"{_WORK}*"):
-                if other != work:
-                    _remove_abandoned(other)
+                abandoned = None if other == work else lock_of(other, wait=False)
+                if abandoned is not None:
+                    shutil.rmtree(other, ignore_errors=True)
+                    os.close(abandoned)
             yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -240,10 +242,3 @@ def _work_folder(folder: Path) -> Iterator[Path]:
             # Only an empty one can be removed: one in which nothing was finished.
             with suppress(OSError):
                 folder.rmdir()
-
-
-def _remove_abandoned(folder: Path) -> None:
-    lock = lock_of(folder, wait=False)
-    if lock is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)

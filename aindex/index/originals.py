@@ -20,12 +20,9 @@ _CELLS = 16
 
 def last_rows(rows: Iterable[str], names: Sequence[str]) -> Ids:
     """The last row of each name, −1 where there is none: n ids. One pass over the names of all rows."""
-    wanted = {name: position for position, name in enumerate(names)}
-    ids = np.full(len(names), -1, dtype=np.int64)
-    for row, name in enumerate(rows):
-        if name in wanted:
-            ids[wanted[name]] = row
-    return ids
+    wanted = set(names)
+    last = {name: row for row, name in enumerate(rows) if name in wanted}
+    return np.array([last.get(name, -1) for name in names], np.int64)
 
 
 def are_near(index: AnyIndex, descriptors: Rows, ids: Ids) -> npt.NDArray[np.bool_]:
@@ -62,16 +59,13 @@ def add_originals(
     names: Sequence[str],
     append: Callable[[Rows, Sequence[str]], Ids],
 ) -> Ids:
-    """Give every picture a row; one that is there under its name already keeps it.
+    """Give every picture a row, n ids; one that is there under its name already keeps it.
 
     Args:
-        index: gets the rows.
+        index: is searched for the pictures.
         descriptors: n×d.
         names: n different names.
         append: adds rows, such as the index's own `add`.
-
-    Returns:
-        The n ids.
 
     Raises:
         DataError: a name in the index belongs to another picture.

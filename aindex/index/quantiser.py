@@ -1,21 +1,13 @@
 """What an index makes of a descriptor: its cell, its decoded code, and the targets of the activation."""
 
-from typing import Any, Literal, TypeVar, assert_never, get_args
+from typing import Literal, TypeVar, assert_never, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from aindex.errors import FaissIndexError
-from aindex.index.backend import (
-    FaissIndex,
-    Ids,
-    Rows,
-    faiss_errors,
-    import_faiss,
-    one_thread,
-    repeatable_kernels,
-)
+from aindex.index.backend import FaissIndex, Ids, Rows, faiss_errors, one_thread, repeatable_kernels
 from aindex.index.choices import Choices, choices_of, right_choices
 from aindex.index.rows import as_rows
 from aindex.index.structure import backward, forward, row_by_row, take_apart
@@ -186,7 +178,7 @@ class Quantiser:
         return np.array(found, np.int64).reshape(len(rows), nprobe)
 
     def _decoded(self, rows: Rows) -> Rows:
-        transforms, codec = self._codec()
+        transforms, codec = self._parts.codec
         transformed = forward(transforms, rows)
         with faiss_errors(
             f"the index ({self._parts.kind}) cannot decode its codes",
@@ -194,16 +186,3 @@ class Quantiser:
         ):
             decoded = row_by_row(lambda row: codec.sa_decode(codec.sa_encode(row)), transformed)
         return backward(transforms, np.concatenate([np.empty((0, codec.d), np.float32), *decoded]))
-
-    def _codec(self) -> tuple[tuple[Any, ...], FaissIndex]:
-        """What encodes and decodes: transforms, and the index behind them.
-
-        Of an index that re-ranks with whole descriptors it is the base index; of one that re-ranks with other codes
-        it is those.
-        """
-        faiss, parts = import_faiss(), self._parts
-        if parts.refine is not None:
-            refiner = faiss.downcast_index(parts.refine.refine_index)
-            if not isinstance(refiner, faiss.IndexFlat):
-                return (), refiner
-        return parts.transforms, parts.core

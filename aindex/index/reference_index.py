@@ -327,11 +327,7 @@ class ReferenceIndex:
                 self.nprobe = usual
 
     def check_search(self, k: int, nprobe: int | None = None) -> None:
-        """Raise what a search would, before there are queries.
-
-        Raises:
-            FaissIndexError: k is larger than the index; nprobe is not possible.
-        """
+        """Raise the FaissIndexErrors of a search, before there are queries."""
         with self.probing(nprobe):
             check_k(k, self.pictures)
 
@@ -395,11 +391,11 @@ class ReferenceIndex:
             raise FaissIndexError(
                 f"the index cannot be written to another folder ({self._fixed}): copy the folder"
             )
-        index = folders.index_writer(self.faiss_index)
+        write = partial(folders.write_index, self.faiss_index)
         self._origin = folders.write_files(
             folder,
             self.describe(),
-            {} if kept else {"index": index, **row_files(self.names, self.owners)},
+            {} if kept else {"index": write, **row_files(self.names, self.owners)},
             kept=kept,
             expected=None if known is None else known.yaml_hash,
             overwrite=overwrite,

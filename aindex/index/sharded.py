@@ -3,9 +3,9 @@
 Blocks of rows are dealt to the ranks in turn, so that a row's place follows from its id, whatever is added when.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +18,8 @@ from aindex.index.reference_index import ReferenceIndex
 from aindex.index.rows import BLOCK_ROWS, Descriptors, as_rows, check_k, own_rows_count
 from aindex.index.structure import take_apart
 
-
-class Gather(Protocol):
-    """Every rank's value, in the order of ranks, on every rank."""
-
-    def __call__(self, value: Any) -> list[Any]: ...  # noqa: D102
+Gather = Callable[[Any], list[Any]]
+"""A rank's value to every rank's, in the order of ranks, on every rank."""
 
 
 def ids_of_rows(positions: Ids, rank: int, ranks: int) -> Ids:
@@ -39,7 +36,7 @@ def merge_neighbours(parts: Sequence[Found], k: int, *, larger_is_closer: bool) 
     Args:
         parts: distances and global ids, nq×k_i each; absent neighbours have id −1.
         k: neighbours per query; the parts hold k or more together.
-        larger_is_closer: whether these are similarities rather than distances.
+        larger_is_closer: whether these are similarities.
     """
     distances = np.concatenate([part[0] for part in parts], axis=1)
     ids = np.concatenate([part[1] for part in parts], axis=1)

@@ -84,6 +84,20 @@ class IndexParts:
         faiss = import_faiss()
         return self.ivf is None or isinstance(self.coarse, (faiss.IndexFlat, faiss.IndexHNSWFlat))
 
+    @property
+    def codec(self) -> tuple[tuple[Any, ...], FaissIndex]:
+        """What encodes and decodes: transforms, and the index behind them.
+
+        Of an index that re-ranks with whole descriptors it is the base index; of one that re-ranks with other codes
+        it is those.
+        """
+        faiss = import_faiss()
+        if self.refine is not None:
+            refiner = faiss.downcast_index(self.refine.refine_index)
+            if not isinstance(refiner, faiss.IndexFlat):
+                return (), refiner
+        return self.transforms, self.core
+
 
 def take_apart(index: FaissIndex) -> IndexParts:
     """The parts of any index that ``index_factory`` makes.

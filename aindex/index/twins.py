@@ -22,11 +22,7 @@ _ROWS, _ORIGINALS = 16_384, 2_048
 
 @dataclass(frozen=True)
 class Twins:
-    """Rows that hold what an original's own row holds.
-
-    Attributes:
-        rows: by the original's own id, the ids of its twins.
-    """
+    """Rows that hold what an original's own row holds: by the original's id, the ids of its twins."""
 
     rows: Mapping[int, Sequence[int]] = field(default_factory=dict)
 

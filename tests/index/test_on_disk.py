@@ -9,6 +9,7 @@ import pytest
 from aindex.errors import DescriptorError, FaissIndexError, OutputError
 from aindex.index.on_disk import build_on_disk, extend_on_disk
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.rows import Batch
 
 Make = Callable[..., ReferenceIndex]
 NAMES = [f"R{i}" for i in range(300)]
@@ -16,7 +17,7 @@ NAMES = [f"R{i}" for i in range(300)]
 
 def batches(rows, size=70, start=0):
     for i in range(0, len(rows), size):
-        yield rows[i : i + size], [f"R{start + i + j}" for j in range(len(rows[i : i + size]))]
+        yield Batch(rows[i : i + size], [f"R{start + i + j}" for j in range(len(rows[i : i + size]))])
 
 
 @pytest.mark.parametrize("idx_factory", ["IVF8,PQ4x4", "OPQ4_8,IVF8,PQ4x4", "IVF8,Flat", "PCA8,IVF8,SQ8"])
