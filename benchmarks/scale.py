@@ -32,7 +32,7 @@ from aindex.cli import main as aindex
 from aindex.descriptors.small import SmallConfig, SmallExtractor, save_small
 from aindex.index.filling import NumberedNames, fill
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.rows import BLOCK_ROWS
+from aindex.index.rows import BLOCK_ROWS, Batch
 
 NEIGHBOURS = 100
 LIMIT_MIB = 4096
@@ -120,7 +120,7 @@ def fill_whole(options: argparse.Namespace) -> dict:
     references, index = vectors(options, "references"), trained(options)
     names = NumberedNames(len(references))
     with Peak() as peak:
-        fill(index, [(references, names)], options.folder / "whole")
+        fill(index, [Batch(references, names)], options.folder / "whole")
     return {
         "seconds": peak.seconds,
         "mib": peak.mib,
@@ -133,7 +133,7 @@ def fill_on_disk(options: argparse.Namespace) -> dict:
     references, index = vectors(options, "references"), trained(options)
     names = NumberedNames(len(references))
     with Peak() as peak:
-        fill(index, [(references, names)], options.folder / "on_disk", on_disk=True)
+        fill(index, [Batch(references, names)], options.folder / "on_disk", on_disk=True)
     return {"seconds": peak.seconds, "mib": peak.mib, "items": len(references)}
 
 
@@ -144,7 +144,7 @@ def fill_shard(options: argparse.Namespace, ranks: int) -> dict:
     # what FAISS needs once, whatever the number of rows
     trained(options).add(references[:BLOCK_ROWS], names[:BLOCK_ROWS])
     with Peak() as peak:
-        fill(index, [(references, names)], options.folder / f"rank0of{ranks}", rank=0, ranks=ranks)
+        fill(index, [Batch(references, names)], options.folder / f"rank0of{ranks}", rank=0, ranks=ranks)
     return {"seconds": peak.seconds, "mib": peak.mib, "kept_mib": peak.kept_mib, "items": index.ntotal}
 
 

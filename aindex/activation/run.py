@@ -16,9 +16,8 @@ from aindex.data.images import SkippedImages
 from aindex.data.source_image import SourceImage
 from aindex.descriptors.files import Matrix
 from aindex.errors import ConfigError
-from aindex.index.filling import AnyIndex
 from aindex.index.quantiser import Quantiser
-from aindex.index.sharded import ShardedIndex
+from aindex.index.sharded import AnyIndex, ShardedIndex
 from aindex.index.twins import Twins
 
 LEFT_OUT = ("skipped", "failed", "skipped_queries", "failed_edits", "failed_random_edits")

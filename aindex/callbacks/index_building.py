@@ -25,7 +25,7 @@ from aindex.index.cache import train_cached
 from aindex.index.default_factory import DEFAULT_FACTORY
 from aindex.index.devices import Device
 from aindex.index.factory import Metric, check_plan
-from aindex.index.filling import AnyIndex, Filling, NumberedNames, PackedIndex, Placement, fill
+from aindex.index.filling import Filling, NumberedNames, Placement, fill
 from aindex.index.folder import YAML_NAME, read_state
 from aindex.index.lance_dataset import import_lance
 from aindex.index.lance_export import export_to_lance, is_dataset, trained_part
@@ -35,9 +35,9 @@ from aindex.index.originals import add_originals
 from aindex.index.owners import Owners
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.row_choice import check_row_count, rows_of_pictures, split_rows
+from aindex.index.row_choice import check_row_count, rows_of_pictures
 from aindex.index.rows import Batch
-from aindex.index.sharded import ShardedIndex
+from aindex.index.sharded import AnyIndex, ShardedIndex
 from aindex.paths import user_path
 
 _TRAINED_FOLDER = "trained"
@@ -144,9 +144,9 @@ class IndexBuilder:
         """
         if self._settings.engine == "lance":
             self._check_engine()
-        packed = distributed.on_rank_zero(self._prepare)
-        if packed is not None:
-            return self._shard(packed)
+        distributed.on_rank_zero(self._prepare)
+        if self._settings.placement == "sharded":
+            return self._shard()
         if self._settings.engine == "lance":
             return self._in_lance()
         return ReferenceIndex.open(self._folder / INDEX_FOLDER, self._extractor, read_only=True)
@@ -197,7 +197,7 @@ class IndexBuilder:
         if not path.is_file():
             return None
         with np.load(path) as stored:
-            return split_rows(stored["rows"], stored["counts"].tolist())
+            return np.split(stored["rows"], np.cumsum(stored["counts"])[:-1])
 
     def references(self) -> tuple[Matrix, list[str] | None]:
         """Descriptors and names of the references, from which the index is built.
@@ -208,12 +208,8 @@ class IndexBuilder:
         assert self._settings.fts_reference_path is not None
         return self._descriptors(self._settings.fts_reference_path)
 
-    def _prepare(self) -> PackedIndex | None:
-        """Describe the originals, make the index, put them in; on rank 0.
-
-        Returns:
-            What each rank fills its share of, or None where the index is whole.
-        """
+    def _prepare(self) -> None:
+        """Describe the originals, make the index, put them in; what is sharded is only trained; on rank 0."""
         images = self._data.listed()[0]
         whole = self._settings.placement != "sharded"
         is_made = (self._folder / ORIGINALS_FOLDER / _IDS_FILE).is_file()
@@ -233,13 +229,13 @@ class IndexBuilder:
         if originals.skipped.count:
             originals.skipped.write(self._folder / SKIPPED_FILE)
         if not whole:
-            return self._pack(originals)
-        if is_made:
-            return None
+            self._train_for_shards(originals)
+        if is_made or not whole:
+            return
         target = self._folder / INDEX_FOLDER
         if given is not None:
             self._save_ids(self._extend(target, originals, *given))
-            return None
+            return
         assert trained is not None
         filling = self._filling(originals.descriptors, originals.names)
         ids = filling.ids
@@ -248,7 +244,6 @@ class IndexBuilder:
         fill(trained, filling.batches(ids), target, on_disk=self._settings.on_disk)
         filling.check(ReferenceIndex.open(target, read_only=True, verify=False), ids)
         self._save_ids(ids)
-        return None
 
     def _check_plan(self) -> None:
         """Refuse a plan that nothing can come of.
@@ -273,8 +268,8 @@ class IndexBuilder:
             self._extractor.dim, settings.idx_factory, settings.quant, nprobe=settings.nprobe, rows=rows
         )
 
-    def _pack(self, originals: Extraction) -> PackedIndex:
-        """The trained index for all ranks; shares for other numbers of ranks are removed."""
+    def _train_for_shards(self, originals: Extraction) -> None:
+        """Make the trained index for all ranks; shares for other numbers of ranks are removed."""
         for share in (self._folder / INDEX_FOLDER).glob("rank*of*"):
             if not share.name.endswith(f"of{distributed.world_size()}"):
                 shutil.rmtree(share)
@@ -282,15 +277,14 @@ class IndexBuilder:
         stored = self._folder / INDEX_FOLDER / _TRAINED_FOLDER
         if not (stored / YAML_NAME).is_file():
             self._trained().save(stored, overwrite=True)
-        trained = ReferenceIndex.open(stored, self._extractor)
+        quantiser = ReferenceIndex.open(stored, self._extractor).quantiser
         # the other ranks then find them extracted
         _, reference_names = self.references()
         if self.rows() is None:
             there = set(reference_names or ())
-            self._choose_rows(trained.quantiser, originals, [n for n in originals.names if n not in there])
-        return PackedIndex.of(trained)
+            self._choose_rows(quantiser, originals, [n for n in originals.names if n not in there])
 
-    def _shard(self, packed: PackedIndex) -> ShardedIndex:
+    def _shard(self) -> ShardedIndex:
         """Make this rank's share, unless an interrupted run has; collective."""
         rank, ranks = distributed.rank(), distributed.world_size()
         target = self._folder / INDEX_FOLDER / f"rank{rank}of{ranks}"
@@ -302,7 +296,8 @@ class IndexBuilder:
 
         def make() -> ReferenceIndex:
             if not (target / YAML_NAME).is_file():
-                trained = packed.unpacked(self._extractor)
+                stored = self._folder / INDEX_FOLDER / _TRAINED_FOLDER
+                trained = ReferenceIndex.open(stored, self._extractor).empty_copy()
                 fill(trained, batches, target, rank=rank, ranks=ranks, on_disk=self._settings.on_disk)
             return ReferenceIndex.open(target, self._extractor, read_only=True)
 

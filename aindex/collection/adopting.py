@@ -23,8 +23,8 @@ from aindex.index.foreign import Foreign, check_aim, read_faiss_file, read_opens
 from aindex.index.lance_dataset import LanceIndex, empty_faiss_index, lance_errors, open_index
 from aindex.index.lance_rows import fill_from_lance, row_addresses, stored_descriptors
 from aindex.index.names import RowNames
-from aindex.index.originals import are_near, named_rows
-from aindex.index.reference_index import ReferenceIndex, row_writers
+from aindex.index.originals import are_near, last_rows
+from aindex.index.reference_index import ReferenceIndex, row_files
 from aindex.index.row_table import names_by_id, pictures_of
 from aindex.index.structure import empty_clone
 
@@ -234,12 +234,12 @@ def _sample(
         described = describe(sample, extractor, None, settings)
     else:
         root, paths = names_root(sample), list_images(sample)
-        ids = named_rows(index, [path.relative_to(root).as_posix() for path in paths])
+        ids = last_rows(index.names, [path.relative_to(root).as_posix() for path in paths])
         chosen = spread(np.flatnonzero(ids >= 0))
         if not len(chosen):
             return np.empty((0, index.dim), np.float32), chosen
         described = extract([paths[i] for i in chosen.tolist()], extractor, root=root, **settings._asdict())
-    ids = named_rows(index, described.names)
+    ids = last_rows(index.names, described.names)
     chosen = spread(np.flatnonzero(ids >= 0))
     return np.array(described.descriptors[chosen]), ids[chosen]
 
@@ -275,5 +275,5 @@ def _write(output: Path, index: ReferenceIndex, file: Path | None, *, overwrite:
             while block := source.read(1 << 24):
                 sink(block)
 
-    contents = {"index": copy, **row_writers(index.names, index.owners)}
+    contents: dict[str, folders.Write | bytes] = {"index": copy, **row_files(index.names, index.owners)}
     folders.write_files(output, index.describe(), contents, expected=None, overwrite=overwrite)

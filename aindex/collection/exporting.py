@@ -13,7 +13,7 @@ from aindex.descriptors.stored import FEATURES, read_extraction
 from aindex.errors import ConfigError, DescriptorError, FaissIndexError, OutputError
 from aindex.index.backend import FaissIndex, faiss_errors, import_faiss
 from aindex.index.comparing import quantiser_difference
-from aindex.index.folder import index_writer
+from aindex.index.folder import write_index
 from aindex.index.lance_export import export_to_lance, index_arguments, trained_part
 from aindex.index.lance_rows import unindexed_rows
 from aindex.index.lists import list_entries, replace_lists
@@ -123,7 +123,7 @@ def _write_faiss(index: ReferenceIndex, destination: Path, *, overwrite: bool) -
     with replace_when_done(names) as names_file, replace_when_done(destination) as index_file:
         row_table(index.names, index.owners).to_parquet(names_file, index=False)
         with open(index_file, "wb") as file:
-            index_writer(whole)(file.write)
+            write_index(whole, file.write)
         with faiss_errors(f"{str(destination)!r} cannot be read back", "report the factory string"):
             faiss.read_index(str(index_file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
 
@@ -134,7 +134,7 @@ def _in_memory(index: FaissIndex) -> FaissIndex:
     if ivf is None or not isinstance(faiss.downcast_InvertedLists(ivf.invlists), faiss.OnDiskInvertedLists):
         return index
     clone = empty_clone(index)
-    replace_lists(clone, take_apart(clone).ivf, list_entries(ivf))
+    replace_lists(clone, list_entries(ivf))
     return clone
 
 

@@ -18,7 +18,7 @@ from aindex.evaluation.analyses import INDEX_COLUMNS, image_rows, query_rows
 from aindex.evaluation.exhaustive import ExhaustiveSearch, time_search
 from aindex.evaluation.measures import IMAGES_FILE, columns_of
 from aindex.index.costs import SearchCosts
-from aindex.index.filling import AnyIndex
+from aindex.index.sharded import AnyIndex
 from aindex.index.twins import Twins
 
 _TIMED_QUERIES = 200

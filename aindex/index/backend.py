@@ -4,6 +4,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,18 @@ _kernel_state = {"users": 0, "threshold": 0}
 
 
 def import_faiss() -> Any:
-    """The module ``faiss``.
+    """The module ``faiss``; a FaissIndexError where it is not installed."""
+    return import_extra("faiss", "'aindex[cpu]', or 'aindex[gpu]' for NVIDIA GPUs")
 
-    Raises:
-        FaissIndexError: it is not installed.
-    """
+
+def import_extra(name: str, extra: str) -> Any:
+    """A module that comes with an extra of aindex; a FaissIndexError where it is not installed."""
     try:
-        import faiss
+        return import_module(name)
     except ImportError as error:
         raise FaissIndexError(
-            f"faiss cannot be imported ({error}): install it with pip install 'aindex[cpu]', or 'aindex[gpu]' for "
-            "NVIDIA GPUs"
+            f"{name} cannot be imported ({error}): install it with pip install {extra}"
         ) from error
-    return faiss
 
 
 def faiss_reason(error: BaseException) -> str:
@@ -91,16 +91,3 @@ def repeatable_kernels() -> Iterator[None]:
             _kernel_state["users"] -= 1
             if _kernel_state["users"] == 0:
                 faiss.cvar.distance_compute_blas_threshold = _kernel_state["threshold"]
-
-
-def index_to_bytes(index: FaissIndex) -> npt.NDArray[np.uint8]:
-    """An index as bytes, to be sent to other processes."""
-    with faiss_errors("the index cannot be copied", "report the factory string"):
-        data: npt.NDArray[np.uint8] = import_faiss().serialize_index(index)
-    return data
-
-
-def index_from_bytes(data: npt.NDArray[np.uint8]) -> FaissIndex:
-    """The index that :func:`index_to_bytes` packed; never for bytes of unknown origin."""
-    with faiss_errors("the bytes are no FAISS index", "send what index_to_bytes returned"):
-        return import_faiss().deserialize_index(data)

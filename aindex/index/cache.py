@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from aindex.descriptors.files import Matrix
 from aindex.errors import AindexError, FaissIndexError
 from aindex.index.backend import import_faiss
-from aindex.index.description import ExtractorIdentity, NamedExtractor
+from aindex.index.description import NamedExtractor
 from aindex.index.devices import Device
 from aindex.index.factory import Metric
 from aindex.index.folder import YAML_NAME
@@ -28,30 +27,44 @@ def hash_descriptors(descriptors: Matrix) -> str:
     return digest.hexdigest()
 
 
-def cache_key(**parts: str | int | float | None) -> str:
-    """SHA-256, hex, over named parts, in whatever order they come."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def cached_index(
-    idx_dir: Path, label: str, key: str, make: Callable[[], ReferenceIndex]
+def train_cached(
+    idx_dir: Path,
+    descriptors: Matrix,
+    *,
+    idx_factory: str,
+    metric: Metric = "L2",
+    nprobe: int = 1,
+    seed: int = 0,
+    extractor: NamedExtractor | None = None,
+    device: Device = "cpu",
 ) -> tuple[ReferenceIndex, bool]:
-    """The index stored under a key, or a new one, which is then stored.
+    """A trained, empty index, from the cache if the very same was trained before.
 
     Args:
         idx_dir: folder of the cache, made if it is missing.
-        label: for people who look into the folder.
-        key: hash of everything that decides the index.
-        make: what makes it.
+        descriptors, idx_factory, metric, nprobe, seed, extractor, device: as :meth:`ReferenceIndex.train` takes them;
+            nprobe is not part of what is compared.
 
     Returns:
         The index, and whether it came from the cache.
 
     Raises:
-        FaissIndexError: the stored index is damaged.
-        OutputError: the new one cannot be stored.
+        FaissIndexError, DescriptorError: as :meth:`ReferenceIndex.train`; or the stored index is damaged.
+        OutputError: the cache cannot be written.
     """
-    folder = Path(idx_dir) / f"{re.sub(r'[^A-Za-z0-9]+', '-', label)[:60]}-{key[:16]}"
+    decisive = {
+        "idx_factory": idx_factory,
+        "metric": metric,
+        "seed": seed,
+        "device": device,
+        "extractor": None if extractor is None else extractor.fingerprint,
+        "resize_size": None if extractor is None else extractor.input_size,
+        "descriptors": hash_descriptors(descriptors),
+        "faiss": str(import_faiss().__version__),
+    }
+    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    label = re.sub(r"[^A-Za-z0-9]+", "-", f"{idx_factory}-{metric}")[:60]
+    folder = idx_dir / f"{label}-{key[:16]}"
     if (folder / YAML_NAME).is_file():
         try:
             index = ReferenceIndex.open(folder)
@@ -60,67 +73,17 @@ def cached_index(
                 f"the cached index is not usable: {error}; remove {str(folder)!r}"
             ) from error
         if index.cache_key == key:
+            index.nprobe = nprobe
             return index, True
-    index = make()
+    index = ReferenceIndex.train(
+        descriptors,
+        idx_factory=idx_factory,
+        metric=metric,
+        nprobe=nprobe,
+        seed=seed,
+        extractor=extractor,
+        device=device,
+    )
     index.cache_key = key
     index.save(folder, overwrite=True)
     return index, False
-
-
-def train_cached(
-    idx_dir: Path | None,
-    descriptors: Matrix,
-    *,
-    idx_factory: str,
-    metric: Metric = "L2",
-    nprobe: int = 1,
-    seed: int = 0,
-    extractor: NamedExtractor | ExtractorIdentity | None = None,
-    device: Device = "cpu",
-) -> tuple[ReferenceIndex, bool]:
-    """A trained, empty index, from the cache if the very same was trained before.
-
-    Args:
-        idx_dir: folder of the cache; None for no cache.
-        descriptors: n×d training descriptors.
-        idx_factory: FAISS's factory string.
-        metric: ``L2`` or ``IP``.
-        nprobe: coarse cells that a search visits; not part of the key.
-        seed: of the training.
-        extractor: what made the descriptors; its fingerprint and input size are part of the key.
-        device: where the coarse cells are trained.
-
-    Returns:
-        The index, and whether it came from the cache.
-
-    Raises:
-        FaissIndexError, DescriptorError: as :meth:`ReferenceIndex.train`.
-        OutputError: the cache cannot be written.
-    """
-
-    def make() -> ReferenceIndex:
-        return ReferenceIndex.train(
-            descriptors,
-            idx_factory=idx_factory,
-            metric=metric,
-            nprobe=nprobe,
-            seed=seed,
-            extractor=extractor,
-            device=device,
-        )
-
-    if idx_dir is None:
-        return make(), False
-    key = cache_key(
-        idx_factory=idx_factory,
-        metric=metric,
-        seed=seed,
-        device=device,
-        extractor=None if extractor is None else extractor.fingerprint,
-        resize_size=None if extractor is None else extractor.input_size,
-        descriptors=hash_descriptors(descriptors),
-        faiss=str(import_faiss().__version__),
-    )
-    index, found = cached_index(Path(idx_dir), f"{idx_factory}-{metric}", key, make)
-    index.nprobe = nprobe
-    return index, found

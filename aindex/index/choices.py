@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aindex.errors import FaissIndexError
 from aindex.index.backend import FaissIndex, Ids, Rows, faiss_errors, import_faiss
-from aindex.index.structure import IndexParts, forward
+from aindex.index.structure import IndexParts, forward, row_by_row
 
 _MOST_LEVELS = 8
 """Bits of a scalar quantiser's code; with more it keeps what it is given."""
@@ -117,14 +117,9 @@ def choices_of(parts: IndexParts) -> Choices:
 
 
 def right_choices(parts: IndexParts, rows: Rows) -> Ids:
-    """What the index chooses for descriptors: B×d → B×M numbers of points, row by row.
-
-    Raises:
-        FaissIndexError: as `choices_of`.
-    """
+    """What the index chooses for descriptors: B×d → B×M numbers of points, row by row; errors as of `choices_of`."""
     codes_of = _codes_of(parts)
-    transformed = forward(parts.transforms, rows)
-    return np.concatenate([codes_of(transformed[i : i + 1]) for i in range(len(rows))]).astype(np.int64)
+    return np.concatenate(row_by_row(codes_of, forward(parts.transforms, rows))).astype(np.int64)
 
 
 def _codes_of(parts: IndexParts) -> Any:

@@ -4,16 +4,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aindex.index.backend import Ids
-from aindex.index.filling import AnyIndex
-from aindex.index.sharded import ShardedIndex
+from aindex.index.sharded import AnyIndex, ShardedIndex
 
 
 class SearchCosts:
-    """Counts once how many rows each cell holds; collective for shards.
-
-    Args:
-        index: with all its rows.
-    """
+    """Counts once how many rows each cell of a filled index holds; collective for shards."""
 
     def __init__(self, index: AnyIndex) -> None:
         self._index = index

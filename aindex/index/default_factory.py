@@ -20,7 +20,6 @@ def default_factory(pictures: int | None, training: int, dim: int, *, rows: int 
     Args:
         pictures: that the index begins with; None where they come later.
         training: descriptors to train on; they limit the number of cells.
-        dim: of the descriptors.
         rows: most rows of each picture; several need cells to lie in.
 
     Returns:

@@ -1,31 +1,20 @@
 """The small YAML that says what an index folder holds."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import yaml  # type: ignore[import-untyped]
 
 import aindex
+from aindex.descriptors.extractor import Extractor
 from aindex.errors import ExtractorError, FaissIndexError
+from aindex.index.factory import Metric
 
 FORMAT = "aindex-index"
 FORMAT_VERSION = 2
 """Of an index with several rows per picture; of any other it is 1, which earlier releases read."""
 MAX_BYTES = 1 << 20
-
-
-class NamedExtractor(Protocol):
-    """What an index wants to know of an extractor."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def fingerprint(self) -> str: ...  # noqa: D102
-    @property
-    def input_size(self) -> int: ...  # noqa: D102
-    @property
-    def dim(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -43,16 +32,12 @@ class ExtractorIdentity:
     input_size: int
 
     @classmethod
-    def of(cls, extractor: "NamedExtractor | ExtractorIdentity") -> Self:
+    def of(cls, extractor: "NamedExtractor") -> Self:
         """The identity of an extractor."""
-        return cls(str(extractor.name), str(extractor.fingerprint), int(extractor.input_size))
+        return cls(extractor.name, extractor.fingerprint, extractor.input_size)
 
-    def check(self, extractor: "NamedExtractor | ExtractorIdentity", where: str) -> None:
-        """Raise unless ``extractor`` is this one.
-
-        Raises:
-            ExtractorError: other input size, other weights.
-        """
+    def check(self, extractor: "NamedExtractor", where: str) -> None:
+        """Raise an ExtractorError unless ``extractor`` has the same input size and weights."""
         if extractor.input_size != self.input_size:
             raise ExtractorError(
                 f"{where} holds descriptors of {self.name!r} at input size {self.input_size}, not "
@@ -63,6 +48,9 @@ class ExtractorIdentity:
                 f"{where} holds descriptors of extractor {self.name!r} ({self.fingerprint[:12]}), not of "
                 f"{extractor.name!r} ({extractor.fingerprint[:12]}): take that extractor, or build another index"
             )
+
+
+NamedExtractor = Extractor | ExtractorIdentity
 
 
 @dataclass(frozen=True)
@@ -76,14 +64,10 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Description:
-    """All that the YAML says.
+    """All that the YAML says, in its order.
 
     Attributes:
-        idx_factory: FAISS's factory string.
-        metric: ``L2`` or ``IP``.
         nprobe: cells visited by a search unless it says otherwise.
-        dim: d.
-        rows: number of rows.
         extractor: None if the descriptors' origin is not known.
         files: by role: ``index``, ``names``; ``owners`` if pictures have several rows; ``lists`` if the inverted lists
             stay on disk.
@@ -93,7 +77,7 @@ class Description:
     """
 
     idx_factory: str
-    metric: str
+    metric: Metric
     nprobe: int
     dim: int
     rows: int
@@ -108,27 +92,14 @@ class Description:
         content = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION if "owners" in self.files else 1,
-            "idx_factory": self.idx_factory,
-            "metric": self.metric,
-            "nprobe": self.nprobe,
-            "dim": self.dim,
-            "rows": self.rows,
-            "extractor": None if self.extractor is None else dict(vars(self.extractor)),
-            "files": {role: dict(vars(file)) for role, file in self.files.items()},
-            "versions": self.versions,
-            "calibration": self.calibration,
-            "cache_key": self.cache_key,
+            **asdict(self),
         }
         text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         return text
 
     @classmethod
     def from_yaml(cls, data: bytes, path: Path) -> Self:
-        """Read and check the YAML.
-
-        Args:
-            data: the file's bytes.
-            path: where they come from, for errors.
+        """Read and check the YAML's bytes, which come from ``path``.
 
         Raises:
             FaissIndexError: another kind of file, a newer format, a missing or mistyped entry.
@@ -145,6 +116,7 @@ class Description:
         if metric not in ("L2", "IP"):
             raise reader.damaged(f"metric {metric!r}, expected L2 or IP")
         extractor = reader.optional("extractor", dict)
+        files = reader.get("files", dict).items()
         return cls(
             idx_factory=reader.get("idx_factory", str),
             metric=metric,
@@ -152,10 +124,7 @@ class Description:
             dim=reader.positive("dim"),
             rows=reader.positive("rows", least=0),
             extractor=None if extractor is None else _read_extractor(_Reader(extractor, str(path))),
-            files={
-                str(role): _read_file(_Reader(file, str(path)))
-                for role, file in reader.get("files", dict).items()
-            },
+            files={str(role): _read_file(_Reader(file, str(path))) for role, file in files},
             versions={str(key): str(value) for key, value in reader.get("versions", dict).items()},
             calibration=reader.optional("calibration", dict),
             cache_key=reader.optional("cache_key", str),

@@ -25,11 +25,7 @@ def gpu_count() -> int:
 
 
 def check_gpu(number: int = 0) -> None:
-    """Raise unless faiss-gpu and GPU ``number`` are there.
-
-    Raises:
-        FaissIndexError: they are not.
-    """
+    """Raise a FaissIndexError unless faiss-gpu and GPU ``number`` are there."""
     faiss = import_faiss()
     if not hasattr(faiss, "StandardGpuResources"):
         raise FaissIndexError(

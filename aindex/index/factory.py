@@ -14,6 +14,7 @@ from aindex.index.structure import IndexParts, take_apart
 from aindex.seeding import derive_seed
 
 Metric = Literal["L2", "IP"]
+"""Squared Euclidean distance, or inner product: larger is closer."""
 
 # FAISS's own constants: k-means uses at most 256 points per centroid and complains below 39.
 _POINTS_WANTED = 256
@@ -23,12 +24,7 @@ _EXAMPLES = "for example 'IVF4096,PQ8x8', 'IVF1024,Flat', 'OPQ8_64,IVF4096,PQ8x8
 
 
 def make_index(dim: int, idx_factory: str, metric: Metric = "L2") -> FaissIndex:
-    """An untrained, empty index.
-
-    Args:
-        dim: d.
-        idx_factory: FAISS's factory string.
-        metric: ``L2`` (squared Euclidean) or ``IP`` (inner product, larger is closer).
+    """An untrained, empty index by FAISS's factory string.
 
     Raises:
         FaissIndexError: FAISS cannot parse the string, or it does not fit the dimension or the metric.
@@ -67,9 +63,8 @@ def train_quantiser(
     here, seeded. The same descriptors, seed and number of threads give the same index.
 
     Args:
-        descriptors: n×d training descriptors, never those of the references.
-        idx_factory: FAISS's factory string.
-        metric: ``L2`` or ``IP``.
+        descriptors: n×d; never those of the references.
+        idx_factory, metric: as for :func:`make_index`.
         seed: of the sample and of k-means.
         device: where k-means of the coarse cells runs.
 
@@ -80,7 +75,14 @@ def train_quantiser(
     descriptors = check_descriptors(descriptors, where="the training descriptors")
     index = make_index(descriptors.shape[1], idx_factory, metric)
     parts = take_apart(index)
-    _check_row_count(parts, idx_factory, len(descriptors))
+    _require_rows(parts, idx_factory, len(descriptors))
+    recommended = _POINTS_RECOMMENDED * max([0, *_centroid_counts(parts)])
+    if len(descriptors) < recommended:
+        warnings.warn(
+            f"{len(descriptors)} training descriptors for idx_factory {idx_factory!r}: FAISS recommends {recommended}; "
+            "the index works, but its cells and codes fit other descriptors less well",
+            stacklevel=2,
+        )
     sample = training_sample(descriptors, rows_wanted(parts), seed=seed)
     if hasattr(parts.core, "do_polysemous_training"):
         # It only renumbers the centroids, for a kind of search that is not used here, and takes longest of all.
@@ -105,9 +107,7 @@ def check_plan(
     """Refuse what training would refuse, before anything is described for it.
 
     Args:
-        dim: d.
-        idx_factory: FAISS's factory string.
-        metric: ``L2`` or ``IP``.
+        dim, idx_factory, metric: as for :func:`make_index`.
         nprobe: coarse cells that a search is to visit; None for as many as there are by default.
         rows: number of training descriptors, or of pictures that they will be made of; None where it is not known.
 
@@ -186,17 +186,6 @@ def _require_rows(parts: IndexParts, idx_factory: str, rows: int) -> None:
         )
 
 
-def _check_row_count(parts: IndexParts, idx_factory: str, rows: int) -> None:
-    _require_rows(parts, idx_factory, rows)
-    recommended = _POINTS_RECOMMENDED * max([0, *_centroid_counts(parts)])
-    if rows < recommended:
-        warnings.warn(
-            f"{rows} training descriptors for idx_factory {idx_factory!r}: FAISS recommends {recommended}; the "
-            "index works, but its cells and codes fit other descriptors less well",
-            stacklevel=3,
-        )
-
-
 def _centroid_counts(parts: IndexParts) -> list[int]:
     """The sizes of all codebooks that k-means makes."""
     faiss = import_faiss()
@@ -211,18 +200,19 @@ def _centroid_counts(parts: IndexParts) -> list[int]:
             counts += _codebook_sizes(quantizer.rq)
         else:
             counts.append(parts.ivf.nlist)
-    for name in ("pq", "refine_pq"):
-        if hasattr(parts.core, name):
-            counts.append(getattr(parts.core, name).ksub)
+    counts += [pq.ksub for pq in _product_quantisers(parts.core)]
     if hasattr(parts.core, "rq"):
         counts += _codebook_sizes(parts.core.rq)
     counts += [256 for transform in parts.transforms if isinstance(transform, faiss.OPQMatrix)]
     return counts
 
 
+def _product_quantisers(core: FaissIndex) -> list[Any]:
+    return [getattr(core, name) for name in ("pq", "refine_pq") if hasattr(core, name)]
+
+
 def _codebook_sizes(additive: Any) -> list[int]:
-    bits = getattr(additive, "nbits", None)
-    return [] if bits is None else [2 ** bits.at(i) for i in range(bits.size())]
+    return [2 ** additive.nbits.at(i) for i in range(additive.nbits.size())]
 
 
 def _seed_clusterings(parts: IndexParts, seed: int) -> list[tuple[Any, Any]]:
@@ -234,9 +224,7 @@ def _seed_clusterings(parts: IndexParts, seed: int) -> list[tuple[Any, Any]]:
     faiss = import_faiss()
     held = []
     settings = [part.cp for part in (parts.ivf, getattr(parts.core, "rq", None)) if part is not None]
-    for name in ("pq", "refine_pq"):
-        if hasattr(parts.core, name):
-            settings.append(getattr(parts.core, name).cp)
+    settings += [pq.cp for pq in _product_quantisers(parts.core)]
     for transform in parts.transforms:
         if isinstance(transform, faiss.OPQMatrix):
             pq = faiss.ProductQuantizer(transform.d_out, transform.M, 8)
@@ -244,9 +232,8 @@ def _seed_clusterings(parts: IndexParts, seed: int) -> list[tuple[Any, Any]]:
             held.append((transform, pq))
             settings.append(pq.cp)
     for clustering in settings:
-        if hasattr(clustering, "min_points_per_centroid"):
-            clustering.seed = seed
-            clustering.min_points_per_centroid = 1
+        clustering.seed = seed
+        clustering.min_points_per_centroid = 1
     return held
 
 

@@ -5,48 +5,18 @@ from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
-import numpy.typing as npt
 
-from aindex.errors import DataError
-from aindex.index.backend import Ids, Rows, index_from_bytes, index_to_bytes
-from aindex.index.description import ExtractorIdentity, NamedExtractor
-from aindex.index.factory import Metric
+from aindex.index.backend import Ids, Rows
 from aindex.index.on_disk import build_on_disk
-from aindex.index.originals import are_near
+from aindex.index.originals import are_near, last_rows, other_picture
 from aindex.index.owners import row_names
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.rows import Batch
-from aindex.index.sharded import ShardedIndex, own_blocks
+from aindex.index.rows import Batch, own_blocks, own_rows_count
+from aindex.index.sharded import AnyIndex, ShardedIndex, check_can_be_split
 
 Placement = Literal["replicated", "sharded"]
-AnyIndex = ReferenceIndex | ShardedIndex
 
 _CHECKED_TOGETHER = 4096
-
-
-class PackedIndex(NamedTuple):
-    """A trained, empty index on its way to other processes."""
-
-    data: npt.NDArray[np.uint8]
-    idx_factory: str
-    metric: Metric
-    nprobe: int
-
-    @classmethod
-    def of(cls, trained: ReferenceIndex) -> "PackedIndex":
-        """Pack an index without its rows."""
-        empty = trained.empty_copy()
-        return cls(index_to_bytes(empty.faiss_index), empty.idx_factory, empty.metric, empty.nprobe)
-
-    def unpacked(self, extractor: NamedExtractor | ExtractorIdentity | None) -> ReferenceIndex:
-        """The index; from a process of the same run only."""
-        return ReferenceIndex(
-            index_from_bytes(self.data),
-            idx_factory=self.idx_factory,
-            metric=self.metric,
-            nprobe=self.nprobe,
-            extractor=extractor,
-        )
 
 
 class NumberedNames(Sequence[str]):
@@ -88,11 +58,7 @@ class Filling(NamedTuple):
     @property
     def ids(self) -> Ids:
         """The row of each original: that of the last reference of its name, or a new one."""
-        wanted = {name: position for position, name in enumerate(self.names)}
-        ids = np.full(len(self.names), -1, dtype=np.int64)
-        for row, name in enumerate(self.reference_names):
-            if name in wanted:
-                ids[wanted[name]] = row
+        ids = last_rows(self.reference_names, self.names)
         missing = ids < 0
         ids[missing] = len(self.references) + np.arange(missing.sum())
         return ids
@@ -125,10 +91,7 @@ class Filling(NamedTuple):
         else:
             far = present[~are_near(index, self.originals[present], ids[present])].tolist()
         if far:
-            raise DataError(
-                f"image {self.names[far[0]]!r} has the name of another picture in the index: rename it, give its "
-                "folder a prefix, or leave that picture out of the references"
-            )
+            raise other_picture(self.names[far[0]])
 
 
 def fill(
@@ -136,18 +99,18 @@ def fill(
     batches: Sequence[Batch],
     folder: Path,
     *,
-    rank: int = 0,
+    rank: int | None = None,
     ranks: int = 1,
     on_disk: bool = False,
 ) -> None:
-    """Write an index folder with a rank's share of the rows; it appears whole or not at all.
+    """Write an index folder with all rows or a rank's share of them; it appears whole or not at all.
 
     Args:
         trained: an empty, trained index; gets the rows unless they stay on the disk.
         batches: all pictures, the same on every rank.
         folder: where to; another index that is there is replaced.
-        rank: whose share.
-        ranks: number of shares; 1 for the whole index.
+        rank: whose share; None for the whole index.
+        ranks: number of shares.
         on_disk: keep the inverted lists out of memory.
 
     Raises:
@@ -155,12 +118,11 @@ def fill(
         DescriptorError: wrong dimension, NaN, or another number of names.
         OutputError: the folder cannot be written.
     """
-    batches = [Batch(*batch) for batch in batches]
-    if ranks > 1:
-        # refuses what cannot be split before hours are spent on it
-        ShardedIndex(trained, rank=rank, ranks=ranks, gather=lambda value: [value])
-    share = _share(batches, rank, ranks)
-    if on_disk and _share_rows(batches, rank, ranks):
+    if rank is not None:
+        check_can_be_split(trained)  # before hours are spent on it
+    share = batches if rank is None else share_of(batches, rank, ranks)
+    rows = sum(len(batch.descriptors) for batch in batches)
+    if on_disk and own_rows_count(rows, rank or 0, ranks):
         build_on_disk(trained, share, folder, overwrite=True)
         return
     for batch in share:
@@ -168,19 +130,11 @@ def fill(
     trained.save(folder, overwrite=True)
 
 
-def _share_rows(batches: Sequence[Batch], rank: int, ranks: int) -> int:
-    rows = sum(len(batch.descriptors) for batch in batches)
-    return rows if ranks == 1 else sum(end - begin for begin, end in own_blocks(0, rows, rank, ranks))
-
-
-def _share(batches: Sequence[Batch], rank: int, ranks: int) -> Iterator[Batch]:
-    """A rank's rows; where there are several ranks each row has a name of its own, and the whole knows the owners."""
+def share_of(batches: Sequence[Batch], rank: int, ranks: int) -> Iterator[Batch]:
+    """A rank's rows, each under a name of its own: the whole knows the owners."""
     first = 0
     for batch in batches:
-        if ranks == 1:
-            yield batch
-        else:
-            names = row_names(batch.names, batch.counts)
-            for begin, end in own_blocks(first, len(batch.descriptors), rank, ranks):
-                yield Batch(batch.descriptors[begin:end], names[begin:end])
+        names = row_names(batch.names, batch.counts)
+        for begin, end in own_blocks(first, len(batch.descriptors), rank, ranks):
+            yield Batch(batch.descriptors[begin:end], names[begin:end])
         first += len(batch.descriptors)

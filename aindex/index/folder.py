@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from aindex.data.atomic import lock_of, replace_when_done
 from aindex.errors import FaissIndexError, OutputError
@@ -40,6 +40,7 @@ Write = Callable[[Callable[[bytes], int]], None]
 class FolderState:
     """A folder as read: what its YAML says, and a hash of the YAML by which a later change is noticed."""
 
+    folder: Path
     description: Description
     yaml_hash: str
 
@@ -67,7 +68,7 @@ def read_state(folder: Path) -> FolderState:
             f"{str(path)!r} cannot be read: {error.strerror}; check its permissions"
         ) from error
     # the hash is of what was parsed: another process may replace the file at any moment
-    return FolderState(Description.from_yaml(data, path), hashlib.sha256(data).hexdigest())
+    return FolderState(folder, Description.from_yaml(data, path), hashlib.sha256(data).hexdigest())
 
 
 def yaml_hash(folder: Path) -> str | None:
@@ -84,7 +85,6 @@ def read_files(
     """The description, the FAISS index, the bytes of the names, and those of the owners if there are such.
 
     Args:
-        folder: the index folder.
         verify: whether to compare the files with their hashes, which reads them once more.
         mapped: whether to map the inverted lists into memory, read-only, shared between processes.
 
@@ -120,7 +120,7 @@ def read_files(
 def write_files(
     folder: Path,
     description: Description,
-    contents: Mapping[str, Write],
+    contents: Mapping[str, Write | bytes],
     *,
     kept: Mapping[str, StoredFile] | None = None,
     ready: Mapping[str, Path] | None = None,
@@ -132,7 +132,7 @@ def write_files(
     Args:
         folder: made if it is missing.
         description: without its files.
-        contents: by role, what writes the content to a function that takes bytes.
+        contents: by role, the bytes, or what writes them to a function that takes bytes.
         kept: by role, files that are there already.
         ready: by role, finished files on the same disk that are moved into the folder under their names.
         expected: hash of the YAML that this index was read from or written with; None: the folder is new.
@@ -141,12 +141,12 @@ def write_files(
     Raises:
         OutputError: the folder cannot be written, holds other things, or its index was changed by another process.
     """
-    with _output_errors(folder), _locked(folder):
+    with output_errors(folder), _locked(folder):
         if not overwrite:
             _check_unchanged(folder, expected)
         files = dict(kept or {})
-        for role, write in contents.items():
-            files[role] = _write_file(folder, role, write)
+        for role, content in contents.items():
+            files[role] = _write_file(folder, role, content)
         for role, path in (ready or {}).items():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
@@ -158,27 +158,14 @@ def write_files(
             temporary.write_text(complete.to_yaml(), encoding="utf-8")
         _sync_folder(folder)
         _remove_others(folder, {file.name for file in files.values()})
-        return FolderState(complete, yaml_hash(folder) or "")
+        return FolderState(folder, complete, yaml_hash(folder) or "")
 
 
-def index_writer(index: FaissIndex) -> Write:
-    """What writes a FAISS index for :func:`write_files`."""
-
-    def write(sink: Callable[[bytes], int]) -> None:
-        faiss = import_faiss()
-        with faiss_errors("the index cannot be written", "make room, then run again"):
-            faiss.write_index(index, faiss.PyCallbackIOWriter(sink, 1 << 20))
-
-    return write
-
-
-def bytes_writer(data: bytes) -> Write:
-    """What writes bytes for :func:`write_files`."""
-
-    def write(sink: Callable[[bytes], int]) -> None:
-        sink(data)
-
-    return write
+def write_index(index: FaissIndex, sink: Callable[[bytes], int]) -> None:
+    """Write a FAISS index to a function that takes bytes."""
+    faiss = import_faiss()
+    with faiss_errors("the index cannot be written", "make room, then run again"):
+        faiss.write_index(index, faiss.PyCallbackIOWriter(sink, 1 << 20))
 
 
 def _read_index(folder: Path, description: Description, *, verify: bool, mapped: bool) -> FaissIndex:
@@ -225,33 +212,27 @@ def _file(folder: Path, description: Description, role: str, *, verify: bool) ->
     return path
 
 
-class _HashingSink:
-    """Counts and hashes what it writes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def __call__(self, data: bytes) -> int:
-        self._file.write(data)
-        self.digest.update(data)
-        self.size += len(data)
-        return len(data)
-
-
-def _write_file(folder: Path, role: str, write: Write) -> StoredFile:
+def _write_file(folder: Path, role: str, content: Write | bytes) -> StoredFile:
     temporary = folder / f".{role}.{secrets.token_hex(6)}.partial"
+    digest = hashlib.sha256()
     try:
         with open(temporary, "wb") as file:
-            sink = _HashingSink(file)
-            write(sink)
+
+            def sink(data: bytes) -> int:
+                digest.update(data)
+                return file.write(data)
+
+            if isinstance(content, bytes):
+                sink(content)
+            else:
+                content(sink)
+            size = file.tell()
             file.flush()
             os.fsync(file.fileno())
-        sha256 = sink.digest.hexdigest()
+        sha256 = digest.hexdigest()
         name = f"{role}.{sha256[:12]}{ENDINGS[role]}"
         os.replace(temporary, folder / name)
-        return StoredFile(name, sink.size, sha256)
+        return StoredFile(name, size, sha256)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -315,7 +296,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _output_errors(folder: Path) -> Iterator[None]:
+def output_errors(folder: Path) -> Iterator[None]:
+    """Make a folder, and turn what goes wrong in writing an index to it into one line."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield

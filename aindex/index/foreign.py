@@ -29,8 +29,6 @@ class Foreign:
         index: trained.
         ids: what each row was called in the source: n, by position.
         idx_factory: FAISS's factory string, or the class where there is none.
-        metric: L2 or IP.
-        nprobe: cells that a search visits.
         file: the file that holds the very same index, mapped into memory; None where something was changed.
     """
 
@@ -61,8 +59,7 @@ def read_faiss_file(path: Path) -> Foreign:
     if start.startswith(_BINARY):
         raise FaissIndexError(
             f"{where} holds a binary index: expected one of descriptors of floating-point numbers; binary "
-            "codes have no "
-            "point that a picture could be drawn to"
+            "codes have no point that a picture could be drawn to"
         )
     with faiss_errors(
         f"{where} is no index that FAISS {faiss.__version__} reads",
@@ -95,8 +92,7 @@ def read_opensearch_model(path: Path) -> Foreign:
     if not isinstance(blob, str) or not blob:
         raise FaissIndexError(
             f"{where} holds no model_blob: expected the answer of GET _plugins/_knn/models/<id> for a "
-            "model in the state "
-            "created"
+            "model in the state created"
         )
     if model.get("engine", "faiss") != "faiss":
         raise FaissIndexError(
@@ -118,11 +114,7 @@ def read_opensearch_model(path: Path) -> Foreign:
 
 
 def check_aim(index: FaissIndex, where: str) -> None:
-    """See that an index stores something other than the descriptor, and says what.
-
-    Raises:
-        FaissIndexError: whole descriptors, nothing trained, or codes that cannot be decoded.
-    """
+    """Raise a FaissIndexError if an index stores whole descriptors, or codes that cannot be decoded."""
     quantiser, parts = Quantiser(index), take_apart(index)
     if quantiser.keeps_descriptors:
         kind = type(parts.graph or parts.core).__name__
@@ -145,11 +137,10 @@ def _with_positions(root: FaissIndex, where: str, path: Path | None) -> Foreign:
     changed = id_map is not None
     if parts.ivf is not None:
         stored = list_ids(parts.ivf)
-        ids = np.sort(stored, kind="stable")
-        numbered = np.array_equal(ids, np.arange(len(ids)))
-        if not numbered or id_map is not None:
-            replace_lists(index, parts.ivf, _renumbered(parts.ivf, stored))
-            changed = True
+        ids = np.sort(stored)
+        changed = changed or not np.array_equal(ids, np.arange(len(ids)))
+        if changed:
+            replace_lists(index, _renumbered(parts.ivf, stored))
     if id_map is not None:
         # the lists below counted the rows of the map
         ids = id_map[ids] if len(ids) else ids

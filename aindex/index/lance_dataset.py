@@ -5,12 +5,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from aindex.errors import FaissIndexError
-from aindex.index.backend import FaissIndex, Rows, faiss_reason, import_faiss
+from aindex.index.backend import FaissIndex, Rows, faiss_reason, import_extra, import_faiss
 from aindex.index.factory import Metric, make_index
 from aindex.index.structure import take_apart
 
@@ -19,8 +19,6 @@ Dataset = Any
 Kind = Literal["IVF_PQ", "IVF_FLAT"]
 LanceMetric = Literal["l2", "cosine", "dot"]
 
-_METRICS: tuple[LanceMetric, ...] = ("l2", "cosine", "dot")
-_KINDS: tuple[Kind, ...] = ("IVF_PQ", "IVF_FLAT")
 _INDEX, _STORAGE = "index.idx", "auxiliary.idx"
 
 
@@ -57,14 +55,7 @@ class TrainedPart:
 
 @dataclass(frozen=True)
 class LanceIndex:
-    """A vector index of a dataset.
-
-    Attributes:
-        dataset: the open dataset.
-        name: of the index.
-        column: that it indexes.
-        trained: its quantiser.
-    """
+    """A vector index of an open dataset: its name, the column that it indexes, and its quantiser."""
 
     dataset: Dataset
     name: str
@@ -73,20 +64,10 @@ class LanceIndex:
 
 
 def import_lance() -> Any:
-    """The module ``lance``.
-
-    Raises:
-        FaissIndexError: it is not installed.
-    """
+    """The module ``lance``; a FaissIndexError where it is not installed."""
     # it is told once, when it is loaded: empty cells are no news
     os.environ.setdefault("LANCE_LOG", "error")
-    try:
-        import lance
-    except ImportError as error:
-        raise FaissIndexError(
-            f"lance cannot be imported ({error}): install it with pip install 'aindex[lance]'"
-        ) from error
-    return lance
+    return import_extra("lance", "'aindex[lance]'")
 
 
 @contextmanager
@@ -104,57 +85,44 @@ def lance_errors(what: str, remedy: str) -> Iterator[None]:
         raise FaissIndexError(f"{what}: Lance says {reason!r}; {remedy}") from error
 
 
-def open_dataset(uri: str) -> Dataset:
-    """A dataset, wherever Lance can read one.
-
-    Raises:
-        FaissIndexError: Lance is not installed, or there is no dataset.
-    """
-    lance = import_lance()
-    with lance_errors(f"{uri!r} is no Lance dataset that can be read", "give the folder or URI of one"):
-        return lance.dataset(uri)
-
-
 def open_index(uri: str, column: str | None = None) -> LanceIndex:
     """The vector index of a dataset.
 
     Args:
-        uri: of the dataset.
+        uri: of the dataset, wherever Lance can read one.
         column: the index's, where there are several.
 
     Raises:
-        FaissIndexError: no dataset, no index or another kind, or segments that were trained apart.
+        FaissIndexError: no Lance, no dataset, no index or another kind, or segments that were trained apart.
     """
-    dataset = open_dataset(uri)
+    lance = import_lance()
+    with lance_errors(f"{uri!r} is no Lance dataset that can be read", "give the folder or URI of one"):
+        dataset = lance.dataset(uri)
     found = _choose(dataset, uri, column)
     where = f"index {found.name!r} of {uri!r}"
     segments = [str(segment.uuid) for segment in found.segments]
     with lance_errors(f"{where} cannot be read", "build it again with this release of pylance"):
         described = _storage(dataset, segments[0])
         centroids = float_rows(dataset.get_ivf_model(found.name).centroids, where)
-        books = [_codebook(dataset, uuid, found.index_type, where) for uuid in segments]
+        has_codes = found.index_type == "IVF_PQ"
+        books = [_codebook(dataset, uuid, where) for uuid in segments] if has_codes else []
         same = all(centroids.tobytes() in _index_bytes(dataset, uuid) for uuid in segments)
     metric = described["distance_type"]
-    if metric not in _METRICS:
+    if metric not in get_args(LanceMetric):
         raise FaissIndexError(
-            f"{where} compares by {metric!r}: expected {', '.join(_METRICS)}; create it with metric='l2'"
+            f"{where} compares by {metric!r}: expected {', '.join(get_args(LanceMetric))}; create it with metric='l2'"
         )
-    if not same or len({None if book is None else book.tobytes() for book in books}) > 1:
+    if not same or len({book.tobytes() for book in books}) > 1:
         raise FaissIndexError(
             f"{where} has {len(segments)} segments that were trained apart: there is no one quantiser to "
-            "aim at; create "
-            "it anew with the same ivf_centroids and pq_codebook for all"
+            "aim at; create it anew with the same ivf_centroids and pq_codebook for all"
         )
-    trained = TrainedPart(found.index_type, metric, centroids, books[0])
+    trained = TrainedPart(found.index_type, metric, centroids, books[0] if books else None)
     return LanceIndex(dataset, str(found.name), found.field_names[0], trained)
 
 
 def empty_faiss_index(trained: TrainedPart) -> FaissIndex:
-    """A FAISS index without rows that stores what the Lance index stores.
-
-    Raises:
-        FaissIndexError: FAISS has no such index.
-    """
+    """A FAISS index without rows that stores what the Lance index stores."""
     faiss = import_faiss()
     index = make_index(trained.centroids.shape[1], trained.idx_factory, trained.faiss_metric)
     ivf: FaissIndex = take_apart(index).ivf
@@ -171,20 +139,17 @@ def empty_faiss_index(trained: TrainedPart) -> FaissIndex:
 
 def _choose(dataset: Dataset, uri: str, column: str | None) -> Any:
     with lance_errors(f"the indexes of {uri!r} cannot be read", "see whether its files are whole"):
-        indexes = [
-            one
-            for one in dataset.describe_indices()
-            if str(one.index_type).startswith("IVF") and column in (None, *one.field_names)
+        indexes = dataset.describe_indices()
+        kinds = sorted({str(one.index_type) for one in indexes})
+        fitting = [
+            one for one in indexes if one.index_type in get_args(Kind) and column in (None, *one.field_names)
         ]
-        others = sorted({str(one.index_type) for one in dataset.describe_indices()})
-    fitting = [one for one in indexes if one.index_type in _KINDS]
     if not fitting:
-        held = f"an index of the kind {', '.join(others)}" if others else "no index"
+        held = f"an index of the kind {', '.join(kinds)}" if kinds else "no index"
         over = "" if column is None else f" over {column!r}"
         raise FaissIndexError(
-            f"{uri!r} has {held}{over}: expected {' or '.join(_KINDS)}, made with dataset.create_index; "
-            "only those have "
-            "cells and codes that a picture can be drawn to"
+            f"{uri!r} has {held}{over}: expected {' or '.join(get_args(Kind))}, made with dataset.create_index; "
+            "only those have cells and codes that a picture can be drawn to"
         )
     if len(fitting) > 1:
         columns = sorted({name for one in fitting for name in one.field_names})
@@ -216,10 +181,8 @@ def _index_bytes(dataset: Dataset, uuid: str) -> bytes:
     return message
 
 
-def _codebook(dataset: Dataset, uuid: str, kind: Kind, where: str) -> Rows | None:
+def _codebook(dataset: Dataset, uuid: str, where: str) -> Rows:
     """pylance hands out the centroids, not the codebook: that lies in the file of codes, behind a short header."""
-    if kind == "IVF_FLAT":
-        return None
     stored = _storage(dataset, uuid)
     parts, dim, points = stored["num_sub_vectors"], stored["dimension"], 2 ** stored["nbits"]
     data = _reader(dataset, uuid, _STORAGE).read_global_buffer(stored["codebook_position"])

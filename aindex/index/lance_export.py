@@ -27,10 +27,10 @@ from aindex.index.structure import take_apart
 
 COLUMN, INDEX_NAME = "descriptor", "descriptor_idx"
 _BLOCK_ROWS = 65_536
-_REMEDY = "make room, then run again"
+_ROWS_PER_FILE = 1_000_000
+"""Rows of a fragment, the unit that workers index."""
 
-VectorsOf = Callable[[int, int], Rows | None]
-"""Descriptors of the rows from one position up to another; None for a dataset without."""
+_REMEDY = "make room, then run again"
 
 
 def trained_part(index: FaissIndex) -> TrainedPart:
@@ -88,12 +88,7 @@ def index_arguments(trained: TrainedPart) -> dict[str, Any]:
 
 
 def export_to_lance(
-    index: ReferenceIndex,
-    destination: Path,
-    *,
-    descriptors: Matrix | None = None,
-    overwrite: bool = False,
-    rows_per_file: int = 1_000_000,
+    index: ReferenceIndex, destination: Path, *, descriptors: Matrix | None = None, overwrite: bool = False
 ) -> None:
     """Write an index as a Lance dataset with the columns id, name and descriptor; it appears whole or not at all.
 
@@ -105,7 +100,6 @@ def export_to_lance(
         destination: folder of the dataset.
         descriptors: of all rows, n×d, for the column; None leaves it null, which Lance's searches do not mind.
         overwrite: replace a dataset that is there.
-        rows_per_file: rows of a fragment, the unit that workers index.
 
     Raises:
         FaissIndexError: Lance is not installed or has no such index; the index has no rows.
@@ -121,9 +115,12 @@ def export_to_lance(
     try:
         work.mkdir(parents=True)
         with lance_errors(f"the dataset {str(destination)!r} cannot be written", _REMEDY):
-            made = _write(work, index, cells, codes, descriptors, rows_per_file)
+            made = _write(work, index, cells, codes, descriptors)
         _check_codes(made, cells, codes)
-        _put(made, destination, work)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        if destination.exists():
+            destination.rename(work / "replaced.lance")
+        made.rename(destination)
     except OSError as error:
         raise OutputError(
             f"the dataset {str(destination)!r} cannot be written: {error.strerror or error}; {_REMEDY}"
@@ -132,14 +129,7 @@ def export_to_lance(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _write(
-    work: Path,
-    index: ReferenceIndex,
-    cells: Cells,
-    codes: Codes,
-    descriptors: Matrix | None,
-    rows_per_file: int,
-) -> Path:
+def _write(work: Path, index: ReferenceIndex, cells: Cells, codes: Codes, descriptors: Matrix | None) -> Path:
     """The dataset; its index is made over a dataset of the same rows, decoded, and then moved."""
     import pyarrow as pa
 
@@ -151,8 +141,8 @@ def _write(
 
     lance = import_lance()
     made, source = work / "made.lance", work / "decoded.lance"
-    dataset = _write_rows(made, index, given, rows_per_file)
-    decoded_dataset = _write_rows(source, index, decoded, rows_per_file)
+    dataset = _write_rows(made, index, given)
+    decoded_dataset = _write_rows(source, index, decoded)
     addresses = decoded_dataset.to_table(columns=[], with_row_id=True)["_rowid"]
     partitions = pa.table({"row_id": addresses, "partition": pa.array(cells.astype(np.uint32))})
     lance.write_dataset(partitions, str(work / "cells.lance"))
@@ -170,8 +160,8 @@ def _write(
     return made
 
 
-def _write_rows(path: Path, index: ReferenceIndex, vectors: VectorsOf, rows_per_file: int) -> Any:
-    """A dataset with the columns id, name and descriptor."""
+def _write_rows(path: Path, index: ReferenceIndex, vectors: Callable[[int, int], Rows | None]) -> Any:
+    """A dataset with the columns id, name and descriptor: what `vectors` gives for the rows from one up to another."""
     import pyarrow as pa
 
     kind = pa.list_(pa.float32(), index.dim)
@@ -190,7 +180,7 @@ def _write_rows(path: Path, index: ReferenceIndex, vectors: VectorsOf, rows_per_
             text = pa.array([printable_name(index.names[int(picture)]) for picture in pictures])
             yield pa.record_batch([pa.array(np.arange(begin, end)), text, values], schema=schema)
 
-    return import_lance().write_dataset(batches(), str(path), schema=schema, max_rows_per_file=rows_per_file)
+    return import_lance().write_dataset(batches(), str(path), schema=schema, max_rows_per_file=_ROWS_PER_FILE)
 
 
 def _decoded(index: FaissIndex, cells: Cells, codes: Codes) -> Rows:
@@ -211,12 +201,12 @@ def _check(index: ReferenceIndex, destination: Path, descriptors: Matrix | None,
             f"descriptors of shape {descriptors.shape} for an index of {index.ntotal} rows of dimension {index.dim}: "
             "expected one per row, in the order of the rows"
         )
-    if destination.exists() and not (overwrite and is_dataset(destination)):
-        kind = "a dataset" if is_dataset(destination) else "something else"
+    if is_dataset(destination) and not overwrite:
         raise OutputError(
-            f"{str(destination)!r} holds {kind} already: give another folder"
-            + (", or say overwrite" if is_dataset(destination) else "")
+            f"{str(destination)!r} holds a dataset already: give another folder, or say overwrite"
         )
+    if destination.exists() and not is_dataset(destination):
+        raise OutputError(f"{str(destination)!r} holds something else already: give another folder")
 
 
 def is_dataset(path: Path) -> bool:
@@ -240,10 +230,3 @@ def _check_codes(made: Path, cells: Cells, codes: Codes) -> None:
         raise FaissIndexError(
             f"this release of pylance indexed {seen} of {len(cells)} rows: install another release of pylance"
         )
-
-
-def _put(made: Path, destination: Path, work: Path) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    if destination.exists():
-        destination.rename(work / "replaced.lance")
-    made.rename(destination)

@@ -55,19 +55,17 @@ def fill_from_lance(index: FaissIndex, found: LanceIndex, addresses: Ids) -> Ids
     entries = list(entries_of(found, addresses))
     indexed = np.concatenate([np.empty(0, np.int64), *[one.ids for one in entries]])
     missing: Ids = np.setdiff1d(np.arange(len(addresses)), indexed)
-    parts = take_apart(index)
     if len(missing):
         rows, there = stored_descriptors(found, missing)
         if not there.all():
             raise FaissIndexError(
                 f"{(~there).sum()} rows of {found.dataset.uri!r} are not in its index and have no "
-                f"{found.column}: give them "
-                "one, and run dataset.optimize.optimize_indices(num_indices_to_merge=1)"
+                f"{found.column}: give them one, and run dataset.optimize.optimize_indices(num_indices_to_merge=1)"
             )
         encoder = import_faiss().clone_index(index)
         encoder.add_with_ids(rows, missing)
         entries += list(list_entries(take_apart(encoder).ivf))
-    replace_lists(index, parts.ivf, _joined(entries))
+    replace_lists(index, _joined(entries))
     return missing
 
 

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from aindex.errors import FaissIndexError
-from aindex.index.backend import Ids
+from aindex.index.backend import Rows
 from aindex.index.lance_dataset import LanceIndex, lance_errors, open_index
-from aindex.index.neighbours import by_distance_then_id
+from aindex.index.neighbours import Found, by_distance_then_id
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.rows import Descriptors, as_rows, check_k
 
@@ -37,14 +36,11 @@ class LanceReferenceIndex(ReferenceIndex):
         if rows != self.ntotal or "id" not in columns:
             raise FaissIndexError(
                 f"{str(dataset)!r} has {rows} rows and the columns {', '.join(columns)}: expected "
-                f"{self.ntotal} rows and "
-                "id among the columns; export the index again"
+                f"{self.ntotal} rows and id among the columns; export the index again"
             )
         self._engine = found
 
-    def search(
-        self, descriptors: Descriptors, k: int, nprobe: int | None = None
-    ) -> tuple[npt.NDArray[np.float32], Ids]:
+    def search(self, descriptors: Descriptors, k: int, nprobe: int | None = None) -> Found:
         """As :meth:`ReferenceIndex.search`, by Lance."""
         if self._engine is None:
             return super().search(descriptors, k, nprobe)
@@ -56,21 +52,18 @@ class LanceReferenceIndex(ReferenceIndex):
             distances = -distances
         ids = np.full((len(rows), depth), -1, np.int64)
         for begin in range(0, len(rows), _TOGETHER):
-            some = slice(begin, begin + _TOGETHER)
-            _search(self._engine, rows[some], depth, nprobe or self.nprobe, distances[some], ids[some])
-        found = by_distance_then_id(distances, ids, depth, self.larger_is_closer)
-        return self.owners.nearest_pictures(*found, k)
+            table = _nearest(self._engine, rows[begin : begin + _TOGETHER], depth, nprobe or self.nprobe)
+            query = begin + table["query_index"].to_numpy()
+            place = np.arange(len(query)) - np.searchsorted(query, query)
+            found = table["_distance"].to_numpy()
+            distances[query, place] = 1 - found if self._engine.trained.metric == "dot" else found
+            ids[query, place] = table["id"].to_numpy()
+        ordered = by_distance_then_id(distances, ids, depth, self.larger_is_closer)
+        return self.owners.nearest_pictures(*ordered, k, self.larger_is_closer)
 
 
-def _search(
-    engine: LanceIndex,
-    queries: npt.NDArray[np.float32],
-    k: int,
-    nprobe: int,
-    distances: npt.NDArray[np.float32],
-    ids: Ids,
-) -> None:
-    """Write what Lance finds into nq×k distances and ids; places that stay empty are left as they are."""
+def _nearest(engine: LanceIndex, queries: Rows, k: int, nprobe: int) -> Any:
+    """What Lance finds, query by query: a table with `query_index`, `id` and `_distance`."""
     nearest: dict[str, Any] = {
         "column": engine.column,
         "q": queries,
@@ -81,9 +74,4 @@ def _search(
         "maximum_nprobes": nprobe,
     }
     with lance_errors("the search failed", "export the index again"):
-        table = engine.dataset.to_table(columns=["id", "_distance"], nearest=nearest)
-    query = table["query_index"].to_numpy()
-    place = np.arange(len(query)) - np.searchsorted(query, query)
-    found = table["_distance"].to_numpy()
-    distances[query, place] = 1 - found if engine.trained.metric == "dot" else found
-    ids[query, place] = table["id"].to_numpy()
+        return engine.dataset.to_table(columns=["id", "_distance"], nearest=nearest)

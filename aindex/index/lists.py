@@ -1,26 +1,21 @@
 """The inverted lists of an index, entry by entry: which rows lie in which cell, and their codes."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from aindex.errors import FaissIndexError
-from aindex.index.backend import FaissIndex, Ids, import_faiss
+from aindex.index.backend import FaissIndex, Ids, faiss_errors, import_faiss
+from aindex.index.structure import has_plain_lists, take_apart
 
 Codes = npt.NDArray[np.uint8]
 Cells = npt.NDArray[np.int32]
 
 
 class ListEntries(NamedTuple):
-    """Some entries of one list.
-
-    Attributes:
-        cell: number of the list.
-        ids: n.
-        codes: n×bytes.
-    """
+    """Some entries of one list: the list's number, n ids, and codes n×bytes."""
 
     cell: int
     ids: Ids
@@ -29,13 +24,7 @@ class ListEntries(NamedTuple):
 
 def list_ids(ivf: FaissIndex) -> Ids:
     """The ids of all entries, list after list: n."""
-    faiss, lists = import_faiss(), ivf.invlists
-    parts = [np.empty(0, np.int64)]
-    for cell in range(ivf.nlist):
-        size = lists.list_size(cell)
-        if size:
-            parts.append(faiss.rev_swig_ptr(lists.get_ids(cell), size).copy())
-    return np.concatenate(parts)
+    return np.concatenate([np.empty(0, np.int64), *(ids for _, ids in _ids_by_cell(ivf.invlists))])
 
 
 def list_entries(ivf: FaissIndex) -> Iterator[ListEntries]:
@@ -45,43 +34,70 @@ def list_entries(ivf: FaissIndex) -> Iterator[ListEntries]:
         FaissIndexError: the codes of several rows are packed together.
     """
     faiss, lists = import_faiss(), ivf.invlists
-    if type(faiss.downcast_InvertedLists(lists)) not in (
-        faiss.ArrayInvertedLists,
-        faiss.OnDiskInvertedLists,
-    ):
+    if not has_plain_lists(ivf):
         raise FaissIndexError(
             f"{type(faiss.downcast_index(ivf)).__name__} packs the codes of its rows together: expected IVF…,PQ…, "
             "IVF…,SQ… or IVF…,Flat; add the rows to such an index with the same centroids"
         )
-    for cell in range(ivf.nlist):
-        size = lists.list_size(cell)
-        if size:
-            ids = faiss.rev_swig_ptr(lists.get_ids(cell), size).copy()
-            codes = faiss.rev_swig_ptr(lists.get_codes(cell), size * ivf.code_size)
-            yield ListEntries(cell, ids, codes.reshape(size, -1).copy())
+    for cell, ids in _ids_by_cell(lists):
+        codes = faiss.rev_swig_ptr(lists.get_codes(cell), ids.size * ivf.code_size)
+        yield ListEntries(cell, ids.copy(), codes.reshape(ids.size, -1).copy())
 
 
-def replace_lists(root: FaissIndex, ivf: FaissIndex, entries: Iterable[ListEntries]) -> None:
-    """Put other entries, held in memory, in the place of all that an index holds; in each list in the order of ids.
+def entries_without(ivf: FaissIndex, removed: Ids) -> Iterator[ListEntries]:
+    """The entries of all rows but some, whose ids are sorted; the rows after those move up."""
+    for cell, ids, codes in list_entries(ivf):
+        kept = ~np.isin(ids, removed)
+        yield ListEntries(cell, ids[kept] - np.searchsorted(removed, ids[kept]), codes[kept])
+
+
+def replace_lists(index: FaissIndex, entries: Iterable[ListEntries], lists: FaissIndex | None = None) -> None:
+    """Put other entries in the place of all that an index holds; in each list in the order of ids.
 
     Args:
-        root: the whole index.
-        ivf: the part of it that has the cells.
-        entries: of as many rows as there are different ids.
+        index: with cells.
+        entries: of as many rows as there are different ids, at most once per cell.
+        lists: empty ones that get them, such as lists on the disk; None for lists in memory.
     """
-    faiss = import_faiss()
-    lists: Any = faiss.ArrayInvertedLists(ivf.nlist, ivf.code_size)
+    faiss, ivf = import_faiss(), take_apart(index).ivf
+    assert ivf is not None
+    if lists is None:
+        lists = faiss.ArrayInvertedLists(ivf.nlist, ivf.code_size)
     rows = 0
     for cell, ids, codes in entries:
         order = np.argsort(ids, kind="stable")
         ids, codes = np.ascontiguousarray(ids[order]), np.ascontiguousarray(codes[order])
         lists.add_entries(cell, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
         rows += len(ids)
-    ivf.set_direct_map_type(faiss.DirectMap.NoMap)
+    put_lists(index, lists, rows)
+
+
+def put_lists(index: FaissIndex, lists: FaissIndex, rows: int) -> None:
+    """Give an index these lists, which hold so many rows, in the place of its own."""
+    ivf: FaissIndex = take_apart(index).ivf
+    ivf.set_direct_map_type(import_faiss().DirectMap.NoMap)
     ivf.replace_invlists(lists, True)
     # the index owns them now
     lists.this.disown()
-    root.ntotal = ivf.ntotal = rows
+    index.ntotal = ivf.ntotal = rows
+
+
+def remove_rows(index: FaissIndex, rows: Ids) -> None:
+    """Remove rows, by their sorted numbers, in memory; those after them move up.
+
+    Raises:
+        FaissIndexError: the kind of index cannot lose rows.
+    """
+    parts = take_apart(index)
+    cannot = f"rows cannot be removed from an index of this kind ({parts.kind})"
+    remedy = "build it again without them"
+    if parts.refine is not None or parts.graph is not None:
+        raise FaissIndexError(f"{cannot}: {remedy}")
+    with faiss_errors(cannot, remedy):
+        index.remove_ids(import_faiss().IDSelectorBatch(rows))
+    if parts.ivf is not None:
+        for _, ids in _ids_by_cell(parts.ivf.invlists):
+            ids -= np.searchsorted(rows, ids)
 
 
 def cells_and_codes(ivf: FaissIndex, rows: int) -> tuple[Cells, Codes]:
@@ -91,3 +107,11 @@ def cells_and_codes(ivf: FaissIndex, rows: int) -> tuple[Cells, Codes]:
     for cell, ids, part in list_entries(ivf):
         cells[ids], codes[ids] = cell, part
     return cells, codes
+
+
+def _ids_by_cell(lists: FaissIndex) -> Iterator[tuple[int, Ids]]:
+    """The lists that hold something and their ids, where they lie."""
+    for cell in range(lists.nlist):
+        size = lists.list_size(cell)
+        if size:
+            yield cell, import_faiss().rev_swig_ptr(lists.get_ids(cell), size)

@@ -3,6 +3,7 @@
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import overload
 
 import numpy as np
@@ -46,24 +47,10 @@ class RowNames(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return map(self._name, range(len(self)))
 
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.find(name) is not None
-
-    def find(self, name: str) -> int | None:
-        """The first row of this name, or None."""
-        line = _line(name)
-        start = self._data.find(line)
-        # A hit must begin a line: a name can end like another's line.
-        while start > 0 and self._data[start - 1] != ord("\n"):
-            start = self._data.find(line, start + 1)
-        return (
-            None if start < 0 else int(np.searchsorted(np.frombuffer(self._ends, np.int64), start, "right"))
-        )
-
     def extend(self, names: Iterable[str]) -> None:
         """Append names."""
         for name in names:
-            self._data += _line(name)
+            self._data += json.dumps(name).encode("ascii") + b"\n"
             self._ends.append(len(self._data))
 
     def without(self, positions: Iterable[int]) -> "RowNames":
@@ -79,16 +66,8 @@ class RowNames(Sequence[str]):
 
     def _name(self, position: int) -> str:
         start = self._ends[position - 1] if position else 0
-        try:
+        with suppress(ValueError):
             name = json.loads(self._data[start : self._ends[position]])
-        except ValueError as error:
-            raise FaissIndexError(
-                f"the name of row {position} is no JSON string: build the index again"
-            ) from error
-        if not isinstance(name, str):
-            raise FaissIndexError(f"the name of row {position} is no JSON string: build the index again")
-        return name
-
-
-def _line(name: str) -> bytes:
-    return json.dumps(name).encode("ascii") + b"\n"
+            if isinstance(name, str):
+                return name
+        raise FaissIndexError(f"the name of row {position} is no JSON string: build the index again")

@@ -39,8 +39,8 @@ def larger_is_closer(index: FaissIndex) -> bool:
     return bool(index.metric_type == import_faiss().METRIC_INNER_PRODUCT)
 
 
-def nearest(index: FaissIndex, queries: Rows, k: int, order: Order | None = None) -> Found:
-    """The k nearest rows of a CPU index, closest first, equally close ones by their id.
+def nearest(index: FaissIndex, queries: Rows, k: int, order: Order) -> Found:
+    """The k nearest rows of a CPU index, put in order.
 
     Where fewer than k rows lie in the visited cells the rest is id −1 with FAISS's largest distance. Re-ranking
     indexes and graphs choose their candidates by k, so among equally close rows at the end of the list theirs
@@ -50,14 +50,12 @@ def nearest(index: FaissIndex, queries: Rows, k: int, order: Order | None = None
         index: any index with k rows or more.
         queries: nq×d.
         k: neighbours per query.
-        order: what becomes of k or more neighbours, closest first, equally close ones in any order; default the k
-            nearest by their distance, then id.
+        order: what becomes of k or more neighbours, closest first, equally close ones in any order.
 
     Returns:
-        Distances nq×k (LSH: numbers of bits) and ids nq×k, or as `order` gives them.
+        Distances (LSH: numbers of bits) and ids, as `order` gives them.
     """
-    parts, larger = take_apart(index), larger_is_closer(index)
-    order = order or partial(by_distance_then_id, k=k, larger=larger)
+    parts = take_apart(index)
     ties = partial(with_whole_ties, k=k, limit=int(index.ntotal), order=order)
     with faiss_errors("the search failed", "search fewer queries or neighbours at a time"):
         if _has_flat_cells(parts):
@@ -162,7 +160,7 @@ def _visit_cells(ivf: FaissIndex, rows: Rows, ties: Callable[[RawSearch], Found]
 
             return ties(search)
 
-        return _joined([in_cells(begin) for begin in range(0, max(1, len(some)), _MOST_TOGETHER)])
+        return joined([in_cells(begin) for begin in range(0, max(1, len(some)), _MOST_TOGETHER)])
 
     def treat_alone(some: Rows) -> Found:
         with one_thread():
@@ -171,10 +169,11 @@ def _visit_cells(ivf: FaissIndex, rows: Rows, ties: Callable[[RawSearch], Found]
     workers = min(import_faiss().omp_get_max_threads(), len(rows) // _ROWS_PER_THREAD)
     if workers < 2:
         return treat(rows)
-    return _joined(list(_threads(os.getpid()).map(treat_alone, np.array_split(rows, workers))))
+    return joined(list(_threads(os.getpid()).map(treat_alone, np.array_split(rows, workers))))
 
 
-def _joined(parts: Sequence[Found]) -> Found:
+def joined(parts: Sequence[Found]) -> Found:
+    """What was found for some queries after the other."""
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
@@ -242,11 +241,8 @@ def _one_by_one(index: FaissIndex, queries: Rows, k: int) -> Found:
     if workers < 2:
         treat(range(len(queries)))
     else:
-        list(
-            _threads(os.getpid()).map(
-                treat, [range(start, len(queries), workers) for start in range(workers)]
-            )
-        )
+        dealt = [range(start, len(queries), workers) for start in range(workers)]
+        list(_threads(os.getpid()).map(treat, dealt))
     return distances, ids
 
 

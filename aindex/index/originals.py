@@ -1,15 +1,14 @@
 """Pictures and their own rows in an index."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from aindex.errors import DataError
 from aindex.index.backend import Ids, Rows
-from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.sharded import AnyIndex
 
 _NEAR, _LEAST_NEAR, _NEAR_SHARE = 100, 3, 20
 """A picture that is in the index must be among the nearest rows of its own descriptor: so many, in a small index one in
@@ -19,27 +18,14 @@ _CELLS = 16
 """Cells to look into: rounding can put a descriptor that lies between cells into another one than last time."""
 
 
-class Searchable(Protocol):
-    """An index, or a rank's share of one, whose searches all ranks make together."""
-
-    @property
-    def pictures(self) -> int: ...  # noqa: D102
-    @property
-    def quantiser(self) -> Quantiser: ...  # noqa: D102
-    def search(self, descriptors: Any, k: int, nprobe: int | None = None) -> tuple[Any, Ids]: ...  # noqa: D102
+def last_rows(rows: Iterable[str], names: Sequence[str]) -> Ids:
+    """The last row of each name, −1 where there is none: n ids. One pass over the names of all rows."""
+    wanted = set(names)
+    last = {name: row for row, name in enumerate(rows) if name in wanted}
+    return np.array([last.get(name, -1) for name in names], np.int64)
 
 
-def named_rows(index: ReferenceIndex, names: Sequence[str]) -> Ids:
-    """The last row of each name, −1 where there is none: n ids. One pass over the index's names."""
-    wanted = {name: position for position, name in enumerate(names)}
-    ids = np.full(len(names), -1, dtype=np.int64)
-    for row, name in enumerate(index.names):
-        if name in wanted:
-            ids[wanted[name]] = row
-    return ids
-
-
-def are_near(index: Searchable, descriptors: Rows, ids: Ids) -> npt.NDArray[np.bool_]:
+def are_near(index: AnyIndex, descriptors: Rows, ids: Ids) -> npt.NDArray[np.bool_]:
     """Whether each row is among the nearest of the descriptor that should be its own: n; collective for shards."""
     if not index.pictures:
         return np.zeros(len(ids), dtype=bool)
@@ -53,28 +39,33 @@ def are_near(index: Searchable, descriptors: Rows, ids: Ids) -> npt.NDArray[np.b
 
 def own_rows(index: ReferenceIndex, descriptors: Rows, names: Sequence[str]) -> Ids:
     """The rows of these pictures, told by name and descriptor: n ids, −1 where a picture has none."""
-    ids = named_rows(index, names)
+    ids = last_rows(index.names, names)
     present = np.flatnonzero(ids >= 0)
     ids[present[~are_near(index, descriptors[present], ids[present])]] = -1
     return ids
+
+
+def other_picture(name: str) -> DataError:
+    """What is to be raised where a name in the index belongs to another picture."""
+    return DataError(
+        f"image {name!r} has the name of another picture in the index: rename it, give its folder a prefix, or leave "
+        "that picture out of the references"
+    )
 
 
 def add_originals(
     index: ReferenceIndex,
     descriptors: Rows,
     names: Sequence[str],
-    append: Callable[[Rows, Sequence[str]], Ids] | None = None,
+    append: Callable[[Rows, Sequence[str]], Ids],
 ) -> Ids:
-    """Give every picture a row; one that is there under its name already keeps it.
+    """Give every picture a row, n ids; one that is there under its name already keeps it.
 
     Args:
-        index: gets the rows.
+        index: is searched for the pictures.
         descriptors: n×d.
         names: n different names.
-        append: adds rows; default: the index's own `add`.
-
-    Returns:
-        The n ids.
+        append: adds rows, such as the index's own `add`.
 
     Raises:
         DataError: a name in the index belongs to another picture.
@@ -82,13 +73,9 @@ def add_originals(
     ids = own_rows(index, descriptors, names)
     missing = np.flatnonzero(ids < 0)
     new_names = [names[int(position)] for position in missing]
-    taken = named_rows(index, new_names)
+    taken = last_rows(index.names, new_names)
     if (taken >= 0).any():
-        name = new_names[int(np.argmax(taken >= 0))]
-        raise DataError(
-            f"image {name!r} has the name of another picture in the index: rename it, give its folder a prefix, or "
-            "leave that picture out of the references"
-        )
+        raise other_picture(new_names[int(np.argmax(taken >= 0))])
     if len(missing):
-        ids[missing] = (append or index.add)(descriptors[missing], new_names)
+        ids[missing] = append(descriptors[missing], new_names)
     return ids

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from aindex.errors import DescriptorError, FaissIndexError
+from aindex.errors import FaissIndexError
 from aindex.index.backend import Ids
-from aindex.index.neighbours import in_order_of_ids
-
-MOST_ROWS = 255
-"""Rows that one picture may have: their number is kept in a byte."""
+from aindex.index.neighbours import Found, by_distance_then_id, in_order_of_ids, joined
+from aindex.index.rows import check_counts
 
 _TOGETHER = 1 << 19
 """Neighbours treated at a time."""
@@ -85,9 +83,7 @@ class Owners:
         kept = np.ones(self.pictures, dtype=bool)
         kept[removed] = False
         counts = None if self._counts is None else self._counts[kept]
-        if counts is not None and (counts == 1).all():
-            counts = None
-        return Owners(int(kept.sum()), counts)
+        return Owners(int(kept.sum()), None if counts is None or (counts == 1).all() else counts)
 
     def of_rows(self, rows: Ids) -> Ids:
         """The picture of each row; −1 stays −1."""
@@ -105,32 +101,33 @@ class Owners:
         return [np.arange(a, b, dtype=np.int64) for a, b in zip(first, end, strict=True)]
 
     def nearest_pictures(
-        self, distances: npt.NDArray[np.float32], rows: Ids, k: int
-    ) -> tuple[npt.NDArray[np.float32], Ids]:
+        self, distances: npt.NDArray[np.float32], rows: Ids, k: int, larger_is_closer: bool
+    ) -> Found:
         """Each picture once, at its nearest row; equally close ones by their number.
 
         Args:
             distances: nq×n, of the nearest rows.
-            rows: nq×n, closest first, equally close ones by their number (in any order where pictures have several
-                rows); absent ones −1, last. With n at least k times `most` nothing is missing.
+            rows: nq×n, closest first, equally close ones in any order; absent ones −1, last. With n at least k times
+                `most` nothing is missing.
             k: pictures per query.
+            larger_is_closer: whether these are similarities.
 
         Returns:
             Distances nq×k and numbers of pictures nq×k; absent ones −1.
         """
         if self._owners is None:
-            return distances[:, :k], rows[:, :k]
+            return by_distance_then_id(distances, rows, k, larger_is_closer)
         # some queries at a time: what is made of a list takes several times its memory
         step = max(1, _TOGETHER // max(1, rows.shape[1]))
         parts = [
             self._nearest_of_some(self._owners, distances[i : i + step], rows[i : i + step], k)
             for i in range(0, max(1, len(rows)), step)
         ]
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        return joined(parts)
 
     def _nearest_of_some(
         self, of_rows: npt.NDArray[np.int32], distances: npt.NDArray[np.float32], rows: Ids, k: int
-    ) -> tuple[npt.NDArray[np.float32], Ids]:
+    ) -> Found:
         owners, count = of_rows[rows], rows.shape[1]
         is_tied = (distances[:, 1:] == distances[:, :-1]) & (owners[:, 1:] != owners[:, :-1])
         tied = np.flatnonzero(is_tied.any(axis=1))
@@ -162,16 +159,3 @@ def row_names(names: Sequence[str], counts: Sequence[int] | None) -> Sequence[st
     if counts is None:
         return names
     return [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
-
-
-def check_counts(counts: Sequence[int], pictures: int, rows: int | None = None) -> None:
-    """Raise a DescriptorError unless there is a number of rows for each picture, and they add up."""
-    if len(counts) != pictures:
-        raise DescriptorError(f"{len(counts)} numbers of rows for {pictures} pictures: expected one for each")
-    wrong = next((count for count in counts if not 1 <= count <= MOST_ROWS), None)
-    if wrong is not None:
-        raise DescriptorError(f"{wrong} rows of a picture: expected 1 to {MOST_ROWS}")
-    if rows is not None and sum(counts) != rows:
-        raise DescriptorError(
-            f"{rows} descriptors for pictures of {sum(counts)} rows: expected as many as there are rows"
-        )

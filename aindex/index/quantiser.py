@@ -1,24 +1,16 @@
 """What an index makes of a descriptor: its cell, its decoded code, and the targets of the activation."""
 
-from typing import Any, Literal, TypeVar, assert_never, get_args
+from typing import Literal, TypeVar, assert_never, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from aindex.errors import FaissIndexError
-from aindex.index.backend import (
-    FaissIndex,
-    Ids,
-    Rows,
-    faiss_errors,
-    import_faiss,
-    one_thread,
-    repeatable_kernels,
-)
+from aindex.index.backend import FaissIndex, Ids, Rows, faiss_errors, one_thread, repeatable_kernels
 from aindex.index.choices import Choices, choices_of, right_choices
 from aindex.index.rows import as_rows
-from aindex.index.structure import IndexParts, backward, forward, is_lossless_chain, take_apart
+from aindex.index.structure import backward, forward, row_by_row, take_apart
 
 _ID_BYTES = 8
 
@@ -35,6 +27,13 @@ class Quantiser:
     Args:
         index: a trained FAISS index, empty or filled.
 
+    Attributes:
+        dim: d.
+        ivf: the part of the index that has coarse cells; None for an index without.
+        cell_count: number of coarse cells; None for an index without.
+        is_graph: whether a search walks through a graph, so that nobody can tell how many rows it looks at.
+        loses_norms: whether what is stored is a direction alone (LSH): compare it by cosine.
+
     Raises:
         FaissIndexError: the index is not trained.
     """
@@ -42,24 +41,19 @@ class Quantiser:
     def __init__(self, index: FaissIndex) -> None:
         self._parts = take_apart(index)
         self.dim = int(index.d)
+        self.ivf = self._parts.ivf
+        self.cell_count = None if self.ivf is None else int(self.ivf.nlist)
+        self.is_graph = self._parts.graph is not None
+        self.loses_norms = self._parts.is_lsh
         if not index.is_trained:
             raise FaissIndexError("the index is not trained: train it before asking for targets")
-
-    @property
-    def ivf(self) -> FaissIndex | None:
-        """The part of the index that has coarse cells; None for an index without."""
-        return self._parts.ivf
-
-    @property
-    def cell_count(self) -> int | None:
-        """Number of coarse cells; None for an index without."""
-        return None if self._parts.ivf is None else int(self._parts.ivf.nlist)
 
     @property
     def keeps_descriptors(self) -> bool:
         """Whether nothing is quantised at all: no cells, no codes, no dimension dropped."""
         parts = self._parts
-        return parts.is_lossless and parts.ivf is None and is_lossless_chain(parts.transforms)
+        drops_none = all(transform.d_out >= transform.d_in for transform in parts.transforms)
+        return parts.is_lossless and parts.ivf is None and drops_none
 
     def targets(self, descriptors: Descriptors, target: Target = "pq_recons") -> Descriptors:
         """What activation draws these descriptors to.
@@ -90,27 +84,16 @@ class Quantiser:
 
     def cells(self, descriptors: torch.Tensor | npt.NDArray[np.float32]) -> Ids | None:
         """The coarse cell of each descriptor: B int64, or None for an index without cells."""
-        rows = as_rows(descriptors, self.dim)
-        if self._parts.ivf is None:
-            return None
-        with one_thread(), repeatable_kernels():
-            return self._cells(forward(self._parts.transforms, rows))
+        visited = self.visited(descriptors, 1)
+        return None if visited is None else visited[:, 0]
 
     def visited(self, descriptors: torch.Tensor | npt.NDArray[np.float32], nprobe: int) -> Ids | None:
         """The coarse cells that a search visits: B×nprobe int64, nearest first; None for an index without cells."""
         rows = as_rows(descriptors, self.dim)
-        ivf = self._parts.ivf
-        if ivf is None:
+        if self._parts.ivf is None:
             return None
         with one_thread(), repeatable_kernels():
-            transformed = forward(self._parts.transforms, rows)
-            cells = [ivf.quantizer.search(transformed[i : i + 1], nprobe)[1][0] for i in range(len(rows))]
-        return np.array(cells, np.int64).reshape(len(rows), nprobe)
-
-    @property
-    def is_graph(self) -> bool:
-        """Whether a search walks through a graph, so that nobody can tell how many rows it looks at."""
-        return self._parts.graph is not None
+            return self._visited(rows, nprobe)
 
     @property
     def row_bytes(self) -> int | None:
@@ -119,19 +102,10 @@ class Quantiser:
         size = getattr(parts.core, "code_size", None)
         if size is None or parts.graph is not None or parts.refine is not None:
             return None
-        return int(size) + (_ID_BYTES if parts.ivf is not None else 0)
-
-    @property
-    def loses_norms(self) -> bool:
-        """Whether what is stored is a direction alone (LSH): compare it by cosine."""
-        return self._parts.is_lsh
+        return int(size) + (0 if parts.ivf is None else _ID_BYTES)
 
     def choices(self) -> Choices:
-        """What the index chooses among when it files a descriptor.
-
-        Raises:
-            FaissIndexError: it chooses nothing.
-        """
+        """As :func:`choices_of`."""
         with one_thread(), repeatable_kernels():
             return choices_of(self._parts)
 
@@ -147,14 +121,7 @@ class Quantiser:
             return right_choices(self._parts, rows)
 
     def code_distance(self, descriptors: torch.Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Squared Euclidean distance of each descriptor to what the index stores for it, decoded: B float32.
-
-        0 where whole descriptors are stored; of an index that re-ranks, the base index counts.
-
-        Raises:
-            FaissIndexError: the index cannot decode.
-            DescriptorError: wrong dimension, NaN or infinite values.
-        """
+        """Squared Euclidean distance of each descriptor to what is :meth:`stored` for it: B float32."""
         rows = as_rows(descriptors, self.dim)
         squared: npt.NDArray[np.float32] = np.square(rows - self.stored(rows)).sum(axis=1)
         return squared
@@ -200,37 +167,22 @@ class Quantiser:
                 f"a target in a coarse cell, on an index without cells ({self._parts.kind}): take target pq_recons, "
                 "or an idx_factory that begins with IVF"
             )
-        cells = self._cells(forward(self._parts.transforms, rows))
-        centroids = [ivf.quantizer.reconstruct(int(cell)) for cell in cells]
+        centroids = [ivf.quantizer.reconstruct(int(cell)) for cell in self._visited(rows, 1)[:, 0]]
         return backward(self._parts.transforms, np.array(centroids, np.float32).reshape(-1, ivf.d))
 
-    def _cells(self, transformed: Rows) -> Ids:
+    def _visited(self, rows: Rows, nprobe: int) -> Ids:
         ivf: FaissIndex = self._parts.ivf
-        cells = [ivf.quantizer.search(transformed[i : i + 1], 1)[1][0, 0] for i in range(len(transformed))]
-        return np.array(cells, np.int64)
+        found = row_by_row(
+            lambda row: ivf.quantizer.search(row, nprobe)[1], forward(self._parts.transforms, rows)
+        )
+        return np.array(found, np.int64).reshape(len(rows), nprobe)
 
     def _decoded(self, rows: Rows) -> Rows:
-        transforms, codec = codec_of(self._parts)
+        transforms, codec = self._parts.codec
         transformed = forward(transforms, rows)
         with faiss_errors(
             f"the index ({self._parts.kind}) cannot decode its codes",
             "take target ori_ft, or an idx_factory with PQ, SQ, RQ or LSH",
         ):
-            decoded = [
-                codec.sa_decode(codec.sa_encode(transformed[i : i + 1])) for i in range(len(transformed))
-            ]
+            decoded = row_by_row(lambda row: codec.sa_decode(codec.sa_encode(row)), transformed)
         return backward(transforms, np.concatenate([np.empty((0, codec.d), np.float32), *decoded]))
-
-
-def codec_of(parts: IndexParts) -> tuple[tuple[Any, ...], FaissIndex]:
-    """What encodes and decodes: transforms, and the index behind them.
-
-    Of an index that re-ranks with whole descriptors it is the base index; of one that re-ranks with other codes
-    it is those.
-    """
-    faiss = import_faiss()
-    if parts.refine is not None:
-        refiner = faiss.downcast_index(parts.refine.refine_index)
-        if not isinstance(refiner, faiss.IndexFlat):
-            return (), refiner
-    return parts.transforms, parts.core

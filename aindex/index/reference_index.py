@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import aindex
-from aindex.errors import DescriptorError, ExtractorError, FaissIndexError
+from aindex.errors import ExtractorError, FaissIndexError
 from aindex.index import devices
 from aindex.index import folder as folders
 from aindex.index.backend import FaissIndex, Ids, Rows, faiss_errors, import_faiss
@@ -19,19 +20,12 @@ from aindex.index.default_factory import DEFAULT_FACTORY
 from aindex.index.description import Description, ExtractorIdentity, NamedExtractor
 from aindex.index.devices import Device
 from aindex.index.factory import Metric, get_nprobe, set_nprobe, train_quantiser
+from aindex.index.lists import remove_rows
 from aindex.index.names import RowNames
-from aindex.index.neighbours import (
-    Found,
-    Order,
-    by_distance_then_id,
-    larger_is_closer,
-    nearest,
-    with_whole_ties,
-)
+from aindex.index.neighbours import Found, Order, larger_is_closer, nearest, with_whole_ties
 from aindex.index.owners import Owners
 from aindex.index.quantiser import Quantiser
-from aindex.index.removal import remove_rows
-from aindex.index.rows import Descriptors, aligned_blocks, as_rows, check_k, check_names
+from aindex.index.rows import Descriptors, as_rows, check_k, check_names, own_blocks
 from aindex.index.structure import empty_clone
 
 
@@ -42,12 +36,21 @@ class ReferenceIndex:
 
     Args:
         index: a trained FAISS index.
-        idx_factory: the factory string it was made with.
+        idx_factory: FAISS's factory string it was made with.
         metric: ``L2`` (squared Euclidean) or ``IP`` (inner product).
         nprobe: coarse cells that a search visits.
         extractor: what makes the descriptors; None if that is not known.
         names: one name per picture that the index has already.
         owners: which picture each row belongs to; None where every picture has one row.
+
+    Attributes:
+        names: of the pictures, by id.
+        owners: which picture each row belongs to.
+        quantiser: what is trained.
+        dim: d.
+        larger_is_closer: whether searches return similarities (metric IP) rather than distances.
+        calibration: the threshold of a match and how it was found; None before.
+        cache_key: hash of everything that decided a cached index.
 
     Raises:
         FaissIndexError: not trained, or names, owners and rows do not match.
@@ -61,7 +64,7 @@ class ReferenceIndex:
         idx_factory: str,
         metric: Metric = "L2",
         nprobe: int = 1,
-        extractor: NamedExtractor | ExtractorIdentity | None = None,
+        extractor: NamedExtractor | None = None,
         names: RowNames | Sequence[str] = (),
         owners: Owners | None = None,
     ) -> None:
@@ -70,21 +73,23 @@ class ReferenceIndex:
         self.metric: Metric = metric
         self.extractor = None if extractor is None else ExtractorIdentity.of(extractor)
         self.quantiser = Quantiser(index)
+        self.dim = self.quantiser.dim
+        self.larger_is_closer = larger_is_closer(index)
         self.calibration: dict[str, float | int | str] | None = None
         self.cache_key: str | None = None
-        self._names = names if isinstance(names, RowNames) else RowNames()
-        if names is not self._names:
-            self._names.extend(names)
+        self.names = names if isinstance(names, RowNames) else RowNames()
+        if names is not self.names:
+            self.names.extend(names)
+        self.owners = owners or Owners(len(self.names))
         self._lock = threading.RLock()
-        self._origin: tuple[Path, folders.FolderState] | None = None
+        self._origin: folders.FolderState | None = None
         self._unsaved = True
         self._fixed: str | None = None
-        self._device: tuple[Device, int] = ("cpu", 0)
+        self._gpu: int | None = None
         self._gpu_copy: FaissIndex | None = None
-        self._owners = owners or Owners(len(self._names))
         set_nprobe(index, nprobe)
-        if (len(self._names), self.ntotal) != (self._owners.pictures, self._owners.rows):
-            raise FaissIndexError(_names_and_rows(self._names, self._owners, self.ntotal))
+        if (len(self.names), self.ntotal) != (self.owners.pictures, self.owners.rows):
+            raise FaissIndexError(_names_and_rows(self.names, self.owners, self.ntotal))
         dim = getattr(extractor, "dim", self.dim)
         if dim != self.dim:
             raise ExtractorError(
@@ -101,18 +106,15 @@ class ReferenceIndex:
         metric: Metric = "L2",
         nprobe: int = 1,
         seed: int = 0,
-        extractor: NamedExtractor | ExtractorIdentity | None = None,
+        extractor: NamedExtractor | None = None,
         device: Device = "cpu",
     ) -> Self:
         """An empty index with a quantiser trained on these descriptors.
 
         Args:
             descriptors: n×d, possibly a file mapped into memory; never those of the references.
-            idx_factory: FAISS's factory string.
-            metric: ``L2`` or ``IP``.
-            nprobe: coarse cells that a search visits.
+            idx_factory, metric, nprobe, extractor: of the index, see above.
             seed: of the training.
-            extractor: what made the descriptors.
             device: where the coarse cells are trained.
 
         Raises:
@@ -126,7 +128,7 @@ class ReferenceIndex:
     def open(
         cls,
         folder: Path | str,
-        extractor: NamedExtractor | ExtractorIdentity | None = None,
+        extractor: NamedExtractor | None = None,
         *,
         read_only: bool = False,
         verify: bool = True,
@@ -157,7 +159,7 @@ class ReferenceIndex:
         opened = cls(
             index,
             idx_factory=description.idx_factory,
-            metric="L2" if description.metric == "L2" else "IP",
+            metric=description.metric,
             nprobe=description.nprobe,
             extractor=extractor if description.extractor is None else description.extractor,
             names=rows,
@@ -165,18 +167,13 @@ class ReferenceIndex:
         )
         opened.calibration = description.calibration
         opened.cache_key = description.cache_key
-        opened._origin = (folder, state)
+        opened._origin = state
         opened._unsaved = False
         if "lists" in description.files:
             opened._fixed = "its inverted lists stay on the disk; add to it with extend_on_disk"
         elif read_only:
             opened._fixed = "it was opened read-only; open it with read_only=False"
         return opened
-
-    @property
-    def names(self) -> RowNames:
-        """The pictures' names, by id."""
-        return self._names
 
     @property
     def ntotal(self) -> int:
@@ -186,27 +183,17 @@ class ReferenceIndex:
     @property
     def pictures(self) -> int:
         """Number of pictures; each has a row or several."""
-        return self._owners.pictures
-
-    @property
-    def owners(self) -> Owners:
-        """Which picture each row belongs to."""
-        return self._owners
+        return self.owners.pictures
 
     @property
     def is_on_disk(self) -> bool:
         """Whether it was opened from a folder whose inverted lists stay on the disk."""
-        return self._origin is not None and "lists" in self._origin[1].description.files
+        return self._origin is not None and "lists" in self._origin.description.files
 
     @property
     def yaml_hash(self) -> str | None:
         """Of the folder's description as this index was read from it or written to it; None where it was not."""
-        return None if self._origin is None else self._origin[1].yaml_hash
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return int(self.faiss_index.d)
+        return None if self._origin is None else self._origin.yaml_hash
 
     @property
     def nprobe(self) -> int:
@@ -218,11 +205,6 @@ class ReferenceIndex:
     def nprobe(self, value: int) -> None:
         with self._lock:
             set_nprobe(self.faiss_index, value)
-
-    @property
-    def larger_is_closer(self) -> bool:
-        """Whether searches return similarities (metric IP) rather than distances."""
-        return larger_is_closer(self.faiss_index)
 
     def add(self, descriptors: Descriptors, names: Sequence[str], counts: Sequence[int] | None = None) -> Ids:
         """Append pictures, all or (after bad input) none.
@@ -242,31 +224,26 @@ class ReferenceIndex:
         if self._fixed is not None:
             raise FaissIndexError(f"the index cannot be added to: {self._fixed}")
         rows = as_rows(descriptors, self.dim, "the descriptors to add")
-        check_names(names, len(rows) if counts is None else len(names))
+        check_names(names, len(rows), counts)
+        faiss = import_faiss()
         with self._lock:
-            owners = self._owners.extended(len(names), counts)
-            if owners.rows != self.ntotal + len(rows):
-                raise DescriptorError(
-                    f"{len(rows)} descriptors for {owners.rows - self.ntotal} rows of {len(names)} pictures: expected "
-                    "as many as there are rows"
-                )
             first = self.pictures
+            blocks = list(own_blocks(self.ntotal, len(rows)))
+            if isinstance(faiss.downcast_index(self.faiss_index), faiss.IndexNSG):
+                blocks = [(0, len(rows))]  # this graph is built once, from everything
             self._unsaved = True
             self._gpu_copy = None
-            for begin, end in aligned_blocks(self.ntotal, len(rows), self.faiss_index):
+            for begin, end in blocks:
                 with faiss_errors(
                     "the descriptors cannot be added", "take another idx_factory, or fewer rows"
                 ):
                     self.faiss_index.add(rows[begin:end])
-            self._names.extend(names)
-            self._owners = owners
+            self.names.extend(names)
+            self.owners = self.owners.extended(len(names), counts)
         return np.arange(first, first + len(names), dtype=np.int64)
 
     def remove(self, pictures: Ids) -> None:
-        """Take out pictures with all their rows; those after them move up, so that ids stay positions.
-
-        Args:
-            pictures: their ids.
+        """Take out pictures, by their ids, with all their rows; those after them move up, so that ids stay positions.
 
         Raises:
             FaissIndexError: no such picture, or a kind of index that cannot lose rows.
@@ -282,11 +259,11 @@ class ReferenceIndex:
         if not len(pictures):
             return
         with self._lock:
-            remove_rows(self.faiss_index, np.concatenate(self._owners.rows_of(pictures)))
+            remove_rows(self.faiss_index, np.concatenate(self.owners.rows_of(pictures)))
             self._unsaved = True
             self._gpu_copy = None
-            self._names = self._names.without(pictures)
-            self._owners = self._owners.without(pictures)
+            self.names = self.names.without(pictures)
+            self.owners = self.owners.without(pictures)
 
     def stored_rows(self, pictures: Ids) -> list[Rows]:
         """What the index stores for each row of some pictures, decoded: r×d each.
@@ -301,15 +278,13 @@ class ReferenceIndex:
             try:
                 return [
                     np.stack([index.reconstruct(int(row)) for row in rows])
-                    for rows in self._owners.rows_of(np.asarray(pictures, np.int64))
+                    for rows in self.owners.rows_of(np.asarray(pictures, np.int64))
                 ]
             finally:
                 if ivf is not None:
                     ivf.make_direct_map(False)
 
-    def search(
-        self, descriptors: Descriptors, k: int, nprobe: int | None = None
-    ) -> tuple[npt.NDArray[np.float32], Ids]:
+    def search(self, descriptors: Descriptors, k: int, nprobe: int | None = None) -> Found:
         """The k nearest pictures of each query, closest first, equally close ones by their id.
 
         A picture is as near as its nearest row, and is found once. A query's result depends on the query and the rows
@@ -330,24 +305,30 @@ class ReferenceIndex:
             DescriptorError: wrong dimension or NaN.
         """
         queries = as_rows(descriptors, self.dim, "the queries")
-        with self._lock, self._probing(nprobe):
+        with self.probing(nprobe):
             check_k(k, self.pictures)
             if not len(queries):
                 return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
             # among so many rows there are k pictures
-            depth = min(self.ntotal, k * self._owners.most)
-            order = partial(by_distance_then_id, k=k, larger=self.larger_is_closer)
-            if not self._owners.is_one_to_one:
-                order = partial(self._owners.nearest_pictures, k=k)
+            depth = min(self.ntotal, k * self.owners.most)
+            order = partial(self.owners.nearest_pictures, k=k, larger_is_closer=self.larger_is_closer)
             return self._nearest_rows(queries, depth, order)
 
-    def check_search(self, k: int, nprobe: int | None = None) -> None:
-        """Raise what a search would, before there are queries.
+    @contextmanager
+    def probing(self, nprobe: int | None) -> Iterator[None]:
+        """While open, searches visit so many coarse cells, and other threads wait; None: as many as usual."""
+        with self._lock:
+            usual = self.nprobe
+            if nprobe is not None:
+                self.nprobe = nprobe
+            try:
+                yield
+            finally:
+                self.nprobe = usual
 
-        Raises:
-            FaissIndexError: k is larger than the index; nprobe is not possible.
-        """
-        with self._lock, self._probing(nprobe):
+    def check_search(self, k: int, nprobe: int | None = None) -> None:
+        """Raise the FaissIndexErrors of a search, before there are queries."""
+        with self.probing(nprobe):
             check_k(k, self.pictures)
 
     def _nearest_rows(self, queries: Rows, k: int, order: Order) -> Found:
@@ -355,9 +336,9 @@ class ReferenceIndex:
         if copy is None:
             return nearest(self.faiss_index, queries, k, order)
         if k > devices.GPU_MAX_K:
-            most = devices.GPU_MAX_K // self._owners.most
+            rows = self.owners.most
             raise FaissIndexError(
-                f"k {k // self._owners.most} on a GPU: expected at most {most}; search on the CPU"
+                f"k {k // rows} on a GPU: expected at most {devices.GPU_MAX_K // rows}; search on the CPU"
             )
         limit = min(self.ntotal, devices.GPU_MAX_K)
         with faiss_errors("the search on the GPU failed", "search on the CPU: index.device cpu"):
@@ -374,7 +355,7 @@ class ReferenceIndex:
         if device == "gpu":
             devices.check_gpu(number)
         with self._lock:
-            self._device = (device, number)
+            self._gpu = number if device == "gpu" else None
             self._gpu_copy = None
 
     def empty_copy(self) -> "ReferenceIndex":
@@ -404,23 +385,21 @@ class ReferenceIndex:
             self._save(Path(folder).absolute(), overwrite=overwrite)
 
     def _save(self, folder: Path, *, overwrite: bool) -> None:
-        at_home = self._origin is not None and self._origin[0] == folder
-        known = self._origin[1] if at_home and self._origin is not None else None
+        known = self._origin if self._origin is not None and self._origin.folder == folder else None
         kept = known.description.files if known is not None and not self._unsaved else {}
         if self._fixed is not None and not kept:
             raise FaissIndexError(
                 f"the index cannot be written to another folder ({self._fixed}): copy the folder"
             )
-        contents = {} if kept else self._contents()
-        state = folders.write_files(
+        write = partial(folders.write_index, self.faiss_index)
+        self._origin = folders.write_files(
             folder,
             self.describe(),
-            contents,
+            {} if kept else {"index": write, **row_files(self.names, self.owners)},
             kept=kept,
             expected=None if known is None else known.yaml_hash,
             overwrite=overwrite,
         )
-        self._origin = (folder, state)
         self._unsaved = False
 
     def describe(self) -> Description:
@@ -439,38 +418,24 @@ class ReferenceIndex:
 
     def info(self) -> dict[str, Any]:
         """The description as plain values, with the number of cells and the files' sizes in bytes."""
-        description = self.describe()
-        files = {} if self._origin is None or self._unsaved else self._origin[1].description.files
+        files = {} if self._origin is None or self._unsaved else self._origin.description.files
+        description = asdict(self.describe())
+        del description["files"]
         return {
-            **{key: value for key, value in vars(description).items() if key not in ("files", "extractor")},
-            "extractor": None if self.extractor is None else dict(vars(self.extractor)),
+            **description,
             "pictures": self.pictures,
             "cells": self.quantiser.cell_count,
             "bytes": {role: file.size for role, file in files.items()},
-            "bytes_per_picture": self._owners.bytes_per_picture(self.quantiser.row_bytes),
+            "bytes_per_picture": self.owners.bytes_per_picture(self.quantiser.row_bytes),
         }
 
-    def _contents(self) -> dict[str, folders.Write]:
-        return {"index": folders.index_writer(self.faiss_index), **row_writers(self._names, self._owners)}
-
-    @contextmanager
-    def _probing(self, nprobe: int | None) -> Iterator[None]:
-        usual = self.nprobe
-        if nprobe is not None:
-            set_nprobe(self.faiss_index, nprobe)
-        try:
-            yield
-        finally:
-            set_nprobe(self.faiss_index, usual)
-
     def _on_gpu(self) -> FaissIndex | None:
-        device, number = self._device
-        if device == "cpu":
+        if self._gpu is None:
             return None
         if self._gpu_copy is None:
-            self._gpu_copy = devices.copy_to_gpu(self.faiss_index, number)
+            self._gpu_copy = devices.copy_to_gpu(self.faiss_index, self._gpu)
             if self._gpu_copy is None:
-                self._device = ("cpu", 0)
+                self._gpu = None
                 return None
         if self.quantiser.cell_count is not None:
             if self.nprobe > devices.GPU_MAX_K:
@@ -486,8 +451,8 @@ def _names_and_rows(names: RowNames, owners: Owners, rows: int) -> str:
     return f"{len(names)} names{of} for {rows} rows: expected one name per picture; build it again"
 
 
-def row_writers(names: RowNames, owners: Owners) -> dict[str, folders.Write]:
-    """What writes the files that say whose the rows are."""
-    files = {"names": folders.bytes_writer(names.to_bytes())}
+def row_files(names: RowNames, owners: Owners) -> dict[str, bytes]:
+    """By role, the contents of the files that say whose the rows are."""
+    files = {"names": names.to_bytes()}
     counts = owners.to_bytes()
-    return files if counts is None else {**files, "owners": folders.bytes_writer(counts)}
+    return files if counts is None else {**files, "owners": counts}

@@ -9,8 +9,8 @@ from aindex.descriptors.extractor import Extractor
 from aindex.descriptors.simulated import simulated_copies
 from aindex.errors import ConfigError
 from aindex.index.backend import Rows
-from aindex.index.owners import MOST_ROWS
 from aindex.index.quantiser import Quantiser
+from aindex.index.rows import MOST_ROWS
 
 LEAST_SHARE = 0.05
 """Of a picture's copies; a cell that fewer fall into gets no row."""
@@ -42,13 +42,10 @@ def rows_of_pictures(
 
     Args:
         own: n×d, the pictures' descriptors.
-        paths: n, where their pixels are read.
-        names: n; what is drawn derives from them.
+        paths, names: n, where their pixels are read; what is drawn derives from the names.
         extractor: describes the edited copies.
         quantiser: of an index with cells.
         count: most rows per picture.
-        seed: of the edits.
-        progress: show a bar.
 
     Raises:
         ConfigError: pictures cannot have so many rows in this index.
@@ -78,9 +75,9 @@ def choose_rows(own: Rows, copies: Rows, quantiser: Quantiser, count: int) -> Ro
     cells = quantiser.cells(descriptors)
     assert cells is not None
     names, times = np.unique(cells, return_counts=True)
-    ranked = names[np.argsort(-times, kind="stable")]
-    enough = {int(cell) for cell in names[times >= LEAST_SHARE * len(descriptors)]}
-    chosen = [int(cells[0]), *(int(cell) for cell in ranked if cell != cells[0] and int(cell) in enough)]
+    is_other = (times >= LEAST_SHARE * len(descriptors)) & (names != cells[0])
+    others = names[is_other][np.argsort(-times[is_other], kind="stable")]
+    chosen = [cells[0], *others]
     return np.stack([_row_of(descriptors[cells == cell], cell, quantiser) for cell in chosen[:count]])
 
 
@@ -89,15 +86,7 @@ def _row_of(members: Rows, cell: int, quantiser: Quantiser) -> Rows:
     mean = members.mean(axis=0)
     length = np.linalg.norm(members, axis=1).mean()
     row: Rows = (mean * (length / max(float(np.linalg.norm(mean)), 1e-12))).astype(np.float32)
-    found = quantiser.cells(row[None])
-    assert found is not None
-    if found[0] == cell:
+    if quantiser.cells(row[None]) == cell:
         return row
     nearest: Rows = members[np.square(members - row).sum(axis=1).argmin()]
     return nearest
-
-
-def split_rows(rows: Rows, counts: Sequence[int]) -> list[Rows]:
-    """Rows of all pictures, one after the other, picture by picture."""
-    ends = np.cumsum(counts)
-    return [rows[end - count : end] for end, count in zip(ends, counts, strict=True)]

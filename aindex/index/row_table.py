@@ -17,11 +17,7 @@ NAMES_FILE = "names.parquet"
 
 
 def import_pyarrow() -> Any:
-    """The module ``pyarrow``.
-
-    Raises:
-        DataError: it is not installed.
-    """
+    """The module ``pyarrow``; a DataError where it is not installed."""
     try:
         import pyarrow
     except ImportError as error:
@@ -50,12 +46,9 @@ def pictures_of(names: RowNames, path: Path | None, ids: Ids) -> tuple[RowNames,
     Raises:
         DataError: rows of one picture that do not follow each other.
     """
-    one_to_one = names, Owners(len(names))
-    if path is None or path.suffix.lower() not in (".csv", ".parquet"):
-        return one_to_one
-    table = _read_table(path)
+    table = pd.DataFrame() if path is None else _read_table(path)
     if "owner" not in table:
-        return one_to_one
+        return names, Owners(len(names))
     if "id" in table:
         table = table.set_index("id").reindex(ids)
     owners = table["owner"].to_numpy()
@@ -90,10 +83,7 @@ def names_by_id(path: Path | None, ids: Ids) -> RowNames:
     if path is None:
         found.extend(map(str, ids.tolist()))
         return found
-    if path.suffix.lower() not in (".csv", ".parquet"):
-        table = name_table({"name": read_names(path)})
-    else:
-        table = _read_table(path)
+    table = _read_table(path)
     if "name" not in table:
         raise DataError(
             f"{str(path)!r} has the columns {', '.join(map(str, table.columns))}: expected name, and id"
@@ -121,12 +111,15 @@ def _by_id(table: pd.DataFrame, ids: Ids, path: Path) -> "pd.Series[Any]":
 
 
 def _read_table(path: Path) -> pd.DataFrame:
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".parquet"):
+        return name_table({"name": read_names(path)})
     if not path.is_file():
         raise DataError(f"names file {str(path)!r} does not exist: give a .txt, .csv or .parquet file")
-    if path.suffix.lower() == ".parquet":
+    if kind == ".parquet":
         import_pyarrow()
     try:
-        if path.suffix.lower() == ".parquet":
+        if kind == ".parquet":
             return pd.read_parquet(path)
         return pd.read_csv(path, dtype={"name": str}, keep_default_na=False)
     # pandas and pyarrow have errors of many kinds for what is no table

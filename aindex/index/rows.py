@@ -9,11 +9,14 @@ import torch
 
 from aindex.descriptors.files import check_descriptors
 from aindex.errors import DescriptorError, FaissIndexError
-from aindex.index.backend import FaissIndex, Rows, import_faiss
+from aindex.index.backend import Rows
 
 # Rows are encoded in blocks that begin at multiples of this, whoever adds them, because the rounding of FAISS's matrix
 # products depends on the shape: a shard then stores the very codes of the whole index.
 BLOCK_ROWS = 4096
+
+MOST_ROWS = 255
+"""Rows that one picture may have: their number is kept in a byte."""
 
 Descriptors = torch.Tensor | npt.NDArray[np.float32]
 
@@ -49,13 +52,28 @@ def as_rows(descriptors: Descriptors, dim: int, what: str = "the descriptors") -
     return check_descriptors(descriptors, where=what, dim=dim)
 
 
-def check_names(names: Sequence[str], rows: int) -> None:
-    """Raise a DescriptorError unless there is one string per row."""
-    if len(names) != rows:
+def check_names(names: Sequence[str], rows: int, counts: Sequence[int] | None = None) -> None:
+    """Raise a DescriptorError unless there is one string per picture, and the rows are as many as theirs."""
+    if counts is None and len(names) != rows:
         raise DescriptorError(f"{len(names)} names for {rows} descriptors: expected one name per row")
     wrong = next((name for name in names if not isinstance(name, str)), None)
     if wrong is not None:
         raise DescriptorError(f"a row's name is {wrong!r:.60}: expected text")
+    if counts is not None:
+        check_counts(counts, len(names))
+        if sum(counts) != rows:
+            raise DescriptorError(
+                f"{rows} descriptors for {sum(counts)} rows of {len(names)} pictures: expected one for each row"
+            )
+
+
+def check_counts(counts: Sequence[int], pictures: int) -> None:
+    """Raise a DescriptorError unless there is a possible number of rows for each picture."""
+    if len(counts) != pictures:
+        raise DescriptorError(f"{len(counts)} numbers of rows for {pictures} pictures: expected one for each")
+    wrong = next((count for count in counts if not 1 <= count <= MOST_ROWS), None)
+    if wrong is not None:
+        raise DescriptorError(f"{wrong} rows of a picture: expected 1 to {MOST_ROWS}")
 
 
 def check_k(k: int, ntotal: int) -> None:
@@ -66,14 +84,20 @@ def check_k(k: int, ntotal: int) -> None:
         )
 
 
-def aligned_blocks(first: int, count: int, index: FaissIndex) -> Iterator[tuple[int, int]]:
-    """Ranges that cut ``count`` new rows, the first of which gets the id ``first``, at multiples of BLOCK_ROWS."""
-    if isinstance(import_faiss().downcast_index(index), import_faiss().IndexNSG):
-        # This graph is built once, from everything.
-        yield 0, count
-        return
+def own_blocks(first: int, count: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[int, int]]:
+    """Which of ``count`` new rows, the first of which gets the id ``first``, are a rank's: ranges, in order.
+
+    They are cut at multiples of BLOCK_ROWS.
+    """
     begin = 0
     while begin < count:
-        end = min(count, begin + BLOCK_ROWS - (first + begin) % BLOCK_ROWS)
-        yield begin, end
+        block, place = divmod(first + begin, BLOCK_ROWS)
+        end = min(count, begin + BLOCK_ROWS - place)
+        if block % ranks == rank:
+            yield begin, end
         begin = end
+
+
+def own_rows_count(rows: int, rank: int, ranks: int) -> int:
+    """How many of the first rows are a rank's."""
+    return sum(end - begin for begin, end in own_blocks(0, rows, rank, ranks))

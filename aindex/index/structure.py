@@ -1,26 +1,19 @@
 """What a FAISS index is made of: transforms, coarse cells, codes, graph, refinement."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from aindex.errors import FaissIndexError
-from aindex.index.backend import (
-    FaissIndex,
-    Rows,
-    faiss_errors,
-    import_faiss,
-    index_from_bytes,
-    index_to_bytes,
-)
+from aindex.index.backend import FaissIndex, Rows, faiss_errors, import_faiss
 
 # Others make the tables of a batch by one matrix product.
 _QUERY_BY_QUERY = {
     "IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexScalarQuantizer", "IndexIVFFlat", "IndexIVFPQ",
     "IndexIVFScalarQuantizer", "IndexHNSWFlat", "IndexLSH",
 }  # fmt: skip
-_MAPPED = {"IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer", "IndexIVFResidualQuantizer"}
 
 
 @dataclass(frozen=True)
@@ -84,17 +77,26 @@ class IndexParts:
         return coarse if isinstance(coarse, import_faiss().IndexFlat) else None
 
     @property
-    def lists_can_be_mapped(self) -> bool:
-        """Whether inverted lists may lie on the disk: others keep codes in another form, or more beside them."""
-        return self.kind in _MAPPED
-
-    @property
     def treats_queries_alone(self) -> bool:
         """Whether no query of a batch feels the others, once matrix products are off."""
         if type(self.inner).__name__ not in _QUERY_BY_QUERY or getattr(self.inner, "rotate_data", False):
             return False
         faiss = import_faiss()
         return self.ivf is None or isinstance(self.coarse, (faiss.IndexFlat, faiss.IndexHNSWFlat))
+
+    @property
+    def codec(self) -> tuple[tuple[Any, ...], FaissIndex]:
+        """What encodes and decodes: transforms, and the index behind them.
+
+        Of an index that re-ranks with whole descriptors it is the base index; of one that re-ranks with other codes
+        it is those.
+        """
+        faiss = import_faiss()
+        if self.refine is not None:
+            refiner = faiss.downcast_index(self.refine.refine_index)
+            if not isinstance(refiner, faiss.IndexFlat):
+                return (), refiner
+        return self.transforms, self.core
 
 
 def take_apart(index: FaissIndex) -> IndexParts:
@@ -144,20 +146,25 @@ def take_apart(index: FaissIndex) -> IndexParts:
 
 def clone_of(index: FaissIndex) -> FaissIndex:
     """An index of its own with all that is in another, also where FAISS has no clone of a part (L2norm)."""
+    faiss = import_faiss()
     try:
-        return import_faiss().clone_index(index)
+        return faiss.clone_index(index)
     except RuntimeError:
-        return index_from_bytes(index_to_bytes(index))
+        return faiss.deserialize_index(faiss.serialize_index(index))
+
+
+def has_plain_lists(ivf: FaissIndex) -> bool:
+    """Whether the code of each row is stored by itself, not packed with those of other rows."""
+    faiss = import_faiss()
+    plain = (faiss.ArrayInvertedLists, faiss.OnDiskInvertedLists)
+    return type(faiss.downcast_InvertedLists(ivf.invlists)) in plain
 
 
 def empty_clone(index: FaissIndex) -> FaissIndex:
     """The same trained index without rows; the rows are not copied on the way where FAISS allows it."""
     faiss = import_faiss()
     ivf = take_apart(index).ivf
-    if ivf is None or type(faiss.downcast_InvertedLists(ivf.invlists)) not in (
-        faiss.ArrayInvertedLists,
-        faiss.OnDiskInvertedLists,
-    ):
+    if ivf is None or not has_plain_lists(ivf):
         clone = clone_of(index)
         clone.reset()
         return clone
@@ -174,11 +181,16 @@ def empty_clone(index: FaissIndex) -> FaissIndex:
     return clone
 
 
+def row_by_row(treat: Callable[[Rows], Any], rows: Rows) -> list[Any]:
+    """What FAISS makes of each of n×d rows, given as 1×d, so that its rounding is the row's own."""
+    return [treat(rows[i : i + 1]) for i in range(len(rows))]
+
+
 def forward(transforms: tuple[Any, ...], rows: Rows) -> Rows:
-    """Rows n×d_in through the transforms, one by one, so that a row's rounding is its own: n×d_out."""
-    if not transforms or not len(rows):
-        return rows
-    return np.concatenate([_forward_one(transforms, rows[i : i + 1]) for i in range(len(rows))])
+    """Rows n×d_in through the transforms, one by one: n×d_out."""
+    for transform in transforms if len(rows) else ():
+        rows = np.concatenate(row_by_row(transform.apply, rows))
+    return rows
 
 
 def backward(transforms: tuple[Any, ...], rows: Rows) -> Rows:
@@ -187,27 +199,10 @@ def backward(transforms: tuple[Any, ...], rows: Rows) -> Rows:
     Raises:
         FaissIndexError: a transform has no way back (ITQ, whitening).
     """
-    if not transforms or not len(rows):
-        return rows
     with faiss_errors(
         "this factory's transform cannot be undone",
         "take target ori_ft, or a factory with OPQ or PCA instead of ITQ or PCAW",
     ):
-        return np.concatenate([_backward_one(transforms, rows[i : i + 1]) for i in range(len(rows))])
-
-
-def is_lossless_chain(transforms: tuple[Any, ...]) -> bool:
-    """Whether nothing is lost on the way through the transforms (rotations, padding)."""
-    return all(transform.d_out >= transform.d_in for transform in transforms)
-
-
-def _forward_one(transforms: tuple[Any, ...], row: Rows) -> Rows:
-    for transform in transforms:
-        row = transform.apply(row)
-    return row
-
-
-def _backward_one(transforms: tuple[Any, ...], row: Rows) -> Rows:
-    for transform in reversed(transforms):
-        row = transform.reverse_transform(row)
-    return row
+        for transform in reversed(transforms) if len(rows) else ():
+            rows = np.concatenate(row_by_row(transform.reverse_transform, rows))
+    return rows

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from aindex.index.backend import Ids, Rows
+from aindex.index.neighbours import Found
 from aindex.index.reference_index import ReferenceIndex
 
 TOLERANCE = 2e-3
@@ -21,11 +22,7 @@ _ROWS, _ORIGINALS = 16_384, 2_048
 
 @dataclass(frozen=True)
 class Twins:
-    """Rows that hold what an original's own row holds.
-
-    Attributes:
-        rows: by the original's own id, the ids of its twins.
-    """
+    """Rows that hold what an original's own row holds: by the original's id, the ids of its twins."""
 
     rows: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
@@ -36,7 +33,7 @@ class Twins:
 
     def as_one(
         self, distances: npt.NDArray[np.float32], ids: Ids, own: Ids, k: int, *, worst: float
-    ) -> tuple[npt.NDArray[np.float32], Ids]:
+    ) -> Found:
         """What a search finds if an original and its twins are one row.
 
         Args:
@@ -82,8 +79,7 @@ def twins_by_descriptor(
             block = torch.from_numpy(np.array(matrix[begin : begin + _ROWS], dtype=np.float32)).to(device)
             for first in range(0, len(originals), _ORIGINALS):
                 part = slice(first, first + _ORIGINALS)
-                pairs = _equal(originals[part], lengths[part], block)
-                for position, place in pairs:
+                for position, place in _equal(originals[part], lengths[part], block):
                     row, other = int(own[first + position]), start + begin + place
                     if other != row and len(found.setdefault(row, [])) < _MOST:
                         found[row].append(other)
@@ -102,8 +98,7 @@ def twins_by_code(index: ReferenceIndex, descriptors: Rows, own: Ids) -> Twins:
 
     Args:
         index: with the originals in it.
-        descriptors: m×d of the originals.
-        own: their m rows.
+        descriptors, own: as for :func:`twins_by_descriptor`.
     """
     distances, ids = index.search(descriptors, min(_MOST, index.pictures))
     is_own = ids == own[:, None]

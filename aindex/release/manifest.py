@@ -11,7 +11,7 @@ from aindex.data.atomic import replace_when_done
 from aindex.data.images import SkippedImages, open_image
 from aindex.data.tables import name_table, notebook_html
 from aindex.errors import ImageReadError
-from aindex.index.originals import named_rows
+from aindex.index.originals import last_rows
 from aindex.index.reference_index import ReferenceIndex
 from aindex.release.pictures import Format, form_notes
 from aindex.release.planning import Listing, output_files
@@ -109,7 +109,7 @@ def planned_table(
 ) -> Release:
     """What a release would do, from the headers of the pictures alone."""
     skipped, lines = SkippedImages(LEFT_OUT), []
-    rows = named_rows(index, row_names)
+    rows = last_rows(index.names, row_names)
     files = output_files(listing.names, format)
     for name, path, file, row in zip(listing.names, listing.paths, files, rows.tolist(), strict=True):
         try:

@@ -2,16 +2,20 @@
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aindex.index.backend import index_from_bytes, index_to_bytes
 from aindex.index.factory import Metric, train_quantiser
+from aindex.index.filling import share_of
+from aindex.index.owners import Owners
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.rows import Batch
+from aindex.index.sharded import Gather, ShardedIndex
 
 DIM = 16
 Rows = npt.NDArray[np.float32]
@@ -52,9 +56,9 @@ def trained_index(training_rows: Rows) -> Callable[..., Any]:
     def trained(idx_factory: str, metric: Metric) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return index_to_bytes(train_quantiser(training_rows, idx_factory, metric))
+            return faiss.serialize_index(train_quantiser(training_rows, idx_factory, metric))
 
-    return lambda idx_factory, metric="L2": index_from_bytes(trained(idx_factory, metric))
+    return lambda idx_factory, metric="L2": faiss.deserialize_index(trained(idx_factory, metric))
 
 
 @pytest.fixture
@@ -64,6 +68,23 @@ def make_index(trained_index: Callable[..., Any]) -> Callable[..., ReferenceInde
     def make(idx_factory: str = "IVF8,PQ4x4", *, metric: Metric = "L2", **settings: Any) -> ReferenceIndex:
         index = trained_index(idx_factory, metric)
         return ReferenceIndex(index, idx_factory=idx_factory, metric=metric, **settings)
+
+    return make
+
+
+@pytest.fixture
+def make_shard(make_index: Callable[..., ReferenceIndex]) -> Callable[..., ShardedIndex]:
+    """``make_shard(batches, "Flat", rank=0, ranks=2, gather=gather)``: with the rows that `fill` gives a rank."""
+
+    def make(
+        batches: Sequence[Batch], *args: Any, rank: int, ranks: int, gather: Gather, **settings: Any
+    ) -> ShardedIndex:
+        share, owners = make_index(*args, **settings), Owners()
+        for batch in share_of(batches, rank, ranks):
+            share.add(*batch)
+        for batch in batches:
+            owners = owners.extended(len(batch.names), batch.counts)
+        return ShardedIndex(share, rank=rank, ranks=ranks, gather=gather, owners=owners)
 
     return make
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from aindex.errors import FaissIndexError
-from aindex.index.cache import cache_key, hash_descriptors, train_cached
+from aindex.index.cache import hash_descriptors, train_cached
 
 SETTINGS = {"idx_factory": "IVF8,PQ4x4", "metric": "L2", "seed": 0}
 
@@ -58,20 +58,9 @@ def test_the_hash_of_a_mapped_file(tmp_path, training_rows) -> None:
     assert hash_descriptors(training_rows.reshape(300, 32)) != hash_descriptors(training_rows)
 
 
-def test_keys_know_their_parts() -> None:
-    assert cache_key(a=1, b="2") == cache_key(b="2", a=1)
-    assert len({cache_key(a=1), cache_key(a="1"), cache_key(b=1), cache_key(a=None)}) == 4
-
-
 def test_a_damaged_cache_is_said(tmp_path, training_rows) -> None:
     train_cached(tmp_path, training_rows, **SETTINGS)
     stored = next(tmp_path.glob("*/index.*.faiss"))
     stored.write_bytes(stored.read_bytes()[:-1])
     with pytest.raises(FaissIndexError, match=r"cached index is not usable.*remove"):
         train_cached(tmp_path, training_rows, **SETTINGS)
-
-
-def test_no_cache(training_rows) -> None:
-    index, found = train_cached(None, training_rows, **SETTINGS)
-    assert not found
-    assert index.ntotal == 0

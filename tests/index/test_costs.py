@@ -7,7 +7,7 @@ import pytest
 
 from aindex.index.costs import SearchCosts
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.sharded import ShardedIndex
+from aindex.index.rows import Batch
 
 
 def _searched(index, queries, nprobe):
@@ -47,7 +47,7 @@ def test_several_rows_per_picture(make_index, reference_rows):
     assert SearchCosts(index).bytes_per_picture == (6 * (2 + 8) + 3) / 3
 
 
-def test_shards_count_together(make_index, reference_rows, query_rows):
+def test_shards_count_together(make_index, make_shard, reference_rows, query_rows):
     whole = make_index("IVF8,PQ4x4")
     whole.add(reference_rows, [str(row) for row in range(300)])
     barrier, parts, results = threading.Barrier(2), [None, None], [None, None]
@@ -60,8 +60,8 @@ def test_shards_count_together(make_index, reference_rows, query_rows):
             barrier.wait(30)
             return everyones
 
-        shard = ShardedIndex(make_index("IVF8,PQ4x4"), rank=rank, ranks=2, gather=gather)
-        shard.add(reference_rows, [str(row) for row in range(300)])
+        rows = [Batch(reference_rows, [str(row) for row in range(300)])]
+        shard = make_shard(rows, "IVF8,PQ4x4", rank=rank, ranks=2, gather=gather)
         costs = SearchCosts(shard)
         visited = shard.quantiser.visited(query_rows, 2)
         results[rank] = costs.scanned_rows(visited, len(query_rows)), costs.bytes_per_picture

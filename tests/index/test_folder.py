@@ -91,7 +91,7 @@ def test_added_rows_are_saved(saved: Path, query_rows) -> None:
     again = ReferenceIndex.open(saved)
     assert again.ntotal == 330
     assert [again.names[int(i)] for i in ids] == [f"Q{i}" for i in range(30)]
-    assert again.names.find("Q7") == 307
+    assert again.names.index("Q7") == 307
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path, filled_index: Make) -> None:

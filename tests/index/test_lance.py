@@ -66,11 +66,12 @@ def stored(index: ReferenceIndex) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("idx_factory", FACTORIES)
 def test_given_and_taken_back_it_is_the_same(
-    tmp_path: Path, filled: Callable[[str], ReferenceIndex], idx_factory: str
+    tmp_path: Path, filled: Callable[[str], ReferenceIndex], idx_factory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("aindex.index.lance_export._ROWS_PER_FILE", 2000)
     index = filled(idx_factory)
     path = tmp_path / "rows.lance"
-    export_to_lance(index, path, rows_per_file=2000)
+    export_to_lance(index, path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["rows.lance"]
     opened = lance.dataset(str(path))
     assert [fragment.count_rows() for fragment in opened.get_fragments()] == [2000, 2000, 1000]

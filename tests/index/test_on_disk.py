@@ -9,6 +9,7 @@ import pytest
 from aindex.errors import DescriptorError, FaissIndexError, OutputError
 from aindex.index.on_disk import build_on_disk, extend_on_disk
 from aindex.index.reference_index import ReferenceIndex
+from aindex.index.rows import Batch
 
 Make = Callable[..., ReferenceIndex]
 NAMES = [f"R{i}" for i in range(300)]
@@ -16,19 +17,18 @@ NAMES = [f"R{i}" for i in range(300)]
 
 def batches(rows, size=70, start=0):
     for i in range(0, len(rows), size):
-        yield rows[i : i + size], [f"R{start + i + j}" for j in range(len(rows[i : i + size]))]
+        yield Batch(rows[i : i + size], [f"R{start + i + j}" for j in range(len(rows[i : i + size]))])
 
 
 @pytest.mark.parametrize("idx_factory", ["IVF8,PQ4x4", "OPQ4_8,IVF8,PQ4x4", "IVF8,Flat", "PCA8,IVF8,SQ8"])
 def test_lists_on_disk_find_the_same(
-    tmp_path, make_index: Make, filled_index: Make, reference_rows, query_rows, idx_factory: str
+    tmp_path, make_index: Make, filled_index: Make, reference_rows, query_rows, idx_factory: str, monkeypatch
 ) -> None:
+    monkeypatch.setattr("aindex.index.on_disk.PART_ROWS", 64)
     memory = filled_index(idx_factory, nprobe=4)
-    built = build_on_disk(
-        make_index(idx_factory, nprobe=4), batches(reference_rows[:200]), tmp_path / "i", part_rows=64
-    )
+    built = build_on_disk(make_index(idx_factory, nprobe=4), batches(reference_rows[:200]), tmp_path / "i")
     assert built.ntotal == 200
-    extended = extend_on_disk(tmp_path / "i", batches(reference_rows[200:], start=200), part_rows=64)
+    extended = extend_on_disk(tmp_path / "i", batches(reference_rows[200:], start=200))
     shutil.move(tmp_path / "i", tmp_path / "moved")
     for index in (extended, ReferenceIndex.open(tmp_path / "moved")):
         for found, expected in zip(index.search(query_rows, 20), memory.search(query_rows, 20), strict=True):
@@ -71,8 +71,9 @@ def test_what_cannot_stay_on_disk(tmp_path, make_index: Make, filled_index: Make
 def test_a_failure_leaves_nothing(tmp_path, make_index: Make, reference_rows, monkeypatch) -> None:
     broken = reference_rows.copy()
     broken[250] = np.nan
+    monkeypatch.setattr("aindex.index.on_disk.PART_ROWS", 64)
     with pytest.raises(DescriptorError, match="NaN"):
-        build_on_disk(make_index(), batches(broken), tmp_path / "i", part_rows=64)
+        build_on_disk(make_index(), batches(broken), tmp_path / "i")
     assert not (tmp_path / "i").exists()
     build_on_disk(make_index(), batches(reference_rows), tmp_path / "i")
     before = sorted(os.listdir(tmp_path / "i"))

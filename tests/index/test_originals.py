@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aindex.errors import DataError
-from aindex.index.originals import add_originals, named_rows, own_rows
+from aindex.index.originals import add_originals, last_rows, own_rows
 from aindex.index.reference_index import ReferenceIndex
 
 
@@ -24,10 +24,10 @@ def test_rows_that_are_there_keep_their_ids(index: ReferenceIndex, rows: np.ndar
     names = ["r7", "new", "r3", "other"]
     given = rows[[7, 250, 3, 251]]
     assert own_rows(index, given, names).tolist() == [7, -1, 3, -1]
-    assert add_originals(index, given, names).tolist() == [7, 200, 3, 201]
-    assert add_originals(index, given, names).tolist() == [7, 200, 3, 201]
+    assert add_originals(index, given, names, index.add).tolist() == [7, 200, 3, 201]
+    assert add_originals(index, given, names, index.add).tolist() == [7, 200, 3, 201]
     assert index.ntotal == 202
-    assert named_rows(index, ["other", "absent"]).tolist() == [201, -1]
+    assert last_rows(index.names, ["other", "absent"]).tolist() == [201, -1]
 
 
 def test_a_descriptor_that_rounding_moved_into_the_next_cell_is_still_known(
@@ -45,5 +45,5 @@ def test_a_name_of_another_picture_is_an_error_and_adds_nothing(
     far = -10 * rows[5:6]
     assert own_rows(index, far, ["r5"]).tolist() == [-1]
     with pytest.raises(DataError, match="'r5' has the name of another picture"):
-        add_originals(index, np.concatenate([rows[250:251], far]), ["new", "r5"])
+        add_originals(index, np.concatenate([rows[250:251], far]), ["new", "r5"], index.add)
     assert index.ntotal == 200

@@ -1,6 +1,7 @@
 """Several rows per picture, one answer: against brute force over the rows."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from aindex.errors import DescriptorError, FaissIndexError
-from aindex.index.neighbours import nearest
+from aindex.index.neighbours import by_distance_then_id, nearest
 from aindex.index.on_disk import build_on_disk, extend_on_disk, remove_on_disk
 from aindex.index.owners import Owners
 from aindex.index.reference_index import ReferenceIndex
@@ -39,7 +40,8 @@ def brute_force(
     index: ReferenceIndex, queries: np.ndarray, owners: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """All rows of each query in the visited cells; the nearest of each picture; by distance, then number."""
-    distances, rows = nearest(index.faiss_index, queries, index.ntotal)
+    order = partial(by_distance_then_id, k=index.ntotal, larger=False)
+    distances, rows = nearest(index.faiss_index, queries, index.ntotal, order)
     found_distances, found = np.full((len(queries), k), np.nan), np.full((len(queries), k), -1)
     for q in range(len(queries)):
         best: dict[int, float] = {}
@@ -190,22 +192,20 @@ def test_stored_rows_are_what_was_added(trained_index: Make, reference_rows: np.
 
 
 def test_lists_on_the_disk(
-    trained_index: Make, reference_rows: np.ndarray, query_rows: np.ndarray, tmp_path: Path
+    trained_index: Make, reference_rows: np.ndarray, query_rows: np.ndarray, tmp_path: Path, monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr("aindex.index.on_disk.PART_ROWS", 60)
+
     def made() -> ReferenceIndex:
         return ReferenceIndex(trained_index("IVF8,PQ4x4"), idx_factory="IVF8,PQ4x4")
 
     counts, more = counts_for(200), counts_for(100)
     whole = made()
     whole.add(reference_rows[:200], names_for(counts), counts)
-    build_on_disk(
-        made(), [Batch(reference_rows[:200], names_for(counts), counts)], tmp_path / "d", part_rows=60
-    )
+    build_on_disk(made(), [Batch(reference_rows[:200], names_for(counts), counts)], tmp_path / "d")
     whole.add(reference_rows[200:], [f"more {i}" for i in range(len(more))], more)
     extended = extend_on_disk(
-        tmp_path / "d",
-        [Batch(reference_rows[200:], [f"more {i}" for i in range(len(more))], more)],
-        part_rows=60,
+        tmp_path / "d", [Batch(reference_rows[200:], [f"more {i}" for i in range(len(more))], more)]
     )
     removed = np.array([1, 5, 60, len(counts) + 3])
     whole.remove(removed)
@@ -242,11 +242,11 @@ def test_owners_by_hand() -> None:
     assert owners.of_rows(np.array([[0, 1, 2, 3, 5, -1]])).tolist() == [[0, 0, 1, 2, 2, -1]]
     assert [rows.tolist() for rows in owners.rows_of(np.array([2, 0]))] == [[3, 4, 5], [0, 1]]
     distances = np.array([[0.1, 0.2, 0.3, 0.4, 9.0, 9.0]], np.float32)
-    found = owners.nearest_pictures(distances, np.array([[1, 4, 0, 5, -1, -1]]), 2)
+    found = owners.nearest_pictures(distances, np.array([[1, 4, 0, 5, -1, -1]]), 2, False)
     assert found[1].tolist() == [[0, 2]]
     assert found[0][0].tolist() == pytest.approx([0.1, 0.2])
     # one picture is all that there is
-    alone = owners.nearest_pictures(distances, np.array([[1, 0, -1, -1, -1, -1]]), 2)
+    alone = owners.nearest_pictures(distances, np.array([[1, 0, -1, -1, -1, -1]]), 2, False)
     assert alone[1].tolist() == [[0, -1]]
     assert alone[0][0].tolist() == pytest.approx([0.1, 9.0])
     assert owners.without(np.array([0])).to_bytes() == bytes([1, 3])
@@ -269,7 +269,7 @@ def test_how_many_queries_are_treated_at_a_time_changes_nothing(
     index = Owners(pictures, np.full(pictures, 3, np.uint8))
     rows = np.stack([3 * pictures - 1 - rng.permutation(3 * min(pictures, 250))[:columns] for _ in range(23)])
     distances = np.sort(rng.random((23, columns), dtype=np.float32), axis=1)
-    found_distances, found = index.nearest_pictures(distances, rows, 4)
+    found_distances, found = index.nearest_pictures(distances, rows, 4, False)
     for query in range(23):
         nearest_ones = list(dict.fromkeys((rows[query] // 3).tolist()))[:4]
         assert found[query].tolist() == nearest_ones

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 
 import faiss
 import numpy as np
@@ -160,7 +161,8 @@ def test_order_of_a_list_longer_than_its_places_fit_a_key() -> None:
 
 @pytest.mark.parametrize("idx_factory", ["IVF8,PQ4x4", "Flat", "PQ4x4"])
 def test_no_queries(filled_index: Make, query_rows, idx_factory: str) -> None:
-    distances, ids = nearest(filled_index(idx_factory).faiss_index, query_rows[:0], 3)
+    order = partial(by_distance_then_id, k=3, larger=False)
+    distances, ids = nearest(filled_index(idx_factory).faiss_index, query_rows[:0], 3, order)
     assert distances.shape == ids.shape == (0, 3)
 
 

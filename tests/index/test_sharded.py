@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from aindex.errors import DescriptorError, FaissIndexError
-from aindex.index.reference_index import ReferenceIndex
-from aindex.index.sharded import ShardedIndex, ids_of_rows, merge_neighbours
+from aindex.index.owners import Owners
+from aindex.index.rows import Batch
+from aindex.index.sharded import ShardedIndex, check_can_be_split, ids_of_rows, merge_neighbours
 
-Make = Callable[..., ReferenceIndex]
+Make = Callable[..., Any]
 BLOCK = 32
 
 
@@ -69,7 +70,7 @@ def named(count: int, start: int = 0) -> list[str]:
 )
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_shards_find_what_the_whole_finds(
-    make_index: Make, reference_rows, query_rows, idx_factory: str, ranks: int
+    make_index: Make, make_shard: Make, reference_rows, query_rows, idx_factory: str, ranks: int
 ) -> None:
     nprobe = 3 if "IVF" in idx_factory else 1
     whole = make_index(idx_factory, nprobe=nprobe)
@@ -78,10 +79,9 @@ def test_shards_find_what_the_whole_finds(
     shares = [query_rows[rank::ranks] for rank in range(ranks)]
 
     def work(rank, gather):
-        shard = ShardedIndex(make_index(idx_factory, nprobe=nprobe), rank=rank, ranks=ranks, gather=gather)
-        shard.add(reference_rows[:210], named(210))
-        assert shard.add(reference_rows[210:], named(90, 210)).tolist() == list(range(210, 300))
-        return shard._local.ntotal, [shard.search(shares[rank], k) for k in (1, 10, 120, 300)]
+        batches = [Batch(reference_rows[:210], named(210)), Batch(reference_rows[210:], named(90, 210))]
+        shard = make_shard(batches, idx_factory, nprobe=nprobe, rank=rank, ranks=ranks, gather=gather)
+        return shard._share.ntotal, [shard.search(shares[rank], k) for k in (1, 10, 120, 300)]
 
     results = on_ranks(ranks, work)
     assert sum(rows for rows, _ in results) == 300
@@ -96,7 +96,7 @@ def test_shards_find_what_the_whole_finds(
 @pytest.mark.parametrize("idx_factory", ["IVF8,PQ4x4", "Flat", "PCA8,LSH"])
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_shards_find_each_picture_once(
-    make_index: Make, reference_rows, query_rows, idx_factory: str, ranks: int
+    make_index: Make, make_shard: Make, reference_rows, query_rows, idx_factory: str, ranks: int
 ) -> None:
     counts = [1 + i % 3 for i in range(150)]
     whole = make_index(idx_factory)
@@ -104,9 +104,11 @@ def test_shards_find_each_picture_once(
     whole.add(reference_rows[210:300], named(45, 105), counts[105:])
 
     def work(rank, gather):
-        shard = ShardedIndex(make_index(idx_factory), rank=rank, ranks=ranks, gather=gather)
-        shard.add(reference_rows[:210], named(105), counts[:105])
-        assert shard.add(reference_rows[210:300], named(45, 105), counts[105:])[-1] == 149
+        batches = [
+            Batch(reference_rows[:210], named(105), counts[:105]),
+            Batch(reference_rows[210:300], named(45, 105), counts[105:]),
+        ]
+        shard = make_shard(batches, idx_factory, rank=rank, ranks=ranks, gather=gather)
         assert (shard.pictures, shard.ntotal) == (150, 300)
         return [shard.search(query_rows[rank::ranks], k) for k in (1, 10, 150)]
 
@@ -117,13 +119,13 @@ def test_shards_find_each_picture_once(
             assert np.array_equal(distances, expected[0])
 
 
-def test_inner_product_shards(make_index: Make, reference_rows, query_rows) -> None:
+def test_inner_product_shards(make_index: Make, make_shard: Make, reference_rows, query_rows) -> None:
     whole = make_index("IVF8,PQ4x4", metric="IP", nprobe=8)
     whole.add(reference_rows, named(300))
 
     def work(rank, gather):
-        shard = ShardedIndex(make_index("IVF8,PQ4x4", metric="IP"), rank=rank, ranks=2, gather=gather)
-        shard.add(reference_rows, named(300))
+        batches = [Batch(reference_rows, named(300))]
+        shard = make_shard(batches, "IVF8,PQ4x4", metric="IP", rank=rank, ranks=2, gather=gather)
         assert shard.larger_is_closer
         return shard.search(query_rows, 50, nprobe=8)[1]
 
@@ -131,12 +133,12 @@ def test_inner_product_shards(make_index: Make, reference_rows, query_rows) -> N
         assert np.array_equal(ids, whole.search(query_rows, 50)[1])
 
 
-def test_more_ranks_than_rows(make_index: Make, reference_rows, query_rows) -> None:
+def test_more_ranks_than_rows(make_index: Make, make_shard: Make, reference_rows, query_rows) -> None:
     def work(rank, gather):
-        shard = ShardedIndex(make_index("Flat"), rank=rank, ranks=4, gather=gather)
-        shard.add(reference_rows[:40], named(40))
+        batches = [Batch(reference_rows[:40], named(40))]
+        shard = make_shard(batches, "Flat", rank=rank, ranks=4, gather=gather)
         queries = query_rows if rank == 3 else query_rows[:0]
-        return shard._local.ntotal, shard.search(queries, 40)
+        return shard._share.ntotal, shard.search(queries, 40)
 
     whole = make_index("Flat")
     whole.add(reference_rows[:40], named(40))
@@ -146,19 +148,12 @@ def test_more_ranks_than_rows(make_index: Make, reference_rows, query_rows) -> N
     assert results[0][1][1].shape == (0, 40)
 
 
-@pytest.mark.parametrize("where", ["query", "k", "nprobe", "row", "names"])
+@pytest.mark.parametrize("where", ["query", "k", "nprobe"])
 def test_an_error_on_one_rank_is_raised_on_all(
-    make_index: Make, reference_rows, query_rows, where: str
+    make_shard: Make, reference_rows, query_rows, where: str
 ) -> None:
     def work(rank, gather):
-        shard = ShardedIndex(make_index(), rank=rank, ranks=2, gather=gather)
-        rows, names = reference_rows.copy(), named(300)
-        if where == "row":
-            # In a block of rank 1 only.
-            rows[BLOCK + 3] = np.nan
-        if where == "names" and rank == 1:
-            names = names[1:]
-        shard.add(rows, names)
+        shard = make_shard([Batch(reference_rows, named(300))], rank=rank, ranks=2, gather=gather)
         queries = query_rows.copy()
         if where == "query" and rank == 1:
             queries[0] = np.nan
@@ -171,12 +166,12 @@ def test_an_error_on_one_rank_is_raised_on_all(
 @pytest.mark.parametrize("idx_factory", ["HNSW8", "IVF8,PQ4x4,RFlat"])
 def test_what_cannot_be_sharded(make_index: Make, idx_factory: str) -> None:
     with pytest.raises(FaissIndexError, match="replicated"):
-        ShardedIndex(make_index(idx_factory), rank=0, ranks=2, gather=lambda value: [value])
+        check_can_be_split(make_index(idx_factory))
 
 
-def test_a_shard_begins_empty(filled_index: Make) -> None:
-    with pytest.raises(FaissIndexError, match="expected an empty one"):
-        ShardedIndex(filled_index(), rank=0, ranks=1, gather=lambda value: [value])
+def test_a_share_of_other_rows_is_refused(filled_index: Make) -> None:
+    with pytest.raises(FaissIndexError, match="300 rows in an index to be sharded: expected 150"):
+        ShardedIndex(filled_index(), rank=0, ranks=1, gather=lambda value: [value], owners=Owners(150))
 
 
 def test_rows_and_ranks_by_hand() -> None:

@@ -368,9 +368,11 @@ def test_an_engine_finds_each_picture_once(pq8: Path, tmp_path: Path) -> None:
 
 def test_lists_on_the_disk_are_exported_whole(pq8: Path, tmp_path: Path) -> None:
     from aindex.index.on_disk import build_on_disk
+    from aindex.index.rows import Batch
 
     opened = ReferenceIndex.open(pq8)
-    build_on_disk(opened.empty_copy(), [(unit_rows(300, 2), list(opened.names))], tmp_path / "on_disk")
+    rows = Batch(unit_rows(300, 2), list(opened.names))
+    build_on_disk(opened.empty_copy(), [rows], tmp_path / "on_disk")
     export_index(tmp_path / "on_disk", "faiss", tmp_path / "out" / "index.faiss")
     (tmp_path / "on_disk").rename(tmp_path / "elsewhere")
     alone = faiss.read_index(str(tmp_path / "out" / "index.faiss"))

@@ -16,7 +16,7 @@ from aindex.edits.named import default_attacks
 from aindex.errors import ConfigError, DataError
 from aindex.index.quantiser import Quantiser
 from aindex.index.reference_index import ReferenceIndex
-from aindex.index.row_choice import choose_rows, split_rows
+from aindex.index.row_choice import choose_rows
 from aindex.matching.searching import search
 from aindex.release.activating import activate
 from tests.conftest import draw_picture
@@ -102,8 +102,6 @@ def test_rows_are_means_in_the_order_of_their_cells_shares() -> None:
     assert choose_rows(own, copies, quantiser, 2).shape == (2, 2)
     many = np.concatenate([np.tile(copies[:1], (30, 1)), copies[4:]])
     assert len(choose_rows(own, many, quantiser, 3)) == 2  # one of 32 is not worth a row
-    parts = split_rows(np.arange(6).reshape(3, 2), [2, 1])
-    assert [part.tolist() for part in parts] == [[[0, 1], [2, 3]], [[4, 5]]]
 
 
 def test_added_removed_and_released(
