@@ -33,18 +33,19 @@ def prepare(
     queries: int = 40_000,
     progress: bool = True,
 ) -> dict[Path, int]:
-    """Make the three folders of an experiment, as symbolic links into ``data_dir``.
+    """Make references_10k, references_990k and queries_40k as symbolic links.
 
     ``references_10k``: the references that are sources of dev queries; ``references_990k``: all other ones;
     ``queries_40k``: pictures drawn from ``train``, which match nothing. The names are DISC21's, the sizes are
     those of the data. All is checked before the first link is made; links that are right already are kept.
 
     Args:
-        data_dir: a folder with ``references/`` and ``train/``.
+        data_dir: folder with references/ and train/.
         output_dir: where the three folders go.
-        groundtruth: csv of dev queries; see ``read_groundtruth``.
-        seed: of the draw from ``train``.
-        queries: how many to draw; all of ``train`` if it holds fewer.
+        groundtruth: csv of the dev queries: query, reference, without header; or with the header
+            query_id,reference_id, blank where there is no match.
+        seed: of the draw of queries_40k from train.
+        queries: images in queries_40k, which match nothing; all of train if it holds fewer.
         progress: show a bar.
 
     Returns:
