@@ -33,12 +33,12 @@ from aindex.callbacks.index_building import settled
 from aindex.callbacks.progress import ProgressBar
 from aindex.callbacks.report import Report
 from aindex.callbacks.run_folder import RunFolder
+from aindex.callbacks.trainer_options import refuse_counts, refuse_options
 from aindex.callbacks.write_images import WriteImages
 from aindex.collection.equipment import choose_device
 from aindex.commands.config_files import as_written
 from aindex.commands.lightning_options import OptionsCLI, OptionsParser
 from aindex.commands.pipeline_help import TITLES, short_help
-from aindex.commands.trainer_options import refuse_counts, refuse_options
 from aindex.descriptors.inference import best_precision
 from aindex.distributed import STRATEGY_NAME, IndependentDDP, register_strategy
 from aindex.errors import ConfigError
@@ -88,14 +88,6 @@ class PipelineParser(OptionsParser):
         return str(action.help or "").replace("%%", "%").partition(" (type:")[0]
 
 
-class ActivationTrainer(Trainer):
-    """Lightning's trainer with an `evaluate` that prints no table of its own."""
-
-    def evaluate(self, model: ActivationModule, datamodule: ImageData) -> None:
-        """Evaluate images that exist, without activating."""
-        self.validate(model, datamodule=datamodule, verbose=False)
-
-
 class SignalsEnd(Callback):
     """Lets signals end a run, which goes on at the next start.
 
@@ -129,7 +121,6 @@ class PipelineCLI(OptionsCLI):
             self.module_class,
             ImageData,
             usage="[--config FILE …] [options]",
-            trainer_class=ActivationTrainer,
             trainer_defaults=dict(_TRAINER_DEFAULTS),
             load_from_checkpoint_support=False,
         )
@@ -237,9 +228,9 @@ class PipelineCLI(OptionsCLI):
         own = [self.config_init[key] for key in self.parser.callback_keys]
         settings["callbacks"] = [first, *own, LogCurves(), LogPictures(), SignalsEnd(), *given]
         try:
-            trainer = ActivationTrainer(**settings)
+            trainer = Trainer(**settings)
             if isinstance(trainer.strategy, DDPStrategy) and not isinstance(trainer.strategy, IndependentDDP):
-                trainer = ActivationTrainer(**{**settings, "strategy": STRATEGY_NAME})
+                trainer = Trainer(**{**settings, "strategy": STRATEGY_NAME})
         except (
             MisconfigurationException,
             ValueError,
@@ -331,5 +322,4 @@ def evaluate(args: list[str]) -> None:
     """Evaluate images that exist."""
     register_strategy()
     cli = PipelineCLI("evaluate", args)
-    assert isinstance(cli.trainer, ActivationTrainer)
-    cli.trainer.evaluate(cli.model, cli.datamodule)
+    cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
