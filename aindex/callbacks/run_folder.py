@@ -149,11 +149,7 @@ def claim(
 
 
 def _holds_run(folder: Path, ignored: Collection[str] = ()) -> bool:
-    """Whether a run's files are there, beside those of some names.
-
-    Raises:
-        OutputError: others are.
-    """
+    """Whether a run's files are there, beside those of some names; others are an error."""
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     # a run that was killed in its first moment leaves a hidden file
     present = [
@@ -211,8 +207,8 @@ class RunFolder(Callback):
         refuse_trainer(trainer)
         folder = Path(trainer.default_root_dir)
         state, token = distributed.on_rank_zero(lambda: self._take(folder, _of_loggers(trainer, folder)))
-        self._lock = self._lock or RunLock(folder)
-        distributed.everywhere(lambda: self._join(token))
+        lock = self._lock = self._lock or RunLock(folder)
+        distributed.everywhere(lambda: lock.join(token) if distributed.rank() > 0 else None)
         if self.tensorboard:
             trainer.loggers = [TensorBoardLogger(folder, name="", version=TENSORBOARD_FOLDER)]
         if state == "continued" and trainer.is_global_zero:
@@ -249,11 +245,6 @@ class RunFolder(Callback):
         self._lock.share()
         return state, token
 
-    def _join(self, token: str) -> None:
-        if distributed.rank() > 0:
-            assert self._lock is not None
-            self._lock.join(token)
-
 
 def _of_loggers(trainer: Trainer, folder: Path) -> set[str]:
     """What loggers have made in the folder: Lightning lets them, before anybody can look whether it is free."""
@@ -264,7 +255,7 @@ def _of_loggers(trainer: Trainer, folder: Path) -> set[str]:
 
 
 def released_figures(folder: Path) -> pd.DataFrame | None:
-    """One row per image that the run has released (`ReleaseRecord`); None where it has released none."""
+    """One row per image that the run has released; None where it has released none."""
     parts = PartFiles(folder / PROGRESS_FOLDER, "images")
     return name_table(release_records(parts)) if parts.files() else None
 

@@ -14,18 +14,13 @@ from aindex.activation.run import GivenRun
 from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER
 from aindex.data.images import SkippedImages
 from aindex.data.parts import PartFiles
-from aindex.data.release_writer import (
-    FailureRecord,
-    ReleaseRecord,
-    ReleaseWriter,
-    failure_records,
-    finished_batches,
-    release_records,
-)
+from aindex.data.release_writer import ReleaseWriter, failed_images, finished_batches, release_records
 from aindex.data.tables import name_table
 from aindex.errors import ConfigError, DataError
 from aindex.evaluation.analyses import image_rows
 from aindex.evaluation.run_files import IMAGES_FILE, write_csv
+
+_LOSSES = ("loss", "feature_loss", "image_loss")
 
 
 class WriteImages(GivenRun, Callback):
@@ -69,33 +64,26 @@ class WriteImages(GivenRun, Callback):
         if outputs:
             released: list[Released] = outputs["released"]
             failed: list[Failed] = outputs["failed"]
+            positions = [one.position for one in released] + [one.position for one in failed]
             self._writer.submit(
-                min([one.position for one in released] + [one.position for one in failed])
-                // self.run.batch_size,
+                min(positions) // self.run.batch_size,
                 [one.pixels.numpy() for one in released],
                 [_record(one) for one in released],
-                [
-                    FailureRecord(position=one.position, name=one.image.name, reason=one.reason)
-                    for one in failed
-                ],
+                [{"name": one.image.name, "reason": one.reason} for one in failed],
             )
         if batch_idx + 1 == trainer.num_training_batches:
             distributed.everywhere(self._writer.flush)
             self._leave_out_failed()
 
     def _leave_out_failed(self) -> None:
-        """Tell the evaluation, on all ranks, which images could not be released.
-
-        Raises:
-            DataError: there is none.
-        """
-        failed = distributed.on_rank_zero(lambda: failure_records(self._parts))
-        self.run.failed.update({one.name: one.reason for one in failed})
+        """Tell the evaluation, on all ranks, which images could not be released."""
+        failed = distributed.on_rank_zero(lambda: failed_images(self._parts))
+        self.run.failed.update(failed)
         listed = SkippedImages("image(s) that could not be activated")
-        listed.rows = [(one.name, one.reason) for one in failed]
+        listed.rows = failed
         self.run.left_out["failed"] = listed
         if len(failed) == len(self.run.images):
-            raise DataError(f"none of the {len(failed)} images could be released: {failed[0].reason}")
+            raise DataError(f"none of the {len(failed)} images could be released: {failed[0][1]}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have all released images of all ranks on disk before they are evaluated."""
@@ -104,17 +92,11 @@ class WriteImages(GivenRun, Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same where nothing is evaluated."""
-        if self._writer is None:
-            return
-        if not trainer.enable_validation or not self.run.copies:
+        if self._writer is not None and not (trainer.enable_validation and self.run.copies):
             self.finish()
 
     def finish(self) -> None:
-        """Flush, and list the released images in ``images_df.csv``.
-
-        Raises:
-            DataError: fewer or more images were released than given.
-        """
+        """Flush, and list the released images in ``images_df.csv``."""
         assert self._writer is not None
         distributed.everywhere(self._writer.flush)
         names = [image.name for image in self.run.images if image.name not in self.run.failed]
@@ -135,8 +117,8 @@ class WriteImages(GivenRun, Callback):
             linf=table["linf_grey_levels"].round(3),
             activation_seconds=table["seconds"].round(6),
         )
-        columns = ["file", "loss", "feature_loss", "image_loss"]
-        write_csv(rows.assign(**{name: table[name] for name in columns}), self.run.folder / IMAGES_FILE)
+        own = {name: table[name] for name in ("file", *_LOSSES)}
+        write_csv(rows.assign(**own), self.run.folder / IMAGES_FILE)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop the threads."""
@@ -149,15 +131,7 @@ class WriteImages(GivenRun, Callback):
             self._writer = None
 
 
-def _record(released: Released) -> ReleaseRecord:
-    return ReleaseRecord(
-        image_index=released.image.index_id,
-        name=released.image.name,
-        file=released.image.released,
-        psnr_db=released.psnr_db,
-        linf_grey_levels=released.linf_grey_levels,
-        loss=released.loss,
-        feature_loss=released.feature_loss,
-        image_loss=released.image_loss,
-        seconds=released.seconds,
-    )
+def _record(released: Released) -> dict[str, Any]:
+    image, measures = released.image, ("psnr_db", "linf_grey_levels", *_LOSSES, "seconds")
+    record = {"image_index": image.index_id, "name": image.name, "file": image.released}
+    return record | {measure: getattr(released, measure) for measure in measures}

@@ -4,7 +4,6 @@ import zlib
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +17,6 @@ from aindex.errors import OutputError
 
 _PENDING_BATCHES = 4
 """Batches that may wait for the disk; more would let memory grow where the disk is slow."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReleaseRecord:
-    """One line about one released image.
-
-    Attributes:
-        image_index: its row in the index.
-        name: its name.
-        file: its released file, relative to the folder of released images.
-        psnr_db: of the released pixels against the original's.
-        linf_grey_levels: largest change of a channel value.
-        loss: at the last iteration.
-        feature_loss: at the last iteration.
-        image_loss: at the last iteration.
-        seconds: its share of its batch's time.
-    """
-
-    image_index: int
-    name: str
-    file: str
-    psnr_db: float
-    linf_grey_levels: float
-    loss: float
-    feature_loss: float
-    image_loss: float
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailureRecord:
-    """One line about an image that is not released.
-
-    Attributes:
-        position: its number in the list of images.
-        name: its name.
-        reason: why, for people.
-    """
-
-    position: int
-    name: str
-    reason: str
 
 
 class ReleaseWriter:
@@ -81,10 +38,16 @@ class ReleaseWriter:
         self,
         batch: int,
         images: Sequence[npt.NDArray[np.uint8]],
-        records: Sequence[ReleaseRecord],
-        failed: Sequence[FailureRecord] = (),
+        records: Sequence[dict[str, Any]],
+        failed: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """Take a batch over: H×W×3 uint8 per released image, and a record of each image that failed.
+        """Take a batch over.
+
+        Args:
+            batch: its number.
+            images: H×W×3 uint8, the released ones.
+            records: what is noted of each of them; `file` says where in the folder it goes.
+            failed: `name` and `reason` of each image that is not released.
 
         Raises:
             OutputError: an earlier batch could not be written, or the run's folder is gone.
@@ -96,14 +59,10 @@ class ReleaseWriter:
                 "to start anew"
             )
         futures = [
-            self._pool.submit(write_png, self._folder / record.file, pixels, self._level)
+            self._pool.submit(write_png, self._folder / record["file"], pixels, self._level)
             for record, pixels in zip(records, images, strict=True)
         ]
-        noted = {
-            "images": [asdict(record) for record in records],
-            "failed": [asdict(record) for record in failed],
-        }
-        self._pending.append((batch, noted, futures))
+        self._pending.append((batch, {"images": records, "failed": failed}, futures))
         self._settle(leave=_PENDING_BATCHES)
 
     def flush(self) -> None:
@@ -148,10 +107,10 @@ def finished_batches(parts: PartFiles, folder: Path) -> set[int]:
 
 
 def release_records(parts: PartFiles) -> list[dict[str, Any]]:
-    """All finished images, as `ReleaseRecord` dictionaries, in the order of the list of images."""
+    """What is noted of all finished images, in the order of the list of images."""
     return [image for record in parts.records() for image in record["images"]]
 
 
-def failure_records(parts: PartFiles) -> list[FailureRecord]:
-    """All images that could not be activated, in the order of the list of images."""
-    return [FailureRecord(**image) for record in parts.records() for image in record.get("failed", ())]
+def failed_images(parts: PartFiles) -> list[tuple[str, str]]:
+    """Name and reason of all images that could not be activated, in the order of the list of images."""
+    return [(image["name"], image["reason"]) for record in parts.records() for image in record["failed"]]

@@ -146,7 +146,7 @@ class Analyses:
         Args:
             measured: by the image's position its `Quality` and `code_distance_released`; images that could not be
                 activated are missing.
-            released: a row per measured image of `ReleaseRecord`, or None where nothing was activated in this run.
+            released: a row per released image, or None where nothing was activated in this run.
         """
         positions = sorted(measured)
         columns = {
