@@ -84,11 +84,7 @@ def _be_patient() -> None:
 
 
 def _meeting_s() -> float:
-    """Seconds that ranks wait for each other at the start.
-
-    Raises:
-        ConfigError: the environment says something else than a number of seconds.
-    """
+    """Seconds that ranks wait for each other at the start."""
     text = os.environ.get(_MEETING_VARIABLE, str(_MEETING_S))
     try:
         seconds = float(text)
@@ -102,11 +98,7 @@ def _meeting_s() -> float:
 def register_strategy() -> None:
     """Make ``--trainer.strategy ddp_independent`` known; safe to call again."""
     if STRATEGY_NAME not in StrategyRegistry:
-        StrategyRegistry.register(
-            STRATEGY_NAME,
-            IndependentDDP,
-            description="every process treats its own images; no gradients are shared",
-        )
+        StrategyRegistry.register(STRATEGY_NAME, IndependentDDP)
 
 
 class DealtBatches(Sampler[list[int]]):
@@ -159,11 +151,7 @@ def world_size() -> int:
 
 
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """Run on rank 0 and give its result to all; an error for people is raised on all.
-
-    Args:
-        work: must return something that pickles, and use no collective call.
-    """
+    """Run on rank 0, without collective calls, and give its result to all, if it pickles; as `everywhere` otherwise."""
     result: T = _from_rank_zero(everywhere(lambda: work() if rank() == 0 else None))
     return result
 

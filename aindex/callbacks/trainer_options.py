@@ -41,26 +41,10 @@ _HONOURED: dict[str, tuple[tuple[str, ...], str]] = {
 }  # fmt: skip
 
 
-def refuse_trainer(trainer: Trainer) -> None:
-    """Raise for a trainer that would see some of the images only, or see them again.
-
-    Raises:
-        ConfigError: as `refuse_options`.
-    """
-    names = ["limit_val_batches", "overfit_batches", "fast_dev_run"]
-    if trainer.state.fn == TrainerFn.FITTING:
-        names += ["max_epochs", "limit_train_batches", "max_steps"]
-    refuse_options({name: getattr(trainer, name) for name in names})
-
-
 def refuse_counts(given: Mapping[str, Any]) -> None:
     """Raise where a whole number of batches is asked for, which the parser takes for a share: 1 for 1.0, all of them.
 
-    Args:
-        given: values as they were written, by dotted names.
-
-    Raises:
-        ConfigError: which, and what is possible.
+    `given` are values as they were written, by dotted names.
     """
     for name, value in given.items():
         group, _, option = name.partition(".")
@@ -83,3 +67,11 @@ def refuse_options(trainer: Mapping[str, Any]) -> None:
             )
     if isinstance(trainer.get("log_every_n_steps"), int) and trainer["log_every_n_steps"] < 0:
         raise ConfigError(f"trainer.log_every_n_steps {trainer['log_every_n_steps']}: expected 0 or more")
+
+
+def refuse_trainer(trainer: Trainer) -> None:
+    """The same for a trainer that would see some of the images only, or see them again."""
+    names = ["limit_val_batches", "overfit_batches", "fast_dev_run"]
+    if trainer.state.fn == TrainerFn.FITTING:
+        names += ["max_epochs", "limit_train_batches", "max_steps"]
+    refuse_options({name: getattr(trainer, name) for name in names})

@@ -32,7 +32,7 @@ class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
         return node
 
 
-def resolve_config_arguments(args: list[str]) -> list[str]:
+def resolve_config_arguments(args: Sequence[str]) -> list[str]:
     """A command line in which every ``--config`` names a file that exists, if there is one.
 
     A warning says which values of an earlier file a later one replaces.

@@ -4,8 +4,8 @@ import os
 import shlex
 import signal
 import sys
-from argparse import Action
-from collections import Counter, deque
+from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
@@ -79,13 +79,13 @@ class PipelineParser(OptionsParser):
             self.print_help()
             raise SystemExit(0)
         if "-h" in args or "--help" in args:
-            helps = {name: self.expand_help(action) for name, action in self.actions().items()}
+            texts = {
+                name: str(action.help or "").replace("%%", "%") for name, action in self.actions().items()
+            }
+            # without the remarks on type and default
+            helps = {name: text.partition(" (type:")[0] for name, text in texts.items()}
             print(short_help(self.prog, helps, self.examples), end="")
             raise SystemExit(0)
-
-    def expand_help(self, action: Action) -> str:
-        """An option's help text without the remarks on its type and default."""
-        return str(action.help or "").replace("%%", "%").partition(" (type:")[0]
 
 
 class SignalsEnd(Callback):
@@ -115,6 +115,7 @@ class PipelineCLI(OptionsCLI):
     def __init__(self, command: str, args: list[str]) -> None:
         self.command_line = shlex.join(["aindex", command, *args])
         self.module_class, self.given = chosen_module(args)
+        register_strategy()
         super().__init__(
             command,
             self.given,
@@ -244,12 +245,9 @@ class PipelineCLI(OptionsCLI):
 
 
 def _precision(given: Any, accelerator: Any) -> str:
-    """Lightning's name of what is given, or of what suits the hardware.
-
-    Raises:
-        ConfigError: another one; Lightning would turn 16-mixed on a CPU into something else.
-    """
+    """Lightning's name of what is given, or of what suits the hardware."""
     name = _PRECISION_ALIASES.get(str(given), given)
+    # Lightning would turn 16-mixed on a CPU into something else
     if name not in (None, *PRECISIONS):
         raise ConfigError(f"trainer.precision {name}: expected one of {', '.join(PRECISIONS)}")
     if name is not None:
@@ -278,21 +276,11 @@ def chosen_module(args: Sequence[str]) -> tuple[type[ActivationModule], list[str
     """The class that `--model my_module.MyActivation` names, and the arguments without that.
 
     Modules are looked for in the working directory, too, as Python does for a script that lies there.
-
-    Raises:
-        ConfigError: there is no such class, or it is no subclass of ActivationModule.
     """
-    kept: list[str] = []
-    chosen: type[ActivationModule] = ActivationModule
-    waiting = deque(args)
-    while waiting:
-        option, equals, value = waiting.popleft().partition("=")
-        if option != "--model":
-            kept.append(option + equals + value)
-            continue
-        value = value if equals else (waiting.popleft() if waiting else "")
-        chosen = _class_named(value)
-    return chosen, kept
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", nargs="?", const="")
+    found, others = parser.parse_known_args(args)
+    return ActivationModule if found.model is None else _class_named(found.model), others
 
 
 def _class_named(name: str) -> type[ActivationModule]:
@@ -313,13 +301,11 @@ def _class_named(name: str) -> type[ActivationModule]:
 
 def fit(args: list[str]) -> None:
     """Activate, release, evaluate."""
-    register_strategy()
     cli = PipelineCLI("fit", args)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
 
 def evaluate(args: list[str]) -> None:
     """Evaluate images that exist."""
-    register_strategy()
     cli = PipelineCLI("evaluate", args)
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
