@@ -14,24 +14,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aindex.activation.datamodule import ImageData
-    from aindex.activation.module import ActivationModule
-    from aindex.callbacks.build_index import BuildIndex
-    from aindex.callbacks.evaluate import Evaluate
-    from aindex.callbacks.report import Report
-    from aindex.callbacks.run_folder import RunFolder
-    from aindex.callbacks.write_images import WriteImages
-    from aindex.collection.adopting import adopt_index
-    from aindex.collection.building import add_to_index, build_index
-    from aindex.collection.equipment import describing
-    from aindex.collection.exporting import check_against, export_index, lance_arguments
-    from aindex.descriptors.registry import load_extractor
-    from aindex.errors import AindexError
-    from aindex.index.reference_index import ReferenceIndex
-    from aindex.matching.calibrating import calibrate
-    from aindex.matching.page import write_page
-    from aindex.matching.searching import search
-    from aindex.release.activating import activate
+    from aindex.activation.datamodule import ImageData as ImageData
+    from aindex.activation.module import ActivationModule as ActivationModule
+    from aindex.callbacks.build_index import BuildIndex as BuildIndex
+    from aindex.callbacks.evaluate import Evaluate as Evaluate
+    from aindex.callbacks.report import Report as Report
+    from aindex.callbacks.run_folder import RunFolder as RunFolder
+    from aindex.callbacks.write_images import WriteImages as WriteImages
+    from aindex.collection.adopting import adopt_index as adopt_index
+    from aindex.collection.building import add_to_index as add_to_index
+    from aindex.collection.building import build_index as build_index
+    from aindex.collection.equipment import describing as describing
+    from aindex.collection.exporting import check_against as check_against
+    from aindex.collection.exporting import export_index as export_index
+    from aindex.collection.exporting import lance_arguments as lance_arguments
+    from aindex.descriptors.registry import load_extractor as load_extractor
+    from aindex.errors import AindexError as AindexError
+    from aindex.index.reference_index import ReferenceIndex as ReferenceIndex
+    from aindex.matching.calibrating import calibrate as calibrate
+    from aindex.matching.page import write_page as write_page
+    from aindex.matching.searching import search as search
+    from aindex.release.activating import activate as activate
 
 __version__ = "0.1.0"
 
@@ -60,30 +63,7 @@ _HOMES = {
     "write_page": "aindex.matching.page",
 }
 
-__all__ = [
-    "ActivationModule",
-    "AindexError",
-    "BuildIndex",
-    "Evaluate",
-    "ImageData",
-    "ReferenceIndex",
-    "Report",
-    "RunFolder",
-    "WriteImages",
-    "__version__",
-    "activate",
-    "add_to_index",
-    "adopt_index",
-    "build_index",
-    "calibrate",
-    "check_against",
-    "describing",
-    "export_index",
-    "lance_arguments",
-    "load_extractor",
-    "search",
-    "write_page",
-]
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

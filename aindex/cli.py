@@ -8,9 +8,9 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TextIO
+from pkgutil import resolve_name
+from typing import Any, NamedTuple, NoReturn
 
 import aindex
 from aindex.errors import AindexError
@@ -20,37 +20,47 @@ from aindex.waiting import wait_asleep_soon
 
 
 class Command(NamedTuple):
-    """A command: one line for people, its module in `aindex.commands`, and what there runs it."""
+    """A command: one line for people, and what runs it: a module in `aindex.commands` and a function."""
 
     summary: str
-    module: str
-    function: str = "main"
+    place: str
 
     def run(self, args: list[str]) -> None:
         """Run it with the rest of the command line; its module is imported now: torch and Lightning take seconds."""
-        getattr(import_module(f"aindex.commands.{self.module}"), self.function)(args)
+        resolve_name(f"aindex.commands.{self.place}")(args)
 
 
 COMMANDS = {
     "fit": Command(
-        "activate images against an index, write the released images, evaluate them", "pipeline", "fit"
+        "activate images against an index, write the released images, evaluate them", "pipeline:fit"
     ),
-    "evaluate": Command(
-        "evaluate released images, or plain ones, without activating", "pipeline", "evaluate"
-    ),
-    "prepare": Command("lay out a data set in the form of DISC21", "prepare"),
-    "extract": Command("describe images, into fts.pth and filenames.txt", "extract"),
-    "train": Command("train an extractor on a folder of images", "train"),
-    "index": Command("build, add to and look into index folders", "index"),
-    "augment": Command("write edited copies of images, and what was done to each", "augment"),
-    "compare": Command("set finished runs side by side", "compare"),
-    "activate": Command("release pictures of your own, activated against an index", "activate"),
-    "search": Command("find the originals of pictures in an index", "search"),
+    "evaluate": Command("evaluate released images, or plain ones, without activating", "pipeline:evaluate"),
+    "prepare": Command("lay out a data set in the form of DISC21", "prepare:main"),
+    "extract": Command("describe images, into fts.pth and filenames.txt", "extract:main"),
+    "train": Command("train an extractor on a folder of images", "train:main"),
+    "index": Command("build, add to and look into index folders", "index:main"),
+    "augment": Command("write edited copies of images, and what was done to each", "augment:main"),
+    "compare": Command("set finished runs side by side", "compare:main"),
+    "activate": Command("release pictures of your own, activated against an index", "activate:main"),
+    "search": Command("find the originals of pictures in an index", "search:main"),
     "calibrate": Command(
-        "set an index's threshold from pictures that match nothing", "search", "calibrate_main"
+        "set an index's threshold from pictures that match nothing", "search:calibrate_main"
     ),
-    "completion": Command("print a script that completes commands and options in bash or zsh", "completion"),
+    "completion": Command(
+        "print a script that completes commands and options in bash or zsh", "completion:main"
+    ),
 }
+
+_USAGE = """usage: aindex COMMAND [options]
+
+Active image indexing: release images whose edited copies an approximate index still finds.
+
+{commands}
+
+aindex COMMAND --help lists a command's options, their units and defaults.
+With --quiet (-q) a command shows neither bars nor notes: results and errors alone.
+Exit codes: 0 done, 1 error, 2 wrong option, 130 interrupted, 141 output closed (docs/usage.md).
+First thing to try: aindex fit --config configs/demo.yaml"""
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
 
@@ -94,7 +104,7 @@ def _run(arguments: list[str]) -> None:
     command = COMMANDS.get(arguments[0])
     if command is None:
         meant = did_you_mean(arguments[0], COMMANDS)
-        _fail(f"no command {arguments[0]!r}{meant}: expected one of {', '.join(COMMANDS)}", code=2)
+        fail(f"no command {arguments[0]!r}{meant}: expected one of {', '.join(COMMANDS)}", code=2)
     keep_freed_memory()
     wait_asleep_soon()
     with warnings.catch_warnings(), _quiet_threads():
@@ -110,7 +120,7 @@ def _told_in_one_line() -> Iterator[None]:
     except AindexError as error:
         if error.is_told_elsewhere:
             raise SystemExit(1) from error
-        _fail(str(error), code=error.exit_code)
+        fail(str(error))
     except BrokenPipeError as error:
         _stop_writing()
         raise SystemExit(CLOSED_PIPE) from error
@@ -126,7 +136,7 @@ def _told_in_one_line() -> Iterator[None]:
         where = f" ({str(error.filename)!r})" if error.filename else ""
         _stop_writing()
         way_out = next((f"{text}, then " for codes, text in _WAYS_OUT.items() if error.errno in codes), "")
-        _fail(
+        fail(
             f"{error.strerror or error}{where}: {way_out}run the same command again, it goes on where it was"
         )
 
@@ -138,7 +148,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _interrupted() -> NoReturn:
-    _fail("interrupted: what is finished stays, the same command goes on", code=INTERRUPTED)
+    fail("interrupted: what is finished stays, the same command goes on", code=INTERRUPTED)
 
 
 def _stop_writing() -> None:
@@ -170,35 +180,16 @@ def usage() -> str:
     """The commands, a line each."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: aindex COMMAND [options]",
-            "",
-            "Active image indexing: release images whose edited copies an approximate index still finds.",
-            "",
-            *lines,
-            "",
-            "aindex COMMAND --help lists a command's options, their units and defaults.",
-            "With --quiet (-q) a command shows neither bars nor notes: results and errors alone.",
-            "Exit codes: 0 done, 1 error, 2 wrong option, 130 interrupted, 141 output closed (docs/usage.md).",
-            "First thing to try: aindex fit --config configs/demo.yaml",
-        ]
-    )
+    return _USAGE.format(commands="\n".join(lines))
 
 
-def _fail(message: str, code: int = 1) -> NoReturn:
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End the process with one line on the error stream."""
     print(f"aindex: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
     """Our own warnings as one line; those of the libraries below are of no use to people who run commands."""
     if notes_are_shown() and Path(filename).is_relative_to(Path(aindex.__file__).parent):
         print(f"aindex: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -84,11 +84,7 @@ def _be_patient() -> None:
 
 
 def _meeting_s() -> float:
-    """Seconds that ranks wait for each other at the start.
-
-    Raises:
-        ConfigError: the environment says something else than a number of seconds.
-    """
+    """Seconds that ranks wait for each other at the start."""
     text = os.environ.get(_MEETING_VARIABLE, str(_MEETING_S))
     try:
         seconds = float(text)
@@ -102,11 +98,7 @@ def _meeting_s() -> float:
 def register_strategy() -> None:
     """Make ``--trainer.strategy ddp_independent`` known; safe to call again."""
     if STRATEGY_NAME not in StrategyRegistry:
-        StrategyRegistry.register(
-            STRATEGY_NAME,
-            IndependentDDP,
-            description="every process treats its own images; no gradients are shared",
-        )
+        StrategyRegistry.register(STRATEGY_NAME, IndependentDDP)
 
 
 class DealtBatches(Sampler[list[int]]):
@@ -159,23 +151,8 @@ def world_size() -> int:
 
 
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """Run on rank 0 and give its result to all; an error for people is raised on all.
-
-    Args:
-        work: must return something that pickles, and use no collective call.
-    """
-    if world_size() == 1:
-        return work()
-    outcome: list[Any] = [None, None]
-    if rank() == 0:
-        try:
-            outcome = [work(), None]
-        except AindexError as error:
-            outcome = [None, error]
-    dist.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise _told(outcome[1], by=0)
-    result: T = outcome[0]
+    """Run on rank 0, without collective calls, and give its result to all, if it pickles; as `everywhere` otherwise."""
+    result: T = _from_rank_zero(everywhere(lambda: work() if rank() == 0 else None))
     return result
 
 
@@ -188,11 +165,10 @@ def everywhere(work: Callable[[], T]) -> T:
         result = work()
     except AindexError as caught:
         error = caught
-    errors: list[AindexError | None] = [None] * world_size()
-    dist.all_gather_object(errors, error)
-    for number, other in enumerate(errors):
+    for number, other in enumerate(gather(error)):
         if other is not None:
-            raise _told(other, by=number)
+            other.is_told_elsewhere = number != rank()
+            raise other
     return result  # type: ignore[return-value]
 
 
@@ -205,15 +181,10 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def _told(error: AindexError, *, by: int) -> AindexError:
-    """An error that all ranks raise and one of them prints."""
-    error.is_told_elsewhere = by != rank()
-    return error
-
-
-def _from_rank_zero(value: object) -> object:
+def _from_rank_zero(value: Any) -> Any:
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    if world_size() > 1:
+        dist.broadcast_object_list(values, src=0)
     return values[0]
 
 

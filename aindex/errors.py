@@ -6,11 +6,9 @@ class AindexError(Exception):
 
     Attributes:
         is_told_elsewhere: whether another process of the run prints it.
-        exit_code: of the command that it ends.
     """
 
     is_told_elsewhere = False
-    exit_code = 1
 
 
 class DataError(AindexError):

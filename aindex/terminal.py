@@ -40,16 +40,12 @@ def command_line(*, quiet: bool) -> Iterator[None]:
         if getattr(sys, name) is None:  # closed by whoever started the program
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     before = dict(_shown)
-    _shown.update(bars=not quiet and _is_terminal(), notes=not quiet)
+    _shown.update(bars=not quiet and sys.stderr.isatty(), notes=not quiet)
     try:
         with _written_by_any_means(sys.stdout), _written_by_any_means(sys.stderr):
             yield
     finally:
         _shown.update(before)
-
-
-def _is_terminal() -> bool:
-    return sys.stderr.isatty()
 
 
 @contextmanager

@@ -30,14 +30,7 @@ _HELLO = struct.Struct("!16si64s")
 
 
 class Place(NamedTuple):
-    """A process of a run.
-
-    Attributes:
-        rank: its number.
-        ranks: number of processes.
-        local_rank: its number on its machine.
-        node_rank: its machine's number.
-    """
+    """A process of a run: its number among all and on its machine, and its machine's number."""
 
     rank: int
     ranks: int
@@ -48,22 +41,11 @@ class Place(NamedTuple):
 class Watch:
     """Ends this process when another rank ends before it is done.
 
-    Args:
-        place: of this process.
-        address: of rank 0's machine.
-        share: gives rank 0's value to all ranks; collective.
-        end: called with a line for people; ends the process.
+    Rank 0 is on the machine of that address; `share` gives its value to all ranks and is collective.
     """
 
-    def __init__(
-        self,
-        place: Place,
-        address: str,
-        share: Callable[[Any], Any],
-        end: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, place: Place, address: str, share: Callable[[Any], Any]) -> None:
         self._place = place
-        self._end = end or _end_process
         self._peers: dict[int, socket.socket] = {}
         self._machines = {0: address}
         self._lost = threading.Event()
@@ -102,7 +84,7 @@ class Watch:
             return
         port, token, self._machines[0] = share(None)
         peer = socket.create_connection((address, port), timeout=_ACCEPT_S)
-        peer.sendall(_HELLO.pack(token, self._place.rank, _this_machine().encode()[:64]))
+        peer.sendall(_HELLO.pack(token, self._place.rank, socket.gethostname().encode()[:64]))
         self._peers[0] = _kept_alive(peer)
 
     def _listen(self, address: str, share: Callable[[Any], Any]) -> None:
@@ -112,7 +94,7 @@ class Watch:
             # a machine's own name can mean another interface to itself than to the others
             server.bind((address if address in _LOOPBACK else "", 0))
             server.listen(self._place.ranks)
-            share((server.getsockname()[1], token, _this_machine()))
+            share((server.getsockname()[1], token, socket.gethostname()))
             server.settimeout(_ACCEPT_S)
             while len(self._peers) < self._place.ranks - 1:
                 peer, _ = server.accept()
@@ -151,11 +133,11 @@ class Watch:
                 "continues"
             )
             self._tell(_LOST + f"{machine}\0{text}".encode())
-        self._end(text if self._speaks(rank, kind, machine) else "")
+        _end_process(text if self._speaks(rank, kind, machine) else "")
 
     def _speaks(self, rank: int, kind: bytes, machine: str) -> bool:
         """One process per machine; none on the machine where the one that failed has spoken itself."""
-        if kind == _FAILED and machine == _this_machine():
+        if kind == _FAILED and machine == socket.gethostname():
             return False
         zero_is_gone = rank == 0 and kind != _LOST and self._place.node_rank == 0
         return self._place.local_rank == (1 if zero_is_gone else 0)
@@ -165,10 +147,6 @@ class Watch:
             with contextlib.suppress(OSError):
                 peer.sendall(message)
                 peer.shutdown(socket.SHUT_WR)
-
-
-def _this_machine() -> str:
-    return socket.gethostname()
 
 
 def _kept_alive(peer: socket.socket) -> socket.socket:

@@ -53,7 +53,6 @@ from aindex.activation.presets import Effort, preset
 from aindex.activation.run import Run
 from aindex.activation.settings import DeltaSize
 from aindex.callbacks.write_images import WriteImages
-from aindex.commands.pipeline import ActivationTrainer
 from aindex.data.images import list_images, read_image
 from aindex.data.source_image import SourceImage, png_names
 from aindex.descriptors.extractor import Extractor
@@ -262,7 +261,7 @@ class Subject:
                 index=self.index,
                 batch_size=self.batch_size,
             )
-            trainer = ActivationTrainer(
+            trainer = Trainer(
                 accelerator="gpu" if self.device.type == "cuda" else "cpu",
                 devices=1,
                 max_epochs=1,

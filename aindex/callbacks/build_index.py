@@ -114,16 +114,10 @@ class BuildIndex(Callback):
             self._claim.setup(trainer, pl_module, stage)
         folder = Path(trainer.default_root_dir)
         trainer.num_sanity_val_steps = 0  # nothing is released before the first batch
-        own = distributed.on_rank_zero(lambda: settled(*self._given))
-        self.settings = replace(self.settings, **own)
+        self.settings = replace(self.settings, **distributed.on_rank_zero(lambda: settled(*self._given)))
         pl_module.fast  # noqa: B018 (what cannot be loaded fails now)
-        builder = IndexBuilder(
-            self.settings,
-            folder,
-            data,
-            pl_module.extractor,
-            progress=trainer.progress_bar_callback is not None,
-        )
+        progress = trainer.progress_bar_callback is not None
+        builder = IndexBuilder(self.settings, folder, data, pl_module.extractor, progress=progress)
         index = builder.build()
         index.nprobe = self.settings.nprobe
         if self.settings.device == "gpu":
@@ -191,11 +185,7 @@ def _images(data: ImageData, described: list[str], ids: npt.NDArray[np.int64]) -
 
 
 def _row_descriptors(run: Run, references: Matrix, settings: IndexSettings) -> list[Matrix]:
-    """Those of the references, and of the originals that are not among them.
-
-    Raises:
-        DataError: they are others than the index was filled with.
-    """
+    """Those of the references, and of the originals that are not among them."""
     added = [position for position, image in enumerate(run.images) if image.index_id >= len(references)]
     if len(references) + len(added) != run.index.pictures:
         raise DataError(

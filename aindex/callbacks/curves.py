@@ -1,18 +1,17 @@
 """TensorBoard: statistics per iteration, and pictures before, after, and their difference."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
-from torch.nn.functional import interpolate
-from torch.utils.tensorboard import SummaryWriter
 
 from aindex import distributed
 from aindex.activation.outcome import Curves, Released
+from aindex.evaluation.examples import amplified_difference
 
 _LARGEST_SIDE = 512
 """Pixels; larger pictures are shown smaller, so that the log stays small."""
@@ -27,7 +26,7 @@ class LogCurves(Callback):
 
     def __init__(self) -> None:
         self._sums: dict[str, npt.NDArray[np.float64]] = {}
-        self._images: dict[str, int] = {}
+        self._images = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -41,72 +40,56 @@ class LogCurves(Callback):
         if "psnr_db" not in means:
             return
         for name, values in means.items():
-            total = np.asarray(values) * curves.images
-            self._sums[name] = self._sums.get(name, 0) + total
-            self._images[name] = self._images.get(name, 0) + curves.images
-        first = trainer.global_step - len(means["psnr_db"])
-        for iteration, point in enumerate(zip(*means.values(), strict=True)):
-            metrics = {f"activation/{name}": value for name, value in zip(means, point, strict=True)}
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=first + iteration)
+            self._sums[name] = self._sums.get(name, 0) + np.asarray(values) * curves.images
+        self._images += curves.images
+        _log(trainer, "activation", means, first_step=trainer.global_step - len(means["psnr_db"]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the means by iteration, over all ranks."""
-        gathered = distributed.gather((self._sums, self._images))
-        if not trainer.is_global_zero:
-            return
-        for name in {name: None for sums, _ in gathered for name in sums}:
-            total = sum(sums[name] for sums, _ in gathered if name in sums)
-            count = sum(images[name] for _, images in gathered if name in images)
-            for iteration, value in enumerate(np.asarray(total) / count):
-                for logger in trainer.loggers:
-                    logger.log_metrics({f"by_iteration/{name}": float(value)}, step=iteration)
+        gathered = [
+            (sums, images) for sums, images in distributed.gather((self._sums, self._images)) if images
+        ]
+        if trainer.is_global_zero and gathered:
+            count = sum(images for _, images in gathered)
+            means = {
+                name: np.sum([sums[name] for sums, _ in gathered], axis=0) / count for name in gathered[0][0]
+            }
+            _log(trainer, "by_iteration", means, first_step=0)
+
+
+def _log(trainer: Trainer, group: str, curves: Mapping[str, Iterable[float]], *, first_step: int) -> None:
+    for step, point in enumerate(zip(*curves.values(), strict=True), first_step):
+        metrics = {f"{group}/{name}": float(value) for name, value in zip(curves, point, strict=True)}
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)
 
 
 class LogPictures(Callback):
-    """Shows the first images of a run before, after, and their difference (grey = none, amplified).
+    """Shows the first images of a run before, after, and their difference (grey = none, amplified)."""
 
-    Args:
-        count: number of images.
-        amplification: factor of the difference.
-    """
-
-    def __init__(self, count: int = 8, amplification: float = 10.0) -> None:
-        self.count = count
-        self.amplification = amplification
-        self._shown = 0
+    def __init__(self) -> None:
+        self._left = 8
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show the batch's images until there are enough; rank 0's."""
-        released: list[Released] = outputs["released"] if outputs else []
-        writers = _tensorboards(trainer)
-        for one in released[: self.count - self._shown] if writers else []:
-            picture = side_by_side(one.original, one.pixels, self.amplification)
-            for writer in writers:
-                writer.add_image(f"before, after, difference/{one.image.name}", picture, trainer.global_step)
-            self._shown += 1
+        loggers = [one for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
+        if not outputs or not loggers or not trainer.is_global_zero:
+            return
+        shown: list[Released] = outputs["released"][: self._left]
+        self._left -= len(shown)
+        for one in shown:
+            picture = side_by_side(one)
+            for logger in loggers:
+                tag = f"before, after, difference/{one.image.name}"
+                logger.experiment.add_image(tag, picture, trainer.global_step, dataformats="HWC")
 
 
-def _tensorboards(trainer: Trainer) -> list[SummaryWriter]:
-    if not trainer.is_global_zero:
-        return []
-    return [one.experiment for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
-
-
-def side_by_side(before: Tensor, after: Tensor, amplification: float) -> Tensor:
-    """Before, after and amplified difference beside each other, 3×H×3W uint8, at most 512 pixels high or wide each.
-
-    Args:
-        before: H×W×3 uint8.
-        after: H×W×3 uint8.
-        amplification: factor of the difference, whose zero is shown as mid-grey.
-    """
-    change = (after.float() - before.float()) * amplification + 128
-    row = torch.cat([before.float(), after.float(), change], dim=1).permute(2, 0, 1)
-    scale = _LARGEST_SIDE / max(before.shape[:2])
-    if scale < 1:
-        height, width = max(1, round(before.shape[0] * scale)), max(1, round(before.shape[1] * scale))
-        row = interpolate(row[None], size=(height, 3 * width), mode="bilinear", antialias=True)[0]
-    return row.clamp(0, 255).round().to(torch.uint8)
+def side_by_side(released: Released) -> npt.NDArray[np.uint8]:
+    """Before, after and amplified difference beside each other, H×3W×3, at most 512 pixels high or wide each."""
+    before, after = Image.fromarray(released.original.numpy()), Image.fromarray(released.pixels.numpy())
+    pictures = [before, after, amplified_difference(before, after)]
+    for picture in pictures:
+        picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    return np.hstack([np.asarray(picture) for picture in pictures])

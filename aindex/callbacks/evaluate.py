@@ -9,7 +9,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from aindex import distributed
 from aindex.activation.module import ActivationModule
-from aindex.activation.run import Copies, Run
+from aindex.activation.run import Run
 from aindex.callbacks.evaluate_copy_detection import CopyDetectionEvaluation
 from aindex.callbacks.evaluate_retrieval import RetrievalEvaluation
 from aindex.callbacks.evaluations import Evaluation, ImageSet, Plan, Series
@@ -79,13 +79,10 @@ class Evaluate(Callback):
             input_size=pl_module.extractor.input_size,
             seed=self.seed,
         )
+        first = len(run.copies)
         self._evaluations = [kind(run, plan) for kind in self.kinds]
-        for evaluation in self._evaluations:
-            for series in evaluation.series:
-                done = distributed.on_rank_zero(lambda series=series: set(series.parts.offsets()))  # type: ignore[misc]
-                self._of_loader[len(run.copies)] = evaluation, series
-                run.copies.append(Copies(series.dataset, done))
-                run.after_the_end.append(series.parts.remove)
+        added = [(evaluation, series) for evaluation in self._evaluations for series in evaluation.series]
+        self._of_loader = dict(enumerate(added, first))
 
     def _image_sets(
         self, run: Run, images: Sequence[SourceImage], module: ActivationModule, *, fitting: bool

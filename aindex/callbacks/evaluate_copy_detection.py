@@ -8,8 +8,7 @@ from torch import Tensor
 
 from aindex import distributed
 from aindex.activation.run import Run
-from aindex.callbacks.evaluations import Evaluation, Plan, Series
-from aindex.callbacks.merging import merge_rows
+from aindex.callbacks.evaluations import Evaluation, Plan, Series, merge_rows
 from aindex.data.images import LEFT_OUT_COPIES, SkippedImages, image_names, list_images, names_root
 from aindex.evaluation.copy_detection import COPY_DETECTION_COLUMNS, NON_MATCHING, copy_detection_rows
 from aindex.evaluation.edited import RandomCopies, RandomlyEditedPictures
@@ -36,7 +35,8 @@ class CopyDetectionEvaluation(Evaluation):
                 images.paths, names, size=plan.input_size, seed=plan.seed, left_out=self.left_out_of(images)
             )
             self.add(f"copy_detection_{images.kind}", dataset)
-        first_batch = -(-len(self.series[0].dataset) // run.batch_size_eval)  # type: ignore[arg-type]
+        self._query_count = len(queries)
+        self._first_batch = -(-len(self.series[0].dataset) // run.batch_size_eval)  # type: ignore[arg-type]
         dataset = RandomlyEditedPictures(
             queries,
             image_names(queries, names_root(source)),
@@ -45,7 +45,6 @@ class CopyDetectionEvaluation(Evaluation):
             skip_unreadable=True,
         )
         self._queries = self.add("copy_detection_queries", dataset)
-        self._query_count, self._first_batch = len(queries), first_batch
 
     def record(self, series: Series, batch: Sequence[RandomCopies], described: Tensor) -> dict[str, Any]:
         """The batch's rows, and what is missing among them."""

@@ -11,8 +11,7 @@ from torch import Tensor
 from aindex import distributed
 from aindex.activation.module import ActivationModule
 from aindex.activation.run import Run
-from aindex.callbacks.evaluations import Evaluation, ImageSet, Plan, Series
-from aindex.callbacks.merging import merge_rows
+from aindex.callbacks.evaluations import Evaluation, Plan, Series, merge_rows
 from aindex.callbacks.run_folder import released_figures
 from aindex.data.images import LEFT_OUT_COPIES, SkippedImages
 from aindex.errors import EditError
@@ -32,19 +31,17 @@ class RetrievalEvaluation(Evaluation):
     def __init__(self, run: Run, plan: Plan) -> None:
         super().__init__(run, plan)
         for images in plan.sets:
-            self.add(f"retrieval_{images.kind}", self._copies(images))
-
-    def _copies(self, images: ImageSet) -> EditedPictures:
-        return EditedPictures(
-            images.paths,
-            [image.name for image in self.plan.images],
-            self.plan.attacks,
-            size=self.plan.input_size,
-            seed=self.plan.seed,
-            template=self.plan.template,
-            originals=[image.path for image in self.plan.images] if images.is_main else None,
-            left_out=self.left_out_of(images),
-        )
+            copies = EditedPictures(
+                images.paths,
+                [image.name for image in plan.images],
+                plan.attacks,
+                size=plan.input_size,
+                seed=plan.seed,
+                template=plan.template,
+                originals=[image.path for image in plan.images] if images.is_main else None,
+                left_out=self.left_out_of(images),
+            )
+            self.add(f"retrieval_{images.kind}", copies)
 
     def start(self, module: ActivationModule) -> None:
         """Find what copies are measured against."""

@@ -11,11 +11,13 @@ from torch.utils.data import Dataset
 
 from aindex import distributed
 from aindex.activation.module import ActivationModule
-from aindex.activation.run import Run
+from aindex.activation.run import Copies, Run
 from aindex.callbacks.run_folder import PROGRESS_FOLDER
+from aindex.data.atomic import replace_when_done
 from aindex.data.parts import PartFiles
 from aindex.data.source_image import SourceImage
 from aindex.edits.named import Attack, Template
+from aindex.errors import DataError
 from aindex.evaluation.run_files import passive_file
 
 Kind = Literal["passive", "active"]
@@ -42,16 +44,12 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is evaluated, and how.
+    """What is evaluated, and how; see `Evaluate`.
 
     Attributes:
         images: the originals that are evaluated.
         sets: their files, the main set first.
-        attacks: the edits that are made of each image.
-        template: screenshot template.
-        exhaustive: compare with the descriptors of all references, too.
         input_size: R, side of the extractor's input.
-        seed: of the random edits.
     """
 
     images: Sequence[SourceImage]
@@ -63,11 +61,10 @@ class Plan:
     seed: int
 
 
-@dataclass(frozen=True)
-class Series:
+@dataclass(frozen=True, kw_only=True)
+class Series(Copies):
     """Edited copies under evaluation, and the records noted of them."""
 
-    dataset: Dataset[Any]
     parts: PartFiles
 
 
@@ -85,8 +82,12 @@ class Evaluation(ABC):
     def add(self, name: str, dataset: Dataset[Any]) -> Series:
         """Have a data set evaluated; its part files have that name."""
         parts = PartFiles(self.run.folder / PROGRESS_FOLDER, name, rank=distributed.rank())
-        self.series.append(Series(dataset, parts))
-        return self.series[-1]
+        done = distributed.on_rank_zero(lambda: set(parts.offsets()))
+        series = Series(dataset=dataset, done=done, parts=parts)
+        self.series.append(series)
+        self.run.copies.append(series)
+        self.run.after_the_end.append(parts.remove)
+        return series
 
     def left_out_of(self, images: ImageSet) -> dict[str, str]:
         """Names of the set's images that could not be released, and why; complete once all are activated."""
@@ -117,3 +118,28 @@ class Evaluation(ABC):
     @abstractmethod
     def finish(self) -> None:
         """Write the results of all ranks' records; collective."""
+
+
+def merge_rows(
+    parts: Sequence[PartFiles], key: str, file: Path, columns: Sequence[str], *, expected: int
+) -> None:
+    """Write the rows of all finished batches, lines of csv text under a key of their records, into one csv file.
+
+    One series comes after the other, each in the order of its batches. No cell may hold a line break.
+
+    Raises:
+        DataError: there are more or fewer rows than expected.
+        OutputError: the file cannot be written.
+    """
+    written = 0
+    with replace_when_done(file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
+        out.write(",".join(columns) + "\n")
+        for series in parts:
+            for record in series.records():
+                out.write(record[key])
+                written += record[key].count("\n")
+        if written != expected:
+            raise DataError(
+                f"{file.name} would hold {written} rows, expected {expected}: remove {str(parts[0].folder)!r} and "
+                "run again"
+            )

@@ -79,6 +79,7 @@ def settled(
         ConfigError: what was given contradicts that index, or no index is named.
         FaissIndexError: there is none in `path`, or it has not so many cells.
     """
+    given = {"idx_factory": idx_factory, "quant": quant, "nprobe": nprobe}
     if path is None:
         if fts_training_path is None or fts_reference_path is None:
             raise ConfigError(
@@ -86,84 +87,44 @@ def settled(
                 "--index.fts_training_path and --index.fts_reference_path"
             )
         own = {"idx_factory": DEFAULT_FACTORY, "quant": "L2", "nprobe": 1}
-        return {
-            name: own[name] if value is None else value
-            for name, value in (("idx_factory", idx_factory), ("quant", quant), ("nprobe", nprobe))
-        }
-    for name, given in (("fts_training_path", fts_training_path), ("fts_reference_path", fts_reference_path)):
-        if given is not None:
-            raise ConfigError(
-                f"index.path and index.{name} are both given: expected one of them; leave one out"
-            )
-    stored = read_state(index_folder(path)).description
-    for name, wanted, found in (
-        ("idx_factory", idx_factory, stored.idx_factory),
-        ("quant", quant, stored.metric),
-    ):
-        if wanted not in (None, found):
-            raise ConfigError(
-                f"index.{name} {wanted!r}, but the index in {path!r} has {found!r}: leave index.{name} out, or leave "
-                "index.path out to build another index"
-            )
-    return {
-        "idx_factory": stored.idx_factory,
-        "quant": stored.metric,
-        "nprobe": stored.nprobe if nprobe is None else nprobe,
-    }
+    else:
+        for name, source in (("training", fts_training_path), ("reference", fts_reference_path)):
+            if source is not None:
+                raise ConfigError(
+                    f"index.path and index.fts_{name}_path are both given: expected one of them; leave one out"
+                )
+        stored = read_state(index_folder(path)).description
+        own = {"idx_factory": stored.idx_factory, "quant": stored.metric, "nprobe": stored.nprobe}
+        for name in ("idx_factory", "quant"):
+            if given[name] not in (None, own[name]):
+                raise ConfigError(
+                    f"index.{name} {given[name]!r}, but the index in {path!r} has {own[name]!r}: leave index.{name} "
+                    "out, or leave index.path out to build another index"
+                )
+    return {name: own[name] if value is None else value for name, value in given.items()}
 
 
 class IndexBuilder:
-    """Makes a run's index, and finds again what an interrupted run has made of it.
-
-    Args:
-        settings: what to make.
-        folder: of the run.
-        data: the originals.
-        extractor: describes them.
-        progress: show bars.
-    """
+    """Makes the index of the run in a folder, and finds again what an interrupted run has made of it."""
 
     def __init__(
-        self,
-        settings: IndexSettings,
-        folder: Path,
-        data: ImageData,
-        extractor: Extractor,
-        *,
-        progress: bool,
+        self, settings: IndexSettings, folder: Path, data: ImageData, extractor: Extractor, *, progress: bool
     ) -> None:
         self._settings = settings
         self._folder, self._data, self._extractor = folder, data, extractor
-        self._progress = progress
+        # fp32: what an index keeps, and what images are drawn to, is one thing
+        self._extraction = ExtractionSettings(
+            data.batch_size, data.num_workers, precision="fp32", progress=progress
+        )
 
     def build(self) -> AnyIndex:
-        """The index with the originals in it; collective.
-
-        Raises:
-            AindexError: the options contradict each other, or what they name cannot be used.
-        """
-        if self._settings.engine == "lance":
-            self._check_engine()
+        """The index with the originals in it; collective."""
         distributed.on_rank_zero(self._prepare)
         if self._settings.placement == "sharded":
             return self._shard()
         if self._settings.engine == "lance":
             return self._in_lance()
         return ReferenceIndex.open(self._folder / INDEX_FOLDER, self._extractor, read_only=True)
-
-    def _check_engine(self) -> None:
-        """Refuse at once what Lance is not there for."""
-        import_lance()
-        for name, value, only in (
-            ("placement", self._settings.placement, "replicated"),
-            ("device", self._settings.device, "cpu"),
-        ):
-            if value != only:
-                raise ConfigError(
-                    f"index.engine lance with index.{name} {value!r}: Lance reads its dataset from the "
-                    "disk, in every process; "
-                    f"take {only}"
-                )
 
     def _in_lance(self) -> ReferenceIndex:
         """The run's index, searched in a Lance dataset of the same rows, cells and codes; collective."""
@@ -200,60 +161,55 @@ class IndexBuilder:
             return np.split(stored["rows"], np.cumsum(stored["counts"])[:-1])
 
     def references(self) -> tuple[Matrix, list[str] | None]:
-        """Descriptors and names of the references, from which the index is built.
-
-        Raises:
-            AindexError: they cannot be read.
-        """
-        assert self._settings.fts_reference_path is not None
+        """Descriptors and names of the references, from which the index is built."""
         return self._descriptors(self._settings.fts_reference_path)
 
     def _prepare(self) -> None:
         """Describe the originals, make the index, put them in; what is sharded is only trained; on rank 0."""
         images = self._data.listed()[0]
-        whole = self._settings.placement != "sharded"
-        is_made = (self._folder / ORIGINALS_FOLDER / _IDS_FILE).is_file()
+        is_whole = self._settings.placement != "sharded"
         self._check_plan()
-        # before the originals are described, which may take hours: what cannot be used is refused here
-        given = self._opened() if self._settings.path is not None and whole and not is_made else None
-        trained = self._trained() if self._settings.path is None and whole and not is_made else None
-        if trained is not None:
-            self.references()
+        start = None
+        if is_whole and not (self._folder / ORIGINALS_FOLDER / _IDS_FILE).is_file():
+            # before the originals are described, which may take hours: what cannot be used is refused here
+            if self._settings.path is None:
+                start = self._trained()
+                self.references()
+            else:
+                start = self._opened()
+            if self._settings.engine == "lance":
+                trained_part(start.faiss_index)
         originals = extract_to_folder(
             images,
             self._extractor,
             self._folder / ORIGINALS_FOLDER,
-            self._extraction(),
+            self._extraction,
             root=self._data.root,
         )
         if originals.skipped.count:
             originals.skipped.write(self._folder / SKIPPED_FILE)
-        if not whole:
+        if not is_whole:
             self._train_for_shards(originals)
-        if is_made or not whole:
-            return
-        target = self._folder / INDEX_FOLDER
-        if given is not None:
-            self._save_ids(self._extend(target, originals, *given))
-            return
-        assert trained is not None
-        filling = self._filling(originals.descriptors, originals.names)
-        ids = filling.ids
-        new = [name for name, row in zip(originals.names, ids, strict=True) if row >= len(filling.references)]
-        filling = filling._replace(rows=self._choose_rows(trained.quantiser, originals, new))
-        fill(trained, filling.batches(ids), target, on_disk=self._settings.on_disk)
-        filling.check(ReferenceIndex.open(target, read_only=True, verify=False), ids)
-        self._save_ids(ids)
+        elif start is not None:
+            put_in = self._fill if self._settings.path is None else self._extend
+            self._save_ids(put_in(start, originals, self._folder / INDEX_FOLDER))
 
     def _check_plan(self) -> None:
-        """Refuse a plan that nothing can come of.
-
-        Raises:
-            AindexError: no such source, too few training pictures, no such factory, too many cells to visit.
-        """
-        check_row_count(self._settings.rows)
-        self._data.check_queries()
+        """Refuse a plan that nothing can come of."""
         settings = self._settings
+        if settings.engine == "lance":
+            import_lance()
+            for name, value, only in (
+                ("placement", settings.placement, "replicated"),
+                ("device", settings.device, "cpu"),
+            ):
+                if value != only:
+                    raise ConfigError(
+                        f"index.engine lance with index.{name} {value!r}: Lance reads its dataset from the disk, in "
+                        f"every process; take {only}"
+                    )
+        check_row_count(settings.rows)
+        self._data.check_queries()
         if settings.path is not None and settings.placement == "sharded":
             raise ConfigError(
                 "index.placement 'sharded' with index.path: an index that exists is not split; give "
@@ -333,7 +289,7 @@ class IndexBuilder:
             quantiser,
             self._settings.rows,
             seed=self._settings.seed,
-            progress=self._progress,
+            progress=self._extraction.progress,
         )
         several = dict(zip(names, chosen, strict=True))
         rows = [several.get(name, own[None]) for name, own in descriptors.items()]
@@ -348,10 +304,18 @@ class IndexBuilder:
         with replace_when_done(self._folder / ORIGINALS_FOLDER / _IDS_FILE) as temporary:
             np.save(temporary, ids)
 
-    def _extend(
-        self, target: Path, originals: Extraction, index: ReferenceIndex, source: Path
-    ) -> npt.NDArray[np.int64]:
-        """Put the originals into a copy of the index that was given."""
+    def _fill(self, trained: ReferenceIndex, originals: Extraction, target: Path) -> npt.NDArray[np.int64]:
+        """Put references and originals into a trained index; the originals' rows."""
+        filling = self._filling(originals.descriptors, originals.names)
+        ids = filling.ids
+        new = [name for name, row in zip(originals.names, ids, strict=True) if row >= len(filling.references)]
+        filling = filling._replace(rows=self._choose_rows(trained.quantiser, originals, new))
+        fill(trained, filling.batches(ids), target, on_disk=self._settings.on_disk)
+        filling.check(ReferenceIndex.open(target, read_only=True, verify=False), ids)
+        return ids
+
+    def _extend(self, index: ReferenceIndex, originals: Extraction, target: Path) -> npt.NDArray[np.int64]:
+        """Put the originals into a copy of the index that was given; their rows."""
         batches: list[Batch] = []
 
         def append(descriptors: Matrix, names: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -366,17 +330,17 @@ class IndexBuilder:
 
         ids = add_originals(index, originals.descriptors, originals.names, append)
         if index.is_on_disk:
-            extend_on_disk(source, batches, self._extractor, into=target)
+            assert self._settings.path is not None
+            extend_on_disk(index_folder(self._settings.path), batches, self._extractor, into=target)
         else:
             for batch in batches:
                 index.add(*batch)
             index.save(target, overwrite=True)
         return ids
 
-    def _opened(self) -> tuple[ReferenceIndex, Path]:
+    def _opened(self) -> ReferenceIndex:
         assert self._settings.path is not None
-        folder = index_folder(self._settings.path)
-        index = ReferenceIndex.open(folder, self._extractor)
+        index = ReferenceIndex.open(index_folder(self._settings.path), self._extractor)
         if self._settings.on_disk and not index.is_on_disk:
             raise ConfigError(
                 "index.on_disk with index.path: the lists of an index stay where they were when it was built; leave "
@@ -384,16 +348,9 @@ class IndexBuilder:
             )
         check_row_count(self._settings.rows, index.quantiser)
         index.nprobe = self._settings.nprobe
-        self._check_suits(index)
-        return index, folder
-
-    def _check_suits(self, index: ReferenceIndex) -> None:
-        """Refuse an index that the engine has no form of, before hours of filling it."""
-        if self._settings.engine == "lance":
-            trained_part(index.faiss_index)
+        return index
 
     def _trained(self) -> ReferenceIndex:
-        assert self._settings.fts_training_path is not None
         training, _ = self._descriptors(self._settings.fts_training_path)
         index, _ = train_cached(
             self._settings.idx_dir,
@@ -405,14 +362,8 @@ class IndexBuilder:
             extractor=self._extractor,
             device=self._settings.device,
         )
-        self._check_suits(index)
         return index
 
-    def _descriptors(self, source: str) -> tuple[Matrix, list[str] | None]:
-        return descriptors_for(user_path(source), self._extractor, self._settings.idx_dir, self._extraction())
-
-    def _extraction(self) -> ExtractionSettings:
-        """In fp32: what an index keeps, and what images are drawn to, is one thing."""
-        return ExtractionSettings(
-            self._data.batch_size, self._data.num_workers, precision="fp32", progress=self._progress
-        )
+    def _descriptors(self, source: str | None) -> tuple[Matrix, list[str] | None]:
+        assert source is not None
+        return descriptors_for(user_path(source), self._extractor, self._settings.idx_dir, self._extraction)

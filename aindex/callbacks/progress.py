@@ -12,13 +12,8 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 class ProgressBar(TQDMProgressBar):
     """Batches of activation and of evaluation."""
 
-    def init_sanity_tqdm(self) -> Tqdm:
-        """Bars are no results: they go to the error stream."""
-        with redirect_stdout(sys.stderr):
-            return super().init_sanity_tqdm()
-
     def init_train_tqdm(self) -> Tqdm:
-        """As the first."""
+        """Bars are no results: they go to the error stream."""
         with redirect_stdout(sys.stderr):
             return super().init_train_tqdm()
 

@@ -80,12 +80,11 @@ class Report(Callback):
         # only what the summary marks as finished may lose the notes of its progress
         for forget in run.after_the_end:
             forget()
-        has_images = released is not None and (folder / IMAGES_FOLDER).exists()
         lines = [
             results_text(series) if series else _line(figures),
             *(f"\n{note}" for note in run.notes if series),
             *(one.summary() for one in left_out),
-            _what_next(folder, has_images=has_images),
+            _what_next(folder),
         ]
         self._text = "\n".join(line for line in lines if line)
 
@@ -146,14 +145,11 @@ def _nested(series: Series) -> dict[str, Any]:
     }
 
 
-def _what_next(folder: Path, *, has_images: bool) -> str:
-    places = {
-        "report": folder / REPORT_FILE if (folder / REPORT_FILE).exists() else None,
-        "released images": folder / IMAGES_FOLDER if has_images else None,
-        "their measures": folder / IMAGES_FILE if has_images and (folder / IMAGES_FILE).exists() else None,
-        "rows": folder / RETRIEVAL_FILE if (folder / RETRIEVAL_FILE).exists() else None,
-    }
-    listed = ", ".join(f"{what} {path}" for what, path in places.items() if path is not None)
+def _what_next(folder: Path) -> str:
+    places = {"report": REPORT_FILE, "rows": RETRIEVAL_FILE}
+    if (folder / IMAGES_FOLDER).exists():
+        places |= {"released images": IMAGES_FOLDER, "their measures": IMAGES_FILE}
+    listed = ", ".join(f"{what} {folder / name}" for what, name in places.items() if (folder / name).exists())
     tensorboard = folder / TENSORBOARD_FOLDER
     look = f"; look at it: tensorboard --logdir {tensorboard}" if tensorboard.exists() else ""
     return f"\nresults in {folder}: {listed}{look}"

@@ -12,9 +12,9 @@ import pandas as pd
 import yaml  # type: ignore[import-untyped]
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.trainer.states import TrainerFn
 
 from aindex import distributed
+from aindex.callbacks.trainer_options import refuse_trainer
 from aindex.data.atomic import remove_leftovers, remove_leftovers_of, remove_tree, replace_when_done
 from aindex.data.parts import PartFiles
 from aindex.data.run_lock import LOCK_FILE, RunLock
@@ -142,11 +142,7 @@ def claim(
 
 
 def _holds_run(folder: Path, ignored: Collection[str] = ()) -> bool:
-    """Whether a run's files are there, beside those of some names.
-
-    Raises:
-        OutputError: others are.
-    """
+    """Whether a run's files are there, beside those of some names; others are an error."""
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     # a run that was killed in its first moment leaves a hidden file
     present = [
@@ -201,11 +197,11 @@ class RunFolder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what would leave images out; claim the folder on rank 0."""
-        check_one_pass(trainer)
+        refuse_trainer(trainer)
         folder = Path(trainer.default_root_dir)
         state, token = distributed.on_rank_zero(lambda: self._take(folder, _of_loggers(trainer, folder)))
-        self._lock = self._lock or RunLock(folder)
-        distributed.everywhere(lambda: self._join(token))
+        lock = self._lock = self._lock or RunLock(folder)
+        distributed.everywhere(lambda: lock.join(token) if distributed.rank() > 0 else None)
         if self.tensorboard:
             trainer.loggers = [TensorBoardLogger(folder, name="", version=TENSORBOARD_FOLDER)]
         if state == "continued" and trainer.is_global_zero:
@@ -242,11 +238,6 @@ class RunFolder(Callback):
         self._lock.share()
         return state, token
 
-    def _join(self, token: str) -> None:
-        if distributed.rank() > 0:
-            assert self._lock is not None
-            self._lock.join(token)
-
 
 def _of_loggers(trainer: Trainer, folder: Path) -> set[str]:
     """What loggers have made in the folder: Lightning lets them, before anybody can look whether it is free."""
@@ -254,32 +245,6 @@ def _of_loggers(trainer: Trainer, folder: Path) -> set[str]:
     inside = [Path(place).absolute() for place in places if place]
     root = folder.absolute()
     return {place.relative_to(root).parts[0] for place in inside if root in place.parents}
-
-
-def check_one_pass(trainer: Trainer) -> None:
-    """Refuse a trainer that would see some of the images only, or see them again.
-
-    Raises:
-        ConfigError: one of its limits is set.
-    """
-    limits = {
-        # as text, because 1 means one batch and 1.0 all of them
-        "limit_val_batches": (trainer.limit_val_batches, ("1.0", "0", "0.0")),
-        "overfit_batches": (trainer.overfit_batches, ("0.0", "0")),  # type: ignore[attr-defined]
-        "fast_dev_run": (trainer.fast_dev_run, ("False",)),  # type: ignore[attr-defined]
-    }
-    if trainer.state.fn == TrainerFn.FITTING:
-        limits |= {
-            "max_epochs": (trainer.max_epochs, ("1",)),
-            "limit_train_batches": (trainer.limit_train_batches, ("1.0",)),
-            "max_steps": (trainer.max_steps, ("-1",)),
-        }
-    for name, (value, allowed) in limits.items():
-        if str(value) not in allowed:
-            raise ConfigError(
-                f"trainer.{name} {value}: expected {allowed[0]}; to treat fewer images list them in a text file and "
-                "give it as data.data_dir"
-            )
 
 
 def released_figures(folder: Path) -> pd.DataFrame | None:

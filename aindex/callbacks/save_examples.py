@@ -29,10 +29,7 @@ _SHOWN = (
 def save_examples(run: Run, settings: ActivationSettings | None, count: int) -> None:
     """Write `report_assets/`: examples of the main set under evaluation, spread evenly over its images.
 
-    Args:
-        run: says what is evaluated; its images must be there still.
-        settings: of the activation, for its heat map; None where nothing was activated.
-        count: number of images.
+    Those images must be there still. Without settings, where nothing was activated, there is no heat map.
     """
     main = next((one.dataset for one in run.copies if isinstance(one.dataset, EditedPictures)), None)
     if main is None:

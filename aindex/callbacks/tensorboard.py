@@ -34,11 +34,6 @@ def log_results(trainer: Trainer, folder: Path, series: Mapping[str, Results]) -
 
     TensorBoard gets a run below the logger's for each series, `passive` and `active`, with the same tags, so that they
     overlay, and the configuration as hyperparameters of each. Other loggers get the series in front of the tags.
-
-    Args:
-        trainer: its loggers and step.
-        folder: the run's, where the configuration and the examples lie.
-        series: results by `passive` and `active`.
     """
     step = trainer.global_step
     for logger in trainer.loggers:
@@ -115,17 +110,8 @@ def _log_curves(writer: SummaryWriter, results: Results, step: int) -> None:
     for score in curves_of({"": results})[""]:
         pairs = pairs_of_rows(rows, score=score, metric=results.metric)
         true, false, others, missed, precision, recall = curve_points(pairs)
-        writer.add_pr_curve_raw(
-            f"copy detection/{score}",
-            true,
-            false,
-            others,
-            missed,
-            precision,
-            recall,
-            global_step=step,
-            num_thresholds=len(recall),
-        )
+        tag = f"copy detection/{score}"
+        writer.add_pr_curve_raw(tag, true, false, others, missed, precision, recall, step, len(recall))
 
 
 def curve_points(pairs: Pairs) -> npt.NDArray[np.float64]:
@@ -148,12 +134,7 @@ def curve_points(pairs: Pairs) -> npt.NDArray[np.float64]:
 
 
 def example_sheet(example: Example, verdicts: Mapping[str, str]) -> Image.Image:
-    """An example's pictures on one sheet: the image's in the first row, its edited copies below.
-
-    Args:
-        example: stored pictures.
-        verdicts: by an edit's label, what became of the copy.
-    """
+    """An example's pictures on one sheet: the image's in the first row, below it copies with an edit's verdict."""
     copies = []
     for label, path in example.copies.items():
         verdict = verdicts.get(label, "")

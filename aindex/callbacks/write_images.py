@@ -21,6 +21,8 @@ from aindex.evaluation.analyses import image_rows
 from aindex.evaluation.measures import IMAGES_FILE
 from aindex.evaluation.run_files import write_csv
 
+_LOSSES = ("loss", "feature_loss", "image_loss")
+
 
 class WriteImages(GivenRun, Callback):
     """Writes each activated image to ``imgs/`` of the run's folder, under its own name.
@@ -63,9 +65,9 @@ class WriteImages(GivenRun, Callback):
         if outputs:
             released: list[Released] = outputs["released"]
             failed: list[Failed] = outputs["failed"]
+            positions = [one.position for one in released] + [one.position for one in failed]
             self._writer.submit(
-                min([one.position for one in released] + [one.position for one in failed])
-                // self.run.batch_size,
+                min(positions) // self.run.batch_size,
                 {one.image.released: one.pixels.numpy() for one in released},
                 {"images": [_record(one) for one in released], "failed": [asdict(one) for one in failed]},
             )
@@ -90,11 +92,7 @@ class WriteImages(GivenRun, Callback):
         ]
 
     def _leave_out_failed(self) -> None:
-        """Tell the evaluation, on all ranks, which images could not be released.
-
-        Raises:
-            DataError: there is none.
-        """
+        """Tell the evaluation, on all ranks, which images could not be released."""
         failed = distributed.on_rank_zero(self._failed)
         self.run.failed.update(failed)
         self.run.left_out["failed"] = SkippedImages("image(s) that could not be activated", failed)
@@ -108,17 +106,11 @@ class WriteImages(GivenRun, Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same where nothing is evaluated."""
-        if self._writer is None:
-            return
-        if not trainer.enable_validation or not self.run.copies:
+        if self._writer is not None and not (trainer.enable_validation and self.run.copies):
             self.finish()
 
     def finish(self) -> None:
-        """Flush, and list the released images in ``images_df.csv``.
-
-        Raises:
-            DataError: fewer or more images were released than given.
-        """
+        """Flush, and list the released images in ``images_df.csv``."""
         assert self._writer is not None
         distributed.everywhere(self._writer.flush)
         names = [image.name for image in self.run.images if image.name not in self.run.failed]
@@ -139,8 +131,8 @@ class WriteImages(GivenRun, Callback):
             linf=table["linf_grey_levels"].round(3),
             activation_seconds=table["seconds"].round(6),
         )
-        columns = ["file", "loss", "feature_loss", "image_loss"]
-        write_csv(rows.assign(**{name: table[name] for name in columns}), self.run.folder / IMAGES_FILE)
+        own = {name: table[name] for name in ("file", *_LOSSES)}
+        write_csv(rows.assign(**own), self.run.folder / IMAGES_FILE)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop the threads."""
@@ -153,11 +145,7 @@ class WriteImages(GivenRun, Callback):
             self._writer = None
 
 
-def _record(one: Released) -> dict[str, Any]:
-    figures = ("psnr_db", "linf_grey_levels", "loss", "feature_loss", "image_loss", "seconds")
-    return {
-        "image_index": one.image.index_id,
-        "name": one.image.name,
-        "file": one.image.released,
-        **{name: getattr(one, name) for name in figures},
-    }
+def _record(released: Released) -> dict[str, Any]:
+    image, measures = released.image, ("psnr_db", "linf_grey_levels", *_LOSSES, "seconds")
+    record = {"image_index": image.index_id, "name": image.name, "file": image.released}
+    return record | {measure: getattr(released, measure) for measure in measures}

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -14,27 +13,38 @@ from aindex.shipped import resolve_config
 _OPTIONS = ("-c", "--config")
 
 
-def resolve_config_arguments(args: list[str]) -> list[str]:
+class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a mapping that has a key twice, of which other readers keep the last one and say nothing."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise ConfigError(
+                    f"{self.name!r} has the key {key.value!r} twice, in lines {lines[key.value]} and {line}: leave "
+                    "one out"
+                )
+            lines[key.value] = line
+        return node
+
+
+def resolve_config_arguments(args: Sequence[str]) -> list[str]:
     """A command line in which every ``--config`` names a file that exists, if there is one.
 
     A warning says which values of an earlier file a later one replaces.
 
     Raises:
-        ConfigError: a file has a key twice.
+        ConfigError: a file has a key twice, or is no YAML.
     """
     resolved, files = list(args), []
     for place, option, value in _given(args):
         if option in _OPTIONS:
             files.append(resolve_config(value))
             resolved[place] = resolved[place].removesuffix(value) + files[-1]
-    for path in files:
-        require_unique_keys(path)
-    warn_of_replaced(files)
-    return resolved
-
-
-def warn_of_replaced(files: Sequence[str]) -> None:
-    """Say what stands in two files with different values, of which the later one counts."""
     settings: dict[str, tuple[Any, str]] = {}
     replaced = []
     for path in files:
@@ -45,15 +55,20 @@ def warn_of_replaced(files: Sequence[str]) -> None:
             settings[key] = value, path
     if replaced:
         warnings.warn(f"a later configuration replaces {'; '.join(replaced)}", stacklevel=2)
+    return resolved
 
 
 def _settings(path: str) -> list[tuple[str, Any]]:
-    """The values of a file under dotted names; nothing of what cannot be read."""
+    """The values of a file under dotted names; nothing where it is left to the parser to say what is wrong."""
     try:
         with open(path, encoding="utf-8") as file:
-            return list(flat(yaml.safe_load(file) or {}))
-    except (OSError, yaml.YAMLError, AttributeError):
+            content = yaml.load(file, _UniqueKeys)
+        return list(flat(content)) if isinstance(content, dict) else []
+    except OSError:
         return []
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).replace(path, "").split())[:200]
+        raise ConfigError(f"configuration {path!r} is no YAML: {reason}; mend it, or leave it out") from error
 
 
 def as_written(args: Sequence[str]) -> dict[str, Any]:
@@ -74,46 +89,3 @@ def _given(args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
             yield place, option, value
         elif option.startswith("-") and place + 1 < len(args):
             yield place + 1, option, args[place + 1]
-
-
-def require_unique_keys(path: str) -> None:
-    """Raise if a mapping of a YAML file has a key twice, of which readers keep the last one and say nothing.
-
-    A file that cannot be read is left to the parser.
-
-    Raises:
-        ConfigError: a key stands twice, or the text is no YAML.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            root = yaml.compose(file, Loader=yaml.SafeLoader)
-    except OSError:
-        return
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).replace(path, "").split())[:200]
-        raise ConfigError(f"configuration {path!r} is no YAML: {reason}; mend it, or leave it out") from error
-    waiting = [root]
-    seen: set[int] = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            _check(node, Path(path))
-            waiting += [value for _, value in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            waiting += node.value
-
-
-def _check(node: yaml.MappingNode, path: Path) -> None:
-    lines: dict[str, int] = {}
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            continue
-        line = key.start_mark.line + 1
-        if key.value in lines:
-            raise ConfigError(
-                f"{str(path)!r} has the key {key.value!r} twice, in lines {lines[key.value]} and {line}: leave one out"
-            )
-        lines[key.value] = line

@@ -1,6 +1,7 @@
 """Commands that are functions: their options are the function's parameters, their help is its docstring."""
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,7 @@ from aindex.errors import ConfigError
 
 
 class Needs(NamedTuple):
-    """What an option has no effect without.
-
-    Attributes:
-        option: another one.
-        values: those of it that it works with; none: it must be given.
-    """
+    """What an option has no effect without: another one, with one of these values; none: it must be given."""
 
     option: str
     values: tuple[Any, ...] = ()
@@ -67,11 +63,7 @@ class FunctionCommand:
         return (self.function.__doc__ or "").partition("\n")[0]
 
     def __call__(self, args: Sequence[str]) -> None:
-        """Parse, call, tell.
-
-        Raises:
-            ConfigError: an option would have no effect.
-        """
+        """Parse, refuse options that would have no effect, call, tell."""
         given = self.parsed(args)
         self._refuse_idle(given)
         given |= {name: read(given[name]) for name, read in self.read.items()}
@@ -81,11 +73,9 @@ class FunctionCommand:
 
     def options(self) -> dict[str, Option]:
         """All options by name, in the order of the help."""
-        options = _parameters(self.function)
-        if "settings" in options:
-            place = list(options).index("settings")
-            items = list(options.items())
-            options = dict([*items[:place], *_parameters(describing).items(), *items[place + 1 :]])
+        options: dict[str, Option] = {}
+        for name, option in _parameters(self.function).items():
+            options |= _parameters(describing) if name == "settings" else {name: option}
         _, *more = _parameters(self.tell).items()
         options |= {name: option for name, option in more if name not in options}
         return {
@@ -159,6 +149,4 @@ def _chosen(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
 
 def _spelled(value: Any) -> str:
     """A value as it stands on a command line."""
-    if value is None or isinstance(value, bool):
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -5,13 +5,12 @@ from typing import Literal
 
 import yaml  # type: ignore[import-untyped]
 
-from aindex.cli import did_you_mean
+from aindex.cli import did_you_mean, fail
 from aindex.collection.adopting import Adopted, adopt_index
 from aindex.collection.building import Indexed, add_to_index, build_index, remove_from_index
 from aindex.collection.equipment import SHIPPED, index_folder
 from aindex.collection.exporting import check_against, export_index
 from aindex.commands.functions import FunctionCommand
-from aindex.errors import ConfigError
 from aindex.index.reference_index import ReferenceIndex
 from aindex.terminal import note
 
@@ -122,9 +121,7 @@ def main(args: list[str]) -> None:
         return
     if args[0] not in ACTIONS:
         meant = did_you_mean(args[0], ACTIONS)
-        error = ConfigError(f"aindex index {args[0]!r}{meant}: expected one of {', '.join(ACTIONS)}")
-        error.exit_code = 2
-        raise error
+        fail(f"aindex index {args[0]!r}{meant}: expected one of {', '.join(ACTIONS)}", code=2)
     ACTIONS[args[0]](_named(*args))
 
 

@@ -18,16 +18,8 @@ class OptionsParser(OneLineErrors, LightningArgumentParser):
 class OptionsCLI(LightningCLI):
     """Options of a trainer, a module and a data module, in groups that have titles for people.
 
-    Args:
-        command: which command.
-        args: the rest of the command line.
-        module_class, data_class: what is made of the groups `model` and `data`.
-        usage: what follows the command's name in its help.
-        more: as for Lightning's class.
-
     Attributes:
-        titles: of the groups of options, see `OneLineErrors.sort_groups`.
-        parser_type: the parser's class.
+        titles: see `OneLineErrors.sort_groups`.
     """
 
     titles: Mapping[str, str] = {}

@@ -6,14 +6,13 @@ Lightning brought along.
 """
 
 import re
-import sys
 from argparse import Action, HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
-from aindex.cli import did_you_mean
+from aindex.cli import did_you_mean, fail
 from aindex.commands.config_files import resolve_config_arguments
 from aindex.shipped import shipped_configs
 
@@ -39,18 +38,15 @@ class OneLineErrors(ArgumentParser):
     examples: Sequence[str] = ()
     full_help = "--help"
 
-    def parse_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, *more: Any, **options: Any
-    ) -> Namespace:
+    def parse_args(self, args: Sequence[str]) -> Namespace:  # type: ignore[override]
         """Answer what is asked about the options, find configurations by their names, parse.
 
         Raises:
-            ConfigError: a configuration has a key twice.
+            ConfigError: a configuration has a key twice, or is no YAML.
             SystemExit: 0 where something was asked, 2 where the command line is not understood.
         """
-        given = list(sys.argv[1:] if args is None else args)
-        self.answer(given)
-        return super().parse_args(resolve_config_arguments(given), *more, **options)
+        self.answer(args)
+        return super().parse_args(resolve_config_arguments(args))
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """All options, and examples."""
@@ -61,11 +57,7 @@ class OneLineErrors(ArgumentParser):
         return "\n".join([text.rstrip("\n"), "", title, *(f"  {line}" for line in self.examples), ""])
 
     def answer(self, args: Sequence[str]) -> None:
-        """Print what is asked about the options instead of doing something: their names alone, for completion.
-
-        Raises:
-            SystemExit: 0, where something is asked.
-        """
+        """Print what is asked about the options instead of doing something: their names alone, for completion."""
         if list(args) == [LIST_OPTIONS]:
             print("\n".join(f"--{name}" for name in self.option_names()))
             raise SystemExit(0)
@@ -80,11 +72,7 @@ class OneLineErrors(ArgumentParser):
         self._sort(lambda group: int(group is self._optionals))
 
     def sort_groups(self, titles: Mapping[str, str]) -> None:
-        """Give the groups of options titles for people, and their order.
-
-        Args:
-            titles: by what stands before the last dot of a group's options.
-        """
+        """Give groups titles for people, by what stands before the last dot of their options, and their order."""
         order = list(titles)
         for group in self._action_groups:
             group.title = titles.get(_group_of(group), group.title)
@@ -97,11 +85,7 @@ class OneLineErrors(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line, exit with code 2."""
         line = " ".join(message.split())
-        print(
-            f"aindex: error: {_shortened(line)}{self._allowed(line)}; see {self.prog} {self.full_help}",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
+        fail(f"{_shortened(line)}{self._allowed(line)}; see {self.prog} {self.full_help}", code=2)
 
     def _allowed(self, message: str) -> str:
         """What could have been meant: options of the same group, shipped configurations, short names."""

@@ -4,8 +4,8 @@ import os
 import shlex
 import signal
 import sys
-from argparse import Action
-from collections import Counter, deque
+from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
@@ -33,12 +33,12 @@ from aindex.callbacks.index_building import settled
 from aindex.callbacks.progress import ProgressBar
 from aindex.callbacks.report import Report
 from aindex.callbacks.run_folder import RunFolder
+from aindex.callbacks.trainer_options import refuse_counts, refuse_options
 from aindex.callbacks.write_images import WriteImages
 from aindex.collection.equipment import choose_device
 from aindex.commands.config_files import as_written
 from aindex.commands.lightning_options import OptionsCLI, OptionsParser
 from aindex.commands.pipeline_help import TITLES, short_help
-from aindex.commands.trainer_options import refuse_counts, refuse_options
 from aindex.descriptors.inference import best_precision
 from aindex.distributed import STRATEGY_NAME, IndependentDDP, register_strategy
 from aindex.errors import ConfigError
@@ -79,21 +79,13 @@ class PipelineParser(OptionsParser):
             self.print_help()
             raise SystemExit(0)
         if "-h" in args or "--help" in args:
-            helps = {name: self.expand_help(action) for name, action in self.actions().items()}
+            texts = {
+                name: str(action.help or "").replace("%%", "%") for name, action in self.actions().items()
+            }
+            # without the remarks on type and default
+            helps = {name: text.partition(" (type:")[0] for name, text in texts.items()}
             print(short_help(self.prog, helps, self.examples), end="")
             raise SystemExit(0)
-
-    def expand_help(self, action: Action) -> str:
-        """An option's help text without the remarks on its type and default."""
-        return str(action.help or "").replace("%%", "%").partition(" (type:")[0]
-
-
-class ActivationTrainer(Trainer):
-    """Lightning's trainer with an `evaluate` that prints no table of its own."""
-
-    def evaluate(self, model: ActivationModule, datamodule: ImageData) -> None:
-        """Evaluate images that exist, without activating."""
-        self.validate(model, datamodule=datamodule, verbose=False)
 
 
 class SignalsEnd(Callback):
@@ -123,13 +115,13 @@ class PipelineCLI(OptionsCLI):
     def __init__(self, command: str, args: list[str]) -> None:
         self.command_line = shlex.join(["aindex", command, *args])
         self.module_class, self.given = chosen_module(args)
+        register_strategy()
         super().__init__(
             command,
             self.given,
             self.module_class,
             ImageData,
             usage="[--config FILE …] [options]",
-            trainer_class=ActivationTrainer,
             trainer_defaults=dict(_TRAINER_DEFAULTS),
             load_from_checkpoint_support=False,
         )
@@ -237,9 +229,9 @@ class PipelineCLI(OptionsCLI):
         own = [self.config_init[key] for key in self.parser.callback_keys]
         settings["callbacks"] = [first, *own, LogCurves(), LogPictures(), SignalsEnd(), *given]
         try:
-            trainer = ActivationTrainer(**settings)
+            trainer = Trainer(**settings)
             if isinstance(trainer.strategy, DDPStrategy) and not isinstance(trainer.strategy, IndependentDDP):
-                trainer = ActivationTrainer(**{**settings, "strategy": STRATEGY_NAME})
+                trainer = Trainer(**{**settings, "strategy": STRATEGY_NAME})
         except (
             MisconfigurationException,
             ValueError,
@@ -253,12 +245,9 @@ class PipelineCLI(OptionsCLI):
 
 
 def _precision(given: Any, accelerator: Any) -> str:
-    """Lightning's name of what is given, or of what suits the hardware.
-
-    Raises:
-        ConfigError: another one; Lightning would turn 16-mixed on a CPU into something else.
-    """
+    """Lightning's name of what is given, or of what suits the hardware."""
     name = _PRECISION_ALIASES.get(str(given), given)
+    # Lightning would turn 16-mixed on a CPU into something else
     if name not in (None, *PRECISIONS):
         raise ConfigError(f"trainer.precision {name}: expected one of {', '.join(PRECISIONS)}")
     if name is not None:
@@ -287,21 +276,11 @@ def chosen_module(args: Sequence[str]) -> tuple[type[ActivationModule], list[str
     """The class that `--model my_module.MyActivation` names, and the arguments without that.
 
     Modules are looked for in the working directory, too, as Python does for a script that lies there.
-
-    Raises:
-        ConfigError: there is no such class, or it is no subclass of ActivationModule.
     """
-    kept: list[str] = []
-    chosen: type[ActivationModule] = ActivationModule
-    waiting = deque(args)
-    while waiting:
-        option, equals, value = waiting.popleft().partition("=")
-        if option != "--model":
-            kept.append(option + equals + value)
-            continue
-        value = value if equals else (waiting.popleft() if waiting else "")
-        chosen = _class_named(value)
-    return chosen, kept
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", nargs="?", const="")
+    found, others = parser.parse_known_args(args)
+    return ActivationModule if found.model is None else _class_named(found.model), others
 
 
 def _class_named(name: str) -> type[ActivationModule]:
@@ -322,14 +301,11 @@ def _class_named(name: str) -> type[ActivationModule]:
 
 def fit(args: list[str]) -> None:
     """Activate, release, evaluate."""
-    register_strategy()
     cli = PipelineCLI("fit", args)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
 
 def evaluate(args: list[str]) -> None:
     """Evaluate images that exist."""
-    register_strategy()
     cli = PipelineCLI("evaluate", args)
-    assert isinstance(cli.trainer, ActivationTrainer)
-    cli.trainer.evaluate(cli.model, cli.datamodule)
+    cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)

@@ -45,6 +45,8 @@ TITLES: Mapping[str, str] = {
 }
 """Of the groups of options, in their order; by the name that comes before the dot."""
 
+_WIDTH = 110
+
 EXAMPLES: Mapping[str, Sequence[str]] = {
     "fit": (
         "aindex fit --config configs/demo.yaml",
@@ -59,21 +61,14 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
 }
 
 
-def short_help(prog: str, helps: Mapping[str, str], examples: Sequence[str], *, width: int = 110) -> str:
-    """The options that matter, a line each, and examples.
-
-    Args:
-        prog: how the command is called.
-        helps: by option, its help text.
-        examples: command lines.
-        width: of a line.
-    """
+def short_help(prog: str, helps: Mapping[str, str], examples: Sequence[str]) -> str:
+    """The options that matter, a line each, and examples; `helps` are the options' texts."""
     names = max(len(name) for group in ESSENTIAL.values() for name in group) + 2
     lines = [f"usage: {prog} [--config FILE …] --data.data_dir PICTURES --index.path INDEX [options]", ""]
     for title, group in ESSENTIAL.items():
         lines.append(f"{title}:")
         lines += [
-            f"  {('--' + name).ljust(names)}  {_first(helps[name], width - names - 4)}"
+            f"  {('--' + name).ljust(names)}  {_first(helps[name], _WIDTH - names - 4)}"
             for name in group
             if name in helps
         ]

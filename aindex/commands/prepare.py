@@ -6,8 +6,8 @@ from aindex.commands.functions import FunctionCommand
 from aindex.data.disc21 import prepare
 
 
-def _tell(folders: dict[Path, int]) -> None:
-    for folder, count in folders.items():
+def _tell(result: dict[Path, int]) -> None:
+    for folder, count in result.items():
         print(f"{folder}: {count} images")
 
 

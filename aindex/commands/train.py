@@ -1,7 +1,7 @@
 """`aindex train`: train a small extractor on a folder of pictures."""
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,16 @@ from aindex.descriptors.training import ExportExtractor, ExtractorTraining
 from aindex.descriptors.training_data import TrainingPictures
 from aindex.errors import DataError, OutputError
 
-TITLES = {
-    "data": "the pictures",
-    "model": "the network and how it is trained",
-    "": "the run",
-    "trainer": "Lightning's trainer: epochs, devices, precision, logging",
-}
-
 
 class TrainingCLI(OptionsCLI):
     """Options of the training command beside those of trainer, model and data."""
 
-    titles = TITLES
+    titles: Mapping[str, str] = {
+        "data": "the pictures",
+        "model": "the network and how it is trained",
+        "": "the run",
+        "trainer": "Lightning's trainer: epochs, devices, precision, logging",
+    }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Where the result goes, what it is called, and whether to go on from a checkpoint."""

@@ -36,9 +36,9 @@ _OWN_FILES = (MARKDOWN_FILE, LATEX_FILE, NUMBERS_FILE, f"{CURVES}.png", REPORT_F
 
 
 def compare(
-    runs: Sequence[Path | str], output: Path | str, *, overwrite: bool = False, examples: int = 12
+    runs: Sequence[Path | str], output_dir: Path | str, *, examples: int = 12, overwrite: bool = False
 ) -> Path:
-    """Set finished runs side by side.
+    """Set finished runs side by side: tables as Markdown and LaTeX, curves in one figure, one page.
 
     Writes `compare.md`, `compare.tex`, `compare.csv` (every number: series, table, row, column, value, of shares n and
     the 95 % interval), `curves.png` and `.pdf` (with `recall_curves` beside them where edits ran with many
@@ -47,20 +47,22 @@ def compare(
     warned of.
 
     Args:
-        runs: folders of finished runs.
-        output: a folder, made where it is missing.
-        overwrite: replace an earlier comparison there.
-        examples: how many example images, that all runs with examples share, to show.
+        runs: folders of finished runs (output_dir of fit or evaluate).
+        output_dir: where compare.md, compare.tex, compare.csv, curves.png, curves.pdf and report.html go.
+        examples: number of images to show, of those that all runs show.
+        overwrite: replace an earlier comparison in output_dir.
 
     Returns:
         The path of the report.
 
     Raises:
-        ConfigError: no run is given.
+        ConfigError: no run is given, or fewer examples than none.
         DataError: a folder is not one of a finished run.
         OutputError: an earlier comparison lies there, or a file cannot be written.
     """
-    output = Path(output)
+    if examples < 0:
+        raise ConfigError(f"examples {examples}: expected 0 or more; the default is 12")
+    output = Path(output_dir)
     if not runs:
         raise ConfigError("0 runs to compare: expected at least one folder of a finished run")
     present = [name for name in _OWN_FILES if (output / name).exists()]

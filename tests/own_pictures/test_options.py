@@ -14,12 +14,12 @@ from aindex.activation.module import ActivationModule
 from aindex.callbacks.build_index import BuildIndex
 from aindex.callbacks.evaluate import Evaluate
 from aindex.callbacks.report import Report
+from aindex.callbacks.trainer_options import _HONOURED
 from aindex.callbacks.write_images import WriteImages
 from aindex.cli import main
 from aindex.collection.building import build_index
 from aindex.commands import activate, augment, compare, completion, extract, index, prepare, search
 from aindex.commands.functions import FunctionCommand
-from aindex.commands.trainer_options import _HONOURED
 from aindex.descriptors.extraction import ExtractionSettings
 from aindex.index.reference_index import ReferenceIndex
 from tests.conftest import CACHED, TinyPipeline, write_pictures

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pytorch_lightning import Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+
 from aindex.errors import ConfigError
 
 _ONE_PASS = "every image is treated once, in one pass, by an optimiser of its own"
@@ -41,11 +44,7 @@ _HONOURED: dict[str, tuple[tuple[str, ...], str]] = {
 def refuse_counts(given: Mapping[str, Any]) -> None:
     """Raise where a whole number of batches is asked for, which the parser takes for a share: 1 for 1.0, all of them.
 
-    Args:
-        given: values as they were written, by dotted names.
-
-    Raises:
-        ConfigError: which, and what is possible.
+    `given` are values as they were written, by dotted names.
     """
     for name, value in given.items():
         group, _, option = name.partition(".")
@@ -63,6 +62,16 @@ def refuse_options(trainer: Mapping[str, Any]) -> None:
         value = trainer.get(name, honoured[0])
         if str(value) not in honoured:
             expected = next((text for text in honoured if text != "None"), "null")
-            raise ConfigError(f"trainer.{name} {value}: expected {expected}; {why}; leave it out")
+            raise ConfigError(
+                f"trainer.{name} {value}: expected {expected}; {why}; leave it out or give {expected}"
+            )
     if isinstance(trainer.get("log_every_n_steps"), int) and trainer["log_every_n_steps"] < 0:
         raise ConfigError(f"trainer.log_every_n_steps {trainer['log_every_n_steps']}: expected 0 or more")
+
+
+def refuse_trainer(trainer: Trainer) -> None:
+    """The same for a trainer that would see some of the images only, or see them again."""
+    names = ["limit_val_batches", "overfit_batches", "fast_dev_run"]
+    if trainer.state.fn == TrainerFn.FITTING:
+        names += ["max_epochs", "limit_train_batches", "max_steps"]
+    refuse_options({name: getattr(trainer, name) for name in names})
