@@ -173,11 +173,13 @@ def apply_drawn_edits(image: Image.Image, edits: list[DrawnEdit]) -> Image.Image
         EditError: names the edit that failed, with its parameters.
     """
     for edit in edits:
+        size = f"{image.width}×{image.height}"
         try:
             function = augly_repairs.augly_function(edit.name)
             image = function(image, **_augly_arguments(image, edit)).convert("RGB")
+            if 0 in image.size:
+                raise ValueError("nothing is left of it")
         except Exception as error:
-            size = f"{image.width}×{image.height}"
             raise EditError(
                 f"edit {json.dumps(edit.as_dict())} failed on a picture of {size}: {type(error).__name__}: {error}"
             ) from error

@@ -147,6 +147,21 @@ def test_an_edit_that_cannot_work_is_an_error_with_its_parameters():
         )
 
 
+@pytest.mark.parametrize("size", [(1, 50), (50, 1), (1, 1)])
+def test_edits_that_leave_nothing_are_errors(size):
+    nothing = Image.new("RGB", size, (90, 120, 30))
+    refused = 0
+    for seed in range(12):
+        try:
+            edited, _ = apply_random_edits(nothing, seed=seed)
+        except EditError as error:
+            refused += "nothing is left of it" in str(error)
+        else:
+            assert min(edited.size) > 0
+    assert refused
+
+
+
 @pytest.mark.parametrize(("factor", "seed"), [(0.1, 3), (0.27, 2**32 - 1), (1.0, 0)])
 def test_shuffle_pixels_is_auglys(factor, seed):
     pixels = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
