@@ -1,6 +1,7 @@
 """Several processes: the strategy under which each treats its own images, who treats what, and the gathers."""
 
 import os
+import signal
 from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,6 +24,22 @@ _MEETING_S = 60.0
 T = TypeVar("T")
 
 
+class UsualSignals:
+    """What SIGTERM and SIGUSR1 do when this is made: they end a run, which goes on at the next start.
+
+    Lightning would take note of a SIGTERM and work on, between ranks call the others in the middle of another call, and
+    on SLURM store a checkpoint, which says nothing here, at a SIGUSR1.
+    """
+
+    def __init__(self) -> None:
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def take_back(self) -> None:
+        """Let them do so again."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
 class IndependentDDP(DDPStrategy):
     """Processes that share a process group but no gradient: every rank optimises δ of its own images.
 
@@ -35,6 +52,7 @@ class IndependentDDP(DDPStrategy):
         kwargs.setdefault("timeout", timedelta(seconds=_meeting_s()))
         super().__init__(*args, **kwargs)
         self._watch: Watch | None = None
+        self._signals = UsualSignals()
 
     def configure_ddp(self) -> None:
         """Leave the module unwrapped."""
@@ -61,6 +79,12 @@ class IndependentDDP(DDPStrategy):
                 environment.main_address,
                 _from_rank_zero,
             )
+
+    def barrier(self, name: str | None = None) -> None:
+        """Wait for the other ranks."""
+        if name == "run-stage":  # the first thing that Lightning does once it has set its handlers
+            self._signals.take_back()
+        super().barrier(name)
 
     def on_exception(self, exception: BaseException) -> None:
         """Tell the other ranks; where they are the reason, end with a line that says so."""

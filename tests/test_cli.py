@@ -13,10 +13,10 @@ import torch
 import yaml
 from PIL import Image
 
+from aindex.callbacks import picture_writer
 from aindex.callbacks.evaluate import Evaluate
 from aindex.callbacks.write_images import WriteImages
 from aindex.cli import COMMANDS, main
-from aindex.data import picture_writer
 from aindex.data.parts import PartFiles
 from aindex.edits.named import Attack, default_attacks, full_attacks, unseen_attacks
 from aindex.errors import OutputError

@@ -14,10 +14,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from aindex import distributed
+from aindex.callbacks.run_lock import LOCK_FILE, RunLock
 from aindex.callbacks.trainer_options import refuse_trainer
 from aindex.data.atomic import remove_leftovers, remove_leftovers_of, remove_tree, replace_when_done
 from aindex.data.parts import PartFiles
-from aindex.data.run_lock import LOCK_FILE, RunLock
 from aindex.data.tables import name_table
 from aindex.errors import ConfigError, OutputError
 from aindex.evaluation.run_files import (

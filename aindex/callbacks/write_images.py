@@ -12,10 +12,10 @@ from aindex import distributed
 from aindex.activation.module import ActivationModule
 from aindex.activation.outcome import Failed, Released
 from aindex.activation.run import GivenRun
+from aindex.callbacks.picture_writer import PictureWriter
 from aindex.callbacks.run_folder import IMAGES_FOLDER, PROGRESS_FOLDER, released_figures
 from aindex.data.images import SkippedImages
 from aindex.data.parts import PartFiles
-from aindex.data.picture_writer import PictureWriter
 from aindex.errors import ConfigError, DataError
 from aindex.evaluation.analyses import image_rows
 from aindex.evaluation.measures import IMAGES_FILE

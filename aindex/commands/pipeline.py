@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import sys
 from argparse import ArgumentParser
 from collections import Counter
@@ -40,7 +39,7 @@ from aindex.commands.config_files import as_written
 from aindex.commands.lightning_options import OptionsCLI, OptionsParser
 from aindex.commands.pipeline_help import TITLES, short_help
 from aindex.descriptors.inference import best_precision
-from aindex.distributed import STRATEGY_NAME, IndependentDDP, register_strategy
+from aindex.distributed import STRATEGY_NAME, IndependentDDP, UsualSignals, register_strategy
 from aindex.errors import ConfigError
 from aindex.terminal import bars_are_off
 
@@ -89,19 +88,14 @@ class PipelineParser(OptionsParser):
 
 
 class SignalsEnd(Callback):
-    """Lets signals end a run, which goes on at the next start.
-
-    Lightning would take note of a SIGTERM and work on, and on SLURM store a checkpoint, which says nothing here, at a
-    SIGUSR1.
-    """
+    """Lets signals end a run in a single process; `IndependentDDP` does so between ranks."""
 
     def __init__(self) -> None:
-        self._usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        self._signals = UsualSignals()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take back what Lightning has just set."""
-        for number, usual in self._usual.items():
-            signal.signal(number, usual)
+        self._signals.take_back()
 
     on_validation_start = on_train_start
 

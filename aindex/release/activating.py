@@ -79,8 +79,8 @@ def activate(
         rows: with add, most rows of each picture, in the cells that simulated edits of it fall into. A picture that is
             in the index is drawn to the cells of all its rows.
         effort: robust against many edits; fast, which takes a fraction of its time; or paper, the published settings.
-        min_psnr: PSNR in dB that every released picture keeps, measured on the saved file (default: the effort's; so
-            are the next four).
+        min_psnr: PSNR in dB that every saved file keeps, what its format loses included; by default the pixels keep
+            the effort's, if it has one, before they are saved. The defaults of the next four are the effort's, too.
         scaling: strength of the change, in just-noticeable differences.
         iterations: gradient steps per picture.
         target: with effort paper, where the descriptor is drawn: `pq_recons` what the index stores for it,

@@ -42,6 +42,14 @@ def killed_while_others_compute(*, rank: int, number: int = signal.SIGKILL) -> N
         _on_call(_module(), "training_step", 1, lambda: time.sleep(1000))
 
 
+def told_to_end_between_signals_and_batches(*, rank: int) -> None:
+    """A rank gets SIGTERM in the first call to the others that Lightning makes after it has set its handlers."""
+    from pytorch_lightning.strategies import DDPStrategy
+
+    if _own_rank() == rank:
+        _on_call(DDPStrategy, "reduce", 0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
 def killed_while_others_wait(*, rank: int) -> None:
     """A rank is killed at its first batch; the others reach the next collective call."""
     if _own_rank() == rank:

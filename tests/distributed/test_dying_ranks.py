@@ -24,6 +24,7 @@ def ending(workshop, tmp_path: Path, before, ranks: int = 2) -> launching.Ranks:
     [
         partial(misfortunes.killed_while_others_compute, rank=1),
         partial(misfortunes.killed_while_others_compute, rank=1, number=signal.SIGTERM),
+        partial(misfortunes.told_to_end_between_signals_and_batches, rank=1),
         partial(misfortunes.killed_while_others_wait, rank=1),
         pytest.param(partial(misfortunes.killed_in_setup, rank=1), marks=pytest.mark.slow),
     ],
@@ -88,7 +89,7 @@ def test_an_error_of_all_ranks_is_said_once(workshop, tmp_path: Path):
 
 
 def test_another_run_in_the_same_folder_waits_and_gives_up(workshop, tmp_path: Path, capsys, monkeypatch):
-    from aindex.data.run_lock import RunLock
+    from aindex.callbacks.run_lock import RunLock
 
     args = workshop.args("fit", tmp_path / "run")
     stuck = partial(misfortunes.killed_while_others_compute, rank=1)

@@ -161,7 +161,6 @@ def test_edits_that_leave_nothing_are_errors(size):
     assert refused
 
 
-
 @pytest.mark.parametrize(("factor", "seed"), [(0.1, 3), (0.27, 2**32 - 1), (1.0, 0)])
 def test_shuffle_pixels_is_auglys(factor, seed):
     pixels = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
