@@ -181,7 +181,8 @@ def _read_index(folder: Path, description: Description, *, verify: bool, mapped:
             # FAISS's own way to find the lists beside a moved index prints a line at every opening.
             on_disk = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)
             on_disk.filename = str(lists)
-            on_disk.do_mmap()
+            if index.ntotal:  # no system maps an empty file
+                on_disk.do_mmap()
     if (index.d, index.ntotal) != (description.dim, description.rows) or not index.is_trained:
         raise FaissIndexError(
             f"{str(path)!r} holds {index.ntotal} rows of dimension {index.d}, its {YAML_NAME} says {description.rows} "

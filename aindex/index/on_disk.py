@@ -155,6 +155,7 @@ def _write(
     overwrite: bool = False,
 ) -> None:
     """The folder of an index whose lists lie in a file; base is what it was before."""
+    Path(lists.filename).touch()  # FAISS makes no file for lists without rows
     if base is not None:
         trained.calibration = base.calibration
     folders.write_files(

@@ -78,6 +78,8 @@ def check_counts(counts: Sequence[int], pictures: int) -> None:
 
 def check_k(k: int, ntotal: int) -> None:
     """Raise a FaissIndexError unless an index of ``ntotal`` rows has ``k`` neighbours."""
+    if not ntotal:
+        raise FaissIndexError("the index holds no rows, so nothing is found in it: add rows")
     if not 1 <= k <= ntotal:
         raise FaissIndexError(
             f"k {k} (kneighbors) on an index of {ntotal} rows: expected 1 to {ntotal}; ask for fewer, or add rows"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aindex.errors import DescriptorError, FaissIndexError, OutputError
-from aindex.index.on_disk import build_on_disk, extend_on_disk
+from aindex.index.on_disk import build_on_disk, extend_on_disk, remove_on_disk
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.rows import Batch
 
@@ -54,6 +54,19 @@ def test_it_is_added_to_on_disk_only(tmp_path, make_index: Make, reference_rows,
     with pytest.raises(OutputError, match="already"):
         build_on_disk(make_index(), batches(reference_rows), tmp_path / "i")
     assert ReferenceIndex.open(tmp_path / "i").ntotal == 300
+
+
+def test_an_index_on_the_disk_may_be_emptied_and_filled_again(
+    tmp_path, make_index: Make, reference_rows, query_rows
+) -> None:
+    build_on_disk(make_index(), batches(reference_rows), tmp_path / "i")
+    emptied = remove_on_disk(tmp_path / "i", np.arange(300))
+    assert (emptied.pictures, emptied.is_on_disk) == (0, True)
+    with pytest.raises(FaissIndexError, match="add rows"):
+        emptied.search(query_rows, 2)
+    again = extend_on_disk(tmp_path / "i", batches(reference_rows))
+    assert again.search(reference_rows, 1)[0].shape == (300, 1)
+    assert build_on_disk(make_index(), [], tmp_path / "none").pictures == 0
 
 
 def test_what_cannot_stay_on_disk(tmp_path, make_index: Make, filled_index: Make, reference_rows) -> None:
