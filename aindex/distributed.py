@@ -175,7 +175,10 @@ def world_size() -> int:
 
 
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """Run on rank 0, without collective calls, and give its result to all, if it pickles; as `everywhere` otherwise."""
+    """Run on rank 0 and give its result to all; errors as in `everywhere`.
+
+    The work must make no collective call, and its result must pickle.
+    """
     result: T = _from_rank_zero(everywhere(lambda: work() if rank() == 0 else None))
     return result
 

@@ -250,7 +250,7 @@ class Subject:
                 target="ivf_cluster", optimizer=self.preset.optimizer, scheduler=self.preset.scheduler
             )
             module.settings = self.settings
-            module._extractor, module._fast = self.extractor, self.fast
+            module._extractor = self.extractor
             data = ImageData(
                 str(paths[0].parent), batch_size=self.batch_size, num_workers=self.options.workers
             )

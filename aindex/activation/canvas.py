@@ -321,7 +321,8 @@ class _Plain:
         self._gain, self._resize, self._shape = canvas.gain, canvas.to_input, delta.shape
         self._bounded = tanh(delta.reshape(1, -1))
         change = self._gain * self._bounded
-        self.parts = [canvas.input(change), torch.dot(change[0], change[0])[None] / delta.numel()]
+        square = torch.linalg.vector_norm(change, dtype=torch.float64).square()
+        self.parts = [canvas.input(change), (square / delta.numel()).float()[None]]
 
     def gradient(self, inputs: Tensor, mean_squares: Tensor) -> Tensor:
         """Of δ, from those of the parts."""
@@ -379,9 +380,9 @@ def _on_threads(function: Callable[[int], Result], sizes: Sequence[int]) -> list
 
 
 def apart(canvases: Sequence[Canvas], deltas: Sequence[Tensor]) -> list[Seen]:
-    """What canvases of one image show, a thread each, and so is their gradient: autograd has one thread for all.
+    """What canvases of one image show, and their gradients: a thread each up to a size, all threads for a larger one.
 
-    An image goes through the processor's cache once forwards and once back.
+    Autograd has one thread for all; here an image goes through the processor's cache once forwards and once back.
     """
     parts = _Apart.apply(canvases, *deltas)
     each = len(parts) // len(canvases)

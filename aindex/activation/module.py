@@ -13,16 +13,17 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from aindex.activation.datamodule import Picture
-from aindex.activation.goals import GoalMaker
+from aindex.activation.goals import FeatureLoss, GoalMaker
 from aindex.activation.loop import Activation, activate_images
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory
 from aindex.activation.outcome import Curves, Failed, Released, measured, to_cpu
 from aindex.activation.run import GivenRun, Run
-from aindex.activation.settings import ActivationSettings
+from aindex.activation.settings import ActivationSettings, DeltaSize
 from aindex.data.loading import succeeded
 from aindex.descriptors.extractor import Extractor, check_gradient
 from aindex.descriptors.inference import FastExtractor, Precision, fast_extractor
 from aindex.descriptors.registry import load_extractor
+from aindex.edits.differentiable import EditSettings
 from aindex.errors import ConfigError
 from aindex.index.quantiser import Target
 from aindex.parallel import side_by_side
@@ -48,27 +49,58 @@ class ActivationModule(GivenRun, LightningModule):
             `sscd_disc_large`, `dino_r50`, `dino_vits`, `isc_dt1` (fetched once); `torchvision/<model>`,
             `timm/<model>`; or the path of a TorchScript file or of a `.safetensors` that `aindex train` wrote.
         resize_size: side of the extractor's square input, pixels; default: the extractor's own.
+        iterations: gradient steps per image.
         target: where `cossim` and `mse` draw the descriptor: `pq_recons` what the index stores for it, decoded;
             `ivf_cluster` the centroid of its coarse cell; `ivf_cluster_half` midway to that centroid; `ori_ft` the
             original descriptor.
+        loss_f: what is minimised: `cossim` minus the cosine similarity to the target, `mse` the squared distance;
+            `assignment` minus the log-probability that the index files the image where its row lies.
+        temperature: of `assignment`, in squared distances.
+        anchor: weight, within `assignment`, of staying near the unchanged image's descriptor, for indexes that will be
+            trained anew.
+        lambda_f: weight of the feature loss.
+        lambda_i: weight of the image loss.
+        scaling: strength of the change, in just-noticeable differences.
+        min_psnr: PSNR in dB that the change is optimised to keep (default: no bound).
+        use_attenuation: shape the change by what the eye does not see (JND map); else by a flat map of the
+            same mean.
+        use_tanh: bound the change by tanh.
+        scale_channels: allow red, green and blue what the eye tolerates in each.
+        delta_size: size at which the change is optimised: `image` the image's own; `input` the extractor's
+            input, or a number, so many times that: it is up-sampled once at the end, and the cost does not grow with
+            the image.
+        views: randomly edited copies that each iteration draws to the same place.
+        edits: what they are edited by.
         active: false is the passive control: the same pipeline, pixels unchanged.
         optimizer: any of torch.optim or timm.optim by name, with its arguments.
         scheduler: any of torch.optim.lr_scheduler or timm.scheduler by name, with its arguments, stepped once
             per iteration; default: none.
         seed: of the start of the optimisation; with the command line it is `seed_everything`.
-        **settings: of the loop; see `ActivationSettings`.
     """
 
     def __init__(
         self,
         extractor: str = "aindex_small",
         resize_size: int | None = None,
+        iterations: int = 10,
         target: Target = "pq_recons",
+        loss_f: FeatureLoss = "cossim",
+        temperature: float = 0.05,
+        anchor: float = 0.0,
+        lambda_f: float = 1.0,
+        lambda_i: float = 0.01,
+        scaling: float = 3.0,
+        min_psnr: float | None = None,
+        use_attenuation: bool = True,
+        use_tanh: bool = True,
+        scale_channels: bool = True,
+        delta_size: DeltaSize = "image",
+        views: int = 0,
+        edits: EditSettings = EditSettings(),  # noqa: B008 (frozen)
         active: bool = True,
         optimizer: Callable[[Iterable[Tensor]], Optimizer] = lambda p: Adam(p, lr=1.0),
         scheduler: Callable[[Optimizer], LRScheduler | Scheduler] | None = None,
         seed: int = 0,
-        **settings: Any,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -77,8 +109,22 @@ class ActivationModule(GivenRun, LightningModule):
         self.target: Target = target
         self.active = active
         self.seed = seed
-        # as published: greys, black and white are like any colours
-        self.settings = ActivationSettings(faithful=False, **settings)
+        self.settings = ActivationSettings(
+            iterations=iterations,
+            loss_f=loss_f,
+            temperature=temperature,
+            anchor=anchor,
+            lambda_f=lambda_f,
+            lambda_i=lambda_i,
+            scaling=scaling,
+            min_psnr=min_psnr,
+            use_attenuation=use_attenuation,
+            use_tanh=use_tanh,
+            scale_channels=scale_channels,
+            delta_size=delta_size,
+            views=views,
+            edits=edits,
+        )
         self.make_optimizer: OptimizerFactory = optimizer
         self.make_scheduler: SchedulerFactory | None = scheduler
         self._extractor: Extractor | None = None

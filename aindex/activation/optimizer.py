@@ -46,7 +46,8 @@ class PerImageOptimizer(Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every member; the closure is called once, before."""
-        loss = closure() if closure else None
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for member in self.members:
             member.step()
         return loss

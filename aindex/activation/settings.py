@@ -26,7 +26,7 @@ class ActivationSettings:
         lambda_f: weight of the feature loss.
         lambda_i: weight of the image loss.
         scaling: strength of the change: how many just-noticeable differences |δ'| = 1 is worth.
-        min_psnr: least PSNR in dB; larger changes are scaled down to it in every iteration (default: no bound).
+        min_psnr: least PSNR in dB (default: no bound); larger changes are scaled down to it in every iteration.
         use_attenuation: shape the change by what the eye does not see (JND map); else by a flat map of the same mean.
         use_tanh: bound δ by tanh.
         scale_channels: allow red, green and blue what the eye tolerates in each.
@@ -56,11 +56,9 @@ class ActivationSettings:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "views", "lambda_f", "lambda_i", "scaling", "anchor"):
-            value = getattr(self, name)
+            value, default = getattr(self, name), getattr(ActivationSettings, name)
             if not 0 <= value < math.inf:  # NaN is neither
-                raise ConfigError(
-                    f"{name} {value}: expected a number of 0 or more; leave it out for the default"
-                )
+                raise ConfigError(f"{name} {value}: expected 0 or more; the default is {default:g}")
         if not 0 < self.temperature < math.inf:
             raise ConfigError(
                 f"temperature {self.temperature}: expected a number above 0; the default is 0.05"

@@ -65,7 +65,7 @@ def _log(trainer: Trainer, group: str, curves: Mapping[str, Iterable[float]], *,
 
 
 class LogPictures(Callback):
-    """Shows the first images of a run before, after, and their difference (grey = none, amplified)."""
+    """Shows the first eight images of rank 0 before, after, and their difference (ten times; grey = none)."""
 
     def __init__(self) -> None:
         self._left = 8

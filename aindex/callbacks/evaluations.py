@@ -80,7 +80,10 @@ class Evaluation(ABC):
         self.series: list[Series] = []
 
     def add(self, name: str, dataset: Dataset[Any]) -> Series:
-        """Have a data set evaluated; its part files have that name."""
+        """Have a data set evaluated; its part files have that name, and go when the run ends.
+
+        Collective: all ranks add the same ones in the same order. What is added is in `run.copies`, too.
+        """
         parts = PartFiles(self.run.folder / PROGRESS_FOLDER, name, rank=distributed.rank())
         done = distributed.on_rank_zero(lambda: set(parts.offsets()))
         series = Series(dataset=dataset, done=done, parts=parts)

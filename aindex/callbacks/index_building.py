@@ -119,6 +119,8 @@ class IndexBuilder:
 
     def build(self) -> AnyIndex:
         """The index with the originals in it; collective."""
+        if self._settings.engine == "lance":
+            distributed.everywhere(import_lance)
         distributed.on_rank_zero(self._prepare)
         if self._settings.placement == "sharded":
             return self._shard()
@@ -172,13 +174,11 @@ class IndexBuilder:
         start = None
         if is_whole and not (self._folder / ORIGINALS_FOLDER / _IDS_FILE).is_file():
             # before the originals are described, which may take hours: what cannot be used is refused here
-            if self._settings.path is None:
-                start = self._trained()
-                self.references()
-            else:
-                start = self._opened()
+            start = self._trained() if self._settings.path is None else self._opened()
             if self._settings.engine == "lance":
                 trained_part(start.faiss_index)
+            if self._settings.path is None:
+                self.references()
         originals = extract_to_folder(
             images,
             self._extractor,
@@ -198,7 +198,6 @@ class IndexBuilder:
         """Refuse a plan that nothing can come of."""
         settings = self._settings
         if settings.engine == "lance":
-            import_lance()
             for name, value, only in (
                 ("placement", settings.placement, "replicated"),
                 ("device", settings.device, "cpu"),

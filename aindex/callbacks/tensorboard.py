@@ -134,12 +134,16 @@ def curve_points(pairs: Pairs) -> npt.NDArray[np.float64]:
 
 
 def example_sheet(example: Example, verdicts: Mapping[str, str]) -> Image.Image:
-    """An example's pictures on one sheet: the image's in the first row, below it copies with an edit's verdict."""
+    """An example's pictures on one sheet: the image's in the first row, its edited copies below.
+
+    `verdicts` says by an edit's label what became of the copy.
+    """
     copies = []
     for label, path in example.copies.items():
         verdict = verdicts.get(label, "")
         copies.append((f"{label.replace('_', ' ')}: {verdict}" if verdict else label, path))
-    return _sheet([row for row in (list(example.pictures.items()), copies) if row])
+    first = [(example.caption(shown), path) for shown, path in example.pictures.items()]
+    return _sheet([row for row in (first, copies) if row])
 
 
 def _sheet(rows: Sequence[Sequence[tuple[str, Path]]]) -> Image.Image:

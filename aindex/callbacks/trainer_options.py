@@ -62,16 +62,14 @@ def refuse_options(trainer: Mapping[str, Any]) -> None:
         value = trainer.get(name, honoured[0])
         if str(value) not in honoured:
             expected = next((text for text in honoured if text != "None"), "null")
-            raise ConfigError(
-                f"trainer.{name} {value}: expected {expected}; {why}; leave it out or give {expected}"
-            )
+            raise ConfigError(f"trainer.{name} {value}: expected {expected}; {why}; give {expected}")
     if isinstance(trainer.get("log_every_n_steps"), int) and trainer["log_every_n_steps"] < 0:
         raise ConfigError(f"trainer.log_every_n_steps {trainer['log_every_n_steps']}: expected 0 or more")
 
 
 def refuse_trainer(trainer: Trainer) -> None:
     """The same for a trainer that would see some of the images only, or see them again."""
-    names = ["limit_val_batches", "overfit_batches", "fast_dev_run"]
+    names = ["fast_dev_run", "overfit_batches", "limit_val_batches"]  # the first two set limits
     if trainer.state.fn == TrainerFn.FITTING:
         names += ["max_epochs", "limit_train_batches", "max_steps"]
     refuse_options({name: getattr(trainer, name) for name in names})

@@ -169,7 +169,7 @@ def _check_descriptors(foreign: Foreign, dataset: LanceIndex, source: str) -> No
         metric=foreign.metric,
         names=NumberedNames(foreign.index.ntotal),
     )
-    positions = spread(np.arange(index.ntotal, dtype=np.int64))
+    positions = sample_of(np.arange(index.ntotal, dtype=np.int64))
     rows, there = stored_descriptors(dataset, positions)
     near = int(are_near(index, rows[there], positions[there]).sum())
     if near < NEAR_SHARE * int(there.sum()):
@@ -235,17 +235,17 @@ def _sample(
     else:
         root, paths = names_root(sample), list_images(sample)
         ids = last_rows(index.names, [path.relative_to(root).as_posix() for path in paths])
-        chosen = spread(np.flatnonzero(ids >= 0))
+        chosen = sample_of(np.flatnonzero(ids >= 0))
         if not len(chosen):
             return np.empty((0, index.dim), np.float32), chosen
         described = extract([paths[i] for i in chosen.tolist()], extractor, root=root, **settings._asdict())
     ids = last_rows(index.names, described.names)
-    chosen = spread(np.flatnonzero(ids >= 0))
+    chosen = sample_of(np.flatnonzero(ids >= 0))
     return np.array(described.descriptors[chosen]), ids[chosen]
 
 
-def spread(positions: Ids) -> Ids:
-    """At most so many as a sample has, from all over."""
+def sample_of(positions: Ids) -> Ids:
+    """At most `_SAMPLE` of the positions, evenly spaced."""
     count = len(positions)
     return positions[np.linspace(0, count - 1, min(_SAMPLE, count)).astype(np.int64)]
 

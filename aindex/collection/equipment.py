@@ -44,7 +44,10 @@ class Equipment:
 
     @torch.no_grad()
     def describe(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Descriptors B×d, on the CPU, of prepared pictures; the batch is filled up, so that none depends on B."""
+        """Descriptors B×d, on the CPU, of at most `batch_size` prepared pictures, 3×R×R each.
+
+        The batch is filled up, so that none depends on B.
+        """
         size = self.extractor.input_size
         rows = torch.zeros(self.settings.batch_size, 3, size, size)
         for row, pixels in enumerate(inputs):
@@ -100,7 +103,11 @@ def open_equipment(
 def loaded(
     extractor: Extractor | Path | str, resize_size: int | None, settings: ExtractionSettings
 ) -> Extractor:
-    """An extractor that is in use, or the one of this name or path, on the settings' device."""
+    """An extractor that is in use, or the one of this name or path, on the settings' device.
+
+    Raises:
+        ExtractorError: it cannot be loaded.
+    """
     if isinstance(extractor, Extractor):
         return extractor
     return load_extractor(extractor, resize_size=resize_size, device=settings.device or "cpu")

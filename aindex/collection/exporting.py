@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aindex.collection.adopting import NEAR_SHARE, read_quantiser, spread
+from aindex.collection.adopting import NEAR_SHARE, read_quantiser, sample_of
 from aindex.collection.equipment import index_folder
 from aindex.data.atomic import replace_when_done
 from aindex.descriptors.files import Matrix, read_descriptors
@@ -158,7 +158,7 @@ def _descriptors(path: Path, index: ReferenceIndex) -> Matrix:
             f"{str(path)!r} holds {len(matrix)} descriptors of dimension {matrix.shape[1]}: expected one for each of "
             f"the {index.ntotal} rows, of dimension {index.dim}"
         )
-    some = spread(np.arange(index.ntotal, dtype=np.int64))
+    some = sample_of(np.arange(index.ntotal, dtype=np.int64))
     near = int(are_near(index, np.array(matrix[some]), some).sum())
     if near < NEAR_SHARE * len(some):
         raise DescriptorError(

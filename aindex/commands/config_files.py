@@ -66,9 +66,11 @@ def _settings(path: str) -> list[tuple[str, Any]]:
         return list(flat(content)) if isinstance(content, dict) else []
     except OSError:
         return []
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).replace(path, "").split())[:200]
-        raise ConfigError(f"configuration {path!r} is no YAML: {reason}; mend it, or leave it out") from error
+        raise ConfigError(
+            f"configuration {path!r} is no YAML that can be read: {reason}; mend it, or leave it out"
+        ) from error
 
 
 def as_written(args: Sequence[str]) -> dict[str, Any]:

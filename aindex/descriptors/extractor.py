@@ -40,7 +40,7 @@ class Extractor(nn.Module):
             parameter.requires_grad_(False)
         self._held = (module,)
         self.name = name
-        self.input_size = input_size
+        self.input_size = int(input_size)
         self.dim = _probe(module, name, input_size)
         weights = weights_hash or hash_state(module)
         self.fingerprint = hashlib.sha256(f"{weights} {input_size}".encode()).hexdigest()
@@ -94,7 +94,12 @@ def _probe(module: nn.Module, name: str, input_size: int) -> int:
     if not output.isfinite().all():
         raise ExtractorError(f"extractor {name!r} returns NaN or infinite values: its weights are damaged")
     free = "export it with a batch size that is free (no view or reshape to a fixed number of pictures)"
-    _output(module, name, torch.cat([pixels, pixels]), "two pictures at once", free)
+    both = _output(module, name, torch.cat([pixels, pixels]), "two pictures at once", free)
+    if both.shape[1] != output.shape[1]:
+        raise ExtractorError(
+            f"extractor {name!r} returned {both.shape[1]} numbers for each of two pictures and {output.shape[1]} for "
+            f"one: expected as many; {free}"
+        )
     return output.shape[1]
 
 

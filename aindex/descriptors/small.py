@@ -43,7 +43,10 @@ class SmallConfig:
         if min(*self.channels, *self.layers, self.stem_width, self.dim) < 1 or len(self.channels) != len(
             self.layers
         ):
-            raise ConfigError(f"{self}: expected as many channels as layers, all numbers 1 or more")
+            raise ConfigError(
+                f"channels {self.channels}, layers {self.layers}, stem_width {self.stem_width}, dim {self.dim}: "
+                "expected as many channels as layers, all of them 1 or more; leave them out"
+            )
 
 
 class GeM(nn.Module):
@@ -140,7 +143,7 @@ def load_small(path: Path) -> SmallExtractor:
     except (ConfigError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ExtractorError(
             f"{path} does not fit its own description ({one_line(error)[:200]}); give a .safetensors file "
-            "written by `aindex train`"
+            "written by `aindex train`, or update aindex if a later one wrote it"
         ) from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:

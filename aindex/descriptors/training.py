@@ -24,20 +24,26 @@ class ExtractorTraining(LightningModule):
     """A small extractor trained so that edited views of a picture get near descriptors.
 
     Args:
+        channels: widths of the four residual stages.
+        layers: residual blocks of each stage.
+        stem_width: width of the first convolutions.
+        dim: descriptor dimension.
         temperature: of InfoNCE.
         koleo_weight: weight of the entropy term beside InfoNCE.
         lr: peak learning rate of AdamW; one cycle, warmed up over the first 5 % of the steps, down to nothing.
         weight_decay: of AdamW, on matrices and kernels (not on biases and norms).
-        **shape: of the network; see `SmallConfig`.
     """
 
     def __init__(
         self,
+        channels: tuple[int, ...] = (32, 64, 128, 256),
+        layers: tuple[int, ...] = (2, 2, 2, 2),
+        stem_width: int = 16,
+        dim: int = 256,
         temperature: float = 0.06,
         koleo_weight: float = 1.0,
         lr: float = 2e-3,
         weight_decay: float = 0.02,
-        **shape: Any,
     ) -> None:
         super().__init__()
         for name, value in (("temperature", temperature), ("lr", lr)):
@@ -47,7 +53,7 @@ class ExtractorTraining(LightningModule):
             if not 0 <= value < math.inf:
                 raise ConfigError(f"model.{name} {value}: expected a number of 0 or more; leave it out")
         self.save_hyperparameters()
-        config = SmallConfig(input_size=160, **shape)  # the data's own is written when it is exported
+        config = SmallConfig(channels=channels, layers=layers, stem_width=stem_width, dim=dim)
         self.model = SmallExtractor(config).to(memory_format=torch.channels_last)
         self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal, assert_never, get_args
 
 import torch
 import torch.nn.functional as F
@@ -177,6 +177,8 @@ def _add(family: Family, view: View, rng: random.Random, aspect: float, settings
             view.hue = rng.uniform(-settings.hue, settings.hue)
         case "saturation" | "blur" | "jpeg":
             setattr(view, family, rng.uniform(*getattr(settings, family)))
+        case _:
+            assert_never(family)
 
 
 _TOGETHER = 8

@@ -186,6 +186,8 @@ def apply_attack(
                 _, edit = UNSEEN[attack.name]
                 edited = edit(image, attack.param, np.random.default_rng(seed))  # type: ignore[arg-type]
             case _:
+                if attack.name not in _PARAMETRIC:
+                    raise EditError(f"there is no edit {attack.name!r}")
                 if attack.param is None:
                     raise EditError(f"edit {attack.name!r} needs a parameter")
                 edited = _PARAMETRIC[attack.name](image, attack.param)

@@ -68,7 +68,11 @@ def image_rows(
 def query_rows(
     *, image_index: npt.ArrayLike, attacks: "Sequence[Attack]", **measured: npt.ArrayLike | None
 ) -> pd.DataFrame:
-    """Rows of `queries_df.csv` for nq ids and edits: nq values per measure, or none at all of what is not known.
+    """Rows of `queries_df.csv` for nq ids and edits: nq values per measure, or None for what is not known.
+
+    Measures are `same_cell` (the copy lies in a cell of its original's rows), `code_distance` (squared, of the copy's
+    descriptor to its own code), `stored_distance` (squared, to what the index stores for the original),
+    `exhaustive_rank` (from 0) and `scanned_rows` (rows in the cells that the search visited).
 
     Raises:
         ValueError: a count does not fit, or there is no such column.

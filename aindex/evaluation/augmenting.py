@@ -151,7 +151,7 @@ def _refuse_sources(output: Path, paths: Sequence[Path], root: Path | None) -> N
 def _claimed(output: Path, call: str, *, overwrite: bool) -> Iterator[None]:
     """Hold the folder alone, once nothing of anybody's is lost in it, and note there which call works in it.
 
-    An interrupted call that was the same, because the same decides its copies, goes on.
+    `call` is what decides the copies; an interrupted call with the same one goes on.
     """
     progress = output / _PROGRESS_FOLDER
     with exclusive(progress, wait=False):

@@ -186,8 +186,7 @@ def comparison_numbers(series: Series) -> pd.DataFrame:
 def _cards(runs: Mapping[str, Run], count: int) -> list[Card]:
     """Example images that every run with examples has, with each run's released picture and its change."""
     stored = {
-        label: {example.name: example.pictures for example in read_examples(run.assets)}
-        for label, run in runs.items()
+        label: {example.name: example for example in read_examples(run.assets)} for label, run in runs.items()
     }
     stored = {label: examples for label, examples in stored.items() if examples}
     if not stored:
@@ -196,12 +195,12 @@ def _cards(runs: Mapping[str, Run], count: int) -> list[Card]:
     shared = [name for name in first if all(name in examples for examples in others)]
     cards = []
     for name in shared[: max(count, 0)]:
-        pictures = [picture(first[name]["original"], "original")]
+        pictures = [picture(first[name].pictures["original"], "original")]
         for label, examples in stored.items():
-            for shown, path in examples[name].items():
-                if shown == "released":
-                    pictures.append(picture(path, label))
-                elif shown.startswith("difference"):
-                    pictures.append(picture(path, f"{label}, {shown}"))
+            example = examples[name]
+            pictures.append(picture(example.pictures["released"], label))
+            pictures.append(
+                picture(example.pictures["difference"], f"{label}, {example.caption('difference')}")
+            )
         cards.append(Card(name, pictures))
     return cards

@@ -1,4 +1,8 @@
-"""Example pictures for the report: each image in a folder of its own, JPEG files and `example.json` that names them."""
+"""Example pictures for the report: each image in a folder of its own, JPEG files and `example.json` that names them.
+
+`example.json` holds `image_index`, `name`, `amplification`, the files `original`, `released`, `difference` and
+`heatmap` (or null), and `copies`: a list of `attack`, `attack_param` and `file`.
+"""
 
 import json
 from collections.abc import Mapping
@@ -30,14 +34,20 @@ class Example:
     Attributes:
         image_index: the image's id in the index.
         name: the image's name.
-        pictures: files by what they show: `original`, `released`, `difference × 10`, `heatmap` where there is one.
+        amplification: by which the difference is multiplied.
+        pictures: files by what they show: `original`, `released`, `difference`, `heatmap` where there is one.
         copies: files of edited copies, by the edit's label.
     """
 
     image_index: int
     name: str
+    amplification: float
     pictures: dict[str, Path]
     copies: dict[str, Path]
+
+    def caption(self, shown: str) -> str:
+        """Words below a picture."""
+        return f"difference × {self.amplification:g}" if shown == "difference" else shown
 
 
 def amplified_difference(original: Image.Image, released: Image.Image) -> Image.Image:
@@ -132,19 +142,16 @@ def read_examples(folder: Path) -> list[Example]:
 def _read_example(path: Path) -> Example:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        roles = {
-            "original": "original",
-            "released": "released",
-            f"difference × {record['amplification']:g}": "difference",
-            **({"heatmap": "heatmap"} if record["heatmap"] else {}),
-        }
+        shown = ("original", "released", "difference", *(["heatmap"] if record["heatmap"] else []))
         # only the last part of a name counts, so a description cannot point outside its folder
-        pictures = {shown: path.parent / Path(record[role]).name for shown, role in roles.items()}
+        pictures = {name: path.parent / Path(record[name]).name for name in shown}
         copies = {
             attack_label(copy["attack"], copy["attack_param"]): path.parent / Path(copy["file"]).name
             for copy in record["copies"]
         }
-        example = Example(int(record["image_index"]), str(record["name"]), pictures, copies)
+        example = Example(
+            int(record["image_index"]), str(record["name"]), float(record["amplification"]), pictures, copies
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: {type(error).__name__} {error}; expected an example's description, evaluate again"

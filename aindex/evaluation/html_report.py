@@ -163,7 +163,11 @@ def _card(example: Example, series: Series) -> Card:
             if attack in found
         ]
         copies.append(picture(path, attack.replace("_", " "), verdicts))
-    return Card(example.name, [picture(path, shown) for shown, path in example.pictures.items()], copies)
+    return Card(
+        example.name,
+        [picture(path, example.caption(shown)) for shown, path in example.pictures.items()],
+        copies,
+    )
 
 
 def verdicts_of(retrieval: pd.DataFrame, image_index: int) -> dict[str, str]:

@@ -28,6 +28,8 @@ AVERAGES = (AVERAGE, AVERAGE_WITHOUT_SCREENSHOT)
 def rank_of(indices: npt.ArrayLike, true_ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """The places, counted from 0, of nq true ids among nq×k retrieved ones, nearest first; k where one is absent.
 
+    An id of −1 among the retrieved ones marks an empty place.
+
     Raises:
         ValueError: the shapes do not fit, or a true id is negative (it would match an empty place).
     """

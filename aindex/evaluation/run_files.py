@@ -58,7 +58,8 @@ class Results:
     @property
     def metric(self) -> IndexMetric | None:
         """The index's, None where the run does not say it."""
-        return None if self.index is None else self.index["metric"].iloc[0]
+        metric = None if self.index is None else self.index["metric"].iloc[0]
+        return metric if metric in ("L2", "IP") else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from aindex.index.backend import Ids, Rows
 from aindex.index.on_disk import build_on_disk
-from aindex.index.originals import are_near, last_rows, other_picture
+from aindex.index.originals import are_near, last_rows, name_taken_error
 from aindex.index.owners import row_names
 from aindex.index.reference_index import ReferenceIndex
 from aindex.index.rows import Batch, own_blocks, own_rows_count
@@ -91,7 +91,7 @@ class Filling(NamedTuple):
         else:
             far = present[~are_near(index, self.originals[present], ids[present])].tolist()
         if far:
-            raise other_picture(self.names[far[0]])
+            raise name_taken_error(self.names[far[0]])
 
 
 def fill(
@@ -131,7 +131,7 @@ def fill(
 
 
 def share_of(batches: Sequence[Batch], rank: int, ranks: int) -> Iterator[Batch]:
-    """A rank's rows, each under a name of its own: the whole knows the owners."""
+    """A rank's rows, each under a name of its own: `ShardedIndex` is told which rows are one picture's."""
     first = 0
     for batch in batches:
         names = row_names(batch.names, batch.counts)

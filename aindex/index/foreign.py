@@ -114,7 +114,7 @@ def read_opensearch_model(path: Path) -> Foreign:
 
 
 def check_aim(index: FaissIndex, where: str) -> None:
-    """Raise a FaissIndexError if an index stores whole descriptors, or codes that cannot be decoded."""
+    """Raise a FaissIndexError if an index is not trained, stores whole descriptors, or codes that cannot be decoded."""
     quantiser, parts = Quantiser(index), take_apart(index)
     if quantiser.keeps_descriptors:
         kind = type(parts.graph or parts.core).__name__

@@ -122,7 +122,7 @@ def open_index(uri: str, column: str | None = None) -> LanceIndex:
 
 
 def empty_faiss_index(trained: TrainedPart) -> FaissIndex:
-    """A FAISS index without rows that stores what the Lance index stores."""
+    """A FAISS index without rows that stores what the Lance index stores; a FaissIndexError where FAISS has none."""
     faiss = import_faiss()
     index = make_index(trained.centroids.shape[1], trained.idx_factory, trained.faiss_metric)
     ivf: FaissIndex = take_apart(index).ivf

@@ -97,7 +97,7 @@ def remove_rows(index: FaissIndex, rows: Ids) -> None:
         index.remove_ids(import_faiss().IDSelectorBatch(rows))
     if parts.ivf is not None:
         for _, ids in _ids_by_cell(parts.ivf.invlists):
-            ids -= np.searchsorted(rows, ids)
+            ids -= np.searchsorted(rows, ids)  # in FAISS's own memory
 
 
 def cells_and_codes(ivf: FaissIndex, rows: int) -> tuple[Cells, Codes]:
@@ -110,7 +110,7 @@ def cells_and_codes(ivf: FaissIndex, rows: int) -> tuple[Cells, Codes]:
 
 
 def _ids_by_cell(lists: FaissIndex) -> Iterator[tuple[int, Ids]]:
-    """The lists that hold something and their ids, where they lie."""
+    """The lists that hold something and their ids, as views of FAISS's own memory."""
     for cell in range(lists.nlist):
         size = lists.list_size(cell)
         if size:

@@ -45,7 +45,7 @@ def own_rows(index: ReferenceIndex, descriptors: Rows, names: Sequence[str]) -> 
     return ids
 
 
-def other_picture(name: str) -> DataError:
+def name_taken_error(name: str) -> DataError:
     """What is to be raised where a name in the index belongs to another picture."""
     return DataError(
         f"image {name!r} has the name of another picture in the index: rename it, give its folder a prefix, or leave "
@@ -75,7 +75,7 @@ def add_originals(
     new_names = [names[int(position)] for position in missing]
     taken = last_rows(index.names, new_names)
     if (taken >= 0).any():
-        raise other_picture(new_names[int(np.argmax(taken >= 0))])
+        raise name_taken_error(new_names[int(np.argmax(taken >= 0))])
     if len(missing):
         ids[missing] = append(descriptors[missing], new_names)
     return ids

@@ -15,6 +15,8 @@ from aindex.index.owners import Owners
 
 NAMES_FILE = "names.parquet"
 
+_TABLES = (".csv", ".parquet")
+
 
 def import_pyarrow() -> Any:
     """The module ``pyarrow``; a DataError where it is not installed."""
@@ -46,7 +48,7 @@ def pictures_of(names: RowNames, path: Path | None, ids: Ids) -> tuple[RowNames,
     Raises:
         DataError: rows of one picture that do not follow each other.
     """
-    table = pd.DataFrame() if path is None else _read_table(path)
+    table = pd.DataFrame() if path is None or path.suffix.lower() not in _TABLES else _read_table(path)
     if "owner" not in table:
         return names, Owners(len(names))
     if "id" in table:
@@ -112,7 +114,7 @@ def _by_id(table: pd.DataFrame, ids: Ids, path: Path) -> "pd.Series[Any]":
 
 def _read_table(path: Path) -> pd.DataFrame:
     kind = path.suffix.lower()
-    if kind not in (".csv", ".parquet"):
+    if kind not in _TABLES:
         return name_table({"name": read_names(path)})
     if not path.is_file():
         raise DataError(f"names file {str(path)!r} does not exist: give a .txt, .csv or .parquet file")

@@ -87,9 +87,10 @@ def check_k(k: int, ntotal: int) -> None:
 
 
 def own_blocks(first: int, count: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[int, int]]:
-    """Which of ``count`` new rows, the first of which gets the id ``first``, are a rank's: ranges, in order.
+    """Which of ``count`` new rows, the first of which gets the id ``first``, are a rank's; by default all.
 
-    They are cut at multiples of BLOCK_ROWS.
+    Returns:
+        Ranges of positions among the new rows, in order, cut where ids are multiples of BLOCK_ROWS.
     """
     begin = 0
     while begin < count:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +90,7 @@ def search(
 
 
 def _described(paths: list[Path], pictures: list[Image.Image], equipment: Equipment) -> Extraction:
-    """Descriptors of files and PIL pictures, in this order; unreadable ones are recorded, to have none is an error."""
+    """Descriptors of files and PIL pictures, in this order; those that cannot be read are recorded."""
     parts = []
     if paths or not pictures:
         parts.append(extract(paths, equipment.extractor, **equipment.settings._asdict(), require=False))
@@ -153,9 +153,9 @@ def _table(
     rows = ids[query, rank]
     table = name_table(
         {
-            "query": [names[position] for position in query.tolist()],
+            "query": _text(names[position] for position in query.tolist()),
             "rank": rank + 1,
-            "name": [index.names[row] for row in rows.tolist()],
+            "name": _text(index.names[row] for row in rows.tolist()),
             "row": rows,
             "distance": distances[query, rank],
             "score": scores[query, rank],
@@ -166,3 +166,8 @@ def _table(
     return table.astype(
         {"rank": "int64", "row": "int64", "distance": "float64", "score": "Float64", "match": "boolean"}
     )
+
+
+def _text(values: Iterable[str]) -> npt.NDArray[np.object_]:
+    """A column of text, also where there is none of it: pandas takes an empty list for numbers."""
+    return np.array(list(values), dtype=object)

@@ -45,8 +45,14 @@ def batch_changes(
 ) -> list[Tensor | PictureError]:
     """The change x' − x of each picture, normalised space, 3×H×W, on the CPU; an error for one that failed.
 
-    Random numbers derive from the seed and the pictures' names. The extractor sees batches of `batch_size`, however few
-    pictures there are.
+    Args:
+        pictures: at most `batch_size`.
+        names: theirs; random numbers derive from them and the seed.
+        goal: of these pictures.
+        extractor: sees batches of `batch_size`, however few pictures there are.
+        loop: settings, optimiser and scheduler.
+        seed: of all pictures.
+        batch_size: rows of the extractor's batch.
     """
     activation = activate_images(
         [picture.seen.permute(2, 0, 1).contiguous().to(extractor.device) for picture in pictures],

@@ -48,6 +48,20 @@ def test_cells_of_an_index_without_stay_empty(tmp_path, factory, cells):
     assert (rows["code_distance"] > 0).all() == (factory != "Flat")
 
 
+def test_a_copy_in_the_cell_of_any_of_its_original_s_rows_is_in_the_same_cell(tmp_path):
+    analyses, originals = _analyses(tmp_path, "IVF4,PQ4x4")
+    index, images = analyses._index, analyses._images
+    cells = index.quantiser.cells(originals)
+    other = int(np.flatnonzero(cells != cells[0])[0])
+    own_rows = [originals[[0, other]], *originals[1:, None]]
+    several = Analyses(index, images, originals, None, own_rows)
+    copies = originals[[0, other, other]]
+    same = several.queries([0, 0, 1 if other != 1 else 2], ATTACKS, copies)["same_cell"].tolist()
+    assert same[:2] == [1, 1]
+    assert same[2] == (cells[1 if other != 1 else 2] == cells[other])
+    assert analyses.queries([0, 0, 0], ATTACKS, copies)["same_cell"].tolist() == [1, 0, 0]
+
+
 def test_codes_that_cannot_be_decoded_leave_their_columns_empty(tmp_path, monkeypatch):
     def cannot(*_):
         raise FaissIndexError("cannot decode its codes")

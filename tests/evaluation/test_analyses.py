@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from aindex.edits.named import Attack
@@ -45,6 +46,10 @@ def test_image_summary_by_hand():
     assert summary["worst"].tolist() == [30, 0.9, 15]
     assert summary["worst_name"].tolist() == ["b.jpg", "b.jpg", "NA"]
     assert [row[0] for row in worst_table(images).rows] == ["b.jpg", "NA", "a.jpg"]
+    eleven = pd.concat([images.assign(psnr_db=40.0 - i).head(1) for i in range(11)], ignore_index=True)
+    shown = worst_table(eleven).rows
+    assert len(shown) == 10
+    assert shown[0][1].value == 30
 
 
 def test_unchanged_images_do_not_hide_the_others():

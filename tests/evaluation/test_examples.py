@@ -35,7 +35,7 @@ def test_an_example_comes_back(tmp_path):
     first, second = read_examples(tmp_path)
     assert (first.image_index, second.image_index) == (7, 12)
     assert first.name == "a/b <c>.jpg"
-    assert list(first.pictures) == ["original", "released", "difference × 10"]
+    assert list(first.pictures) == ["original", "released", "difference"]
     assert list(first.copies) == ["none", "rotation 25"]
     assert Image.open(second.pictures["heatmap"]).size == (60, 40)
 

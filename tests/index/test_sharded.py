@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from aindex.errors import DescriptorError, FaissIndexError
+from aindex.index.filling import fill
 from aindex.index.owners import Owners
 from aindex.index.rows import Batch
-from aindex.index.sharded import ShardedIndex, check_can_be_split, ids_of_rows, merge_neighbours
+from aindex.index.sharded import ShardedIndex, ids_of_rows, merge_neighbours
 
 Make = Callable[..., Any]
 BLOCK = 32
@@ -164,9 +165,17 @@ def test_an_error_on_one_rank_is_raised_on_all(
 
 
 @pytest.mark.parametrize("idx_factory", ["HNSW8", "IVF8,PQ4x4,RFlat"])
-def test_what_cannot_be_sharded(make_index: Make, idx_factory: str) -> None:
+def test_what_cannot_be_sharded(make_index: Make, idx_factory: str, reference_rows, tmp_path) -> None:
+    def one(value):
+        return [value]
+
     with pytest.raises(FaissIndexError, match="replicated"):
-        check_can_be_split(make_index(idx_factory))
+        ShardedIndex(make_index(idx_factory), rank=0, ranks=2, gather=one, owners=Owners())
+    with pytest.raises(FaissIndexError, match="replicated"):
+        fill(
+            make_index(idx_factory), [Batch(reference_rows, named(300))], tmp_path / "share", rank=0, ranks=2
+        )
+    assert not (tmp_path / "share").exists()
 
 
 def test_a_share_of_other_rows_is_refused(filled_index: Make) -> None:

@@ -28,8 +28,8 @@ from aindex.index.reference_index import ReferenceIndex
 from aindex.matching.calibrating import calibrate, find_threshold
 from aindex.matching.matches import NO_ROWS
 from aindex.matching.page import find_picture, write_page
-from aindex.matching.searching import search
-from aindex.matching.threshold import normalised_scores
+from aindex.matching.searching import _table, search
+from aindex.matching.threshold import NO_THRESHOLD, normalised_scores
 from tests.conftest import contrast, draw_picture
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num_workers", "0"]
@@ -214,6 +214,12 @@ def test_every_query_has_a_record(
     told = capsys.readouterr()
     assert json.loads(told.out)["query"] == str(broken)
     assert "aindex: error: none of the 1 pictures can be read" in told.err
+    for format in ("csv", "table"):
+        with pytest.raises(SystemExit):
+            main([*given, "--format", format, str(broken)])
+        told = capsys.readouterr()
+        assert str(broken) in told.out + told.err
+        assert "aindex: error: none of the 1 pictures can be read" in told.err
 
 
 def test_a_query_without_a_row_in_its_cells_has_a_record(
@@ -226,6 +232,14 @@ def test_a_query_without_a_row_in_its_cells_has_a_record(
     assert len(records) == 12
     assert "larger nprobe" in records[-1]["error"]
     assert "larger nprobe" in pd.read_csv(io.StringIO(alone.to_csv()))["error"].iloc[-1]
+
+    nothing = np.full((1, 2), -1)
+    table = _table(
+        ["a.png"], nothing.astype(np.float32), nothing, 1, ReferenceIndex.open(tiny_index), NO_THRESHOLD
+    )
+    empty = replace(found, table=table, queries=["a.png"])
+    assert not table["name"].str.startswith("a").any()
+    assert "larger nprobe" in pd.read_csv(io.StringIO(empty.to_csv()))["error"].iloc[0]
 
 
 def test_a_pil_picture_is_found_as_its_file_is(
