@@ -191,11 +191,12 @@ class Canvas:
     def input(self, change: Tensor) -> Tensor:
         """What the extractor sees of the changed images, B×3×R×R."""
         if self.to_input:
-            return self._on_base(self.to_input(change))
+            return self.on_base(self.to_input(change))
         change = change.view(-1, *self.shapes[0])
-        return self._on_base(F.avg_pool2d(change, self._times) if self._times > 1 else change)
+        return self.on_base(F.avg_pool2d(change, self._times) if self._times > 1 else change)
 
-    def _on_base(self, change: Tensor) -> Tensor:
+    def on_base(self, change: Tensor) -> Tensor:
+        """The extractor's input from what it sees of the changes, B×3×R×R."""
         # the type first: fewer bytes are reordered
         return (self._base + change).to(self._dtype).contiguous(memory_format=torch.channels_last)
 
@@ -321,8 +322,9 @@ class _Plain:
         self._gain, self._resize, self._shape = canvas.gain, canvas.to_input, delta.shape
         self._bounded = tanh(delta.reshape(1, -1))
         change = self._gain * self._bounded
-        square = torch.linalg.vector_norm(change, dtype=torch.float64).square()
-        self.parts = [canvas.input(change), (square / delta.numel()).float()[None]]
+        norm = torch.linalg.vector_norm(change, dim=1, dtype=torch.float64)
+        inputs = canvas.on_base(self._resize.forwards(change))
+        self.parts = [inputs, norm.square_().div_(delta.numel()).float()]
 
     def gradient(self, inputs: Tensor, mean_squares: Tensor) -> Tensor:
         """Of δ, from those of the parts."""
@@ -374,7 +376,8 @@ class _Apart(torch.autograd.Function):
 
 def _on_threads(function: Callable[[int], Result], sizes: Sequence[int]) -> list[Result]:
     """What a function gives for each image by its number: a thread each up to a size, all threads for a larger one."""
-    small = [number for number, size in enumerate(sizes) if size <= _IN_CACHE]
+    order = np.argsort(sizes)[::-1].tolist()  # the last ones are small: a thread that is done waits little
+    small = [number for number in order if sizes[number] <= _IN_CACHE]
     done = dict(zip(small, side_by_side(function, small), strict=True))
     return [done[number] if number in done else function(number) for number in range(len(sizes))]
 

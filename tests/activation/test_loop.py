@@ -1,4 +1,5 @@
 import importlib.util
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -222,13 +223,13 @@ def test_what_a_thread_treats_by_itself_gets_the_same_pixels(
     chosen = [0, 3, 5, 6]
     sizes = sorted(PICTURES[i].numel() for i in chosen)
     treated: list[tuple[int, bool]] = []
-    seen = Canvas.input
+    seen = Canvas.on_base
 
     def noting(one: Canvas, change: Tensor) -> Tensor:
-        treated.append((change.numel(), threading.current_thread() is threading.main_thread()))
+        treated.append((math.prod(one.shapes[0]), threading.current_thread() is threading.main_thread()))
         return seen(one, change)
 
-    monkeypatch.setattr(Canvas, "input", noting)
+    monkeypatch.setattr(Canvas, "on_base", noting)
     found = []
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
