@@ -1,27 +1,18 @@
 """Images in the loop: from δ to the change of an image, to what the extractor sees of it, and to its released form."""
 
 import math
-import random
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from aindex.activation.flat import Flat
 from aindex.activation.perceptual import LUMINANCE, jnd_map, jnd_maps
 from aindex.activation.settings import ActivationSettings
-from aindex.descriptors.inference import FastExtractor
 from aindex.descriptors.preprocess import IMAGENET_STD, normalise, resize
-from aindex.edits.differentiable import Edits, draw, edited, sent
-from aindex.parallel import side_by_side
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 CHANNEL_SCALE = tuple(0.072 / weight for weight in LUMINANCE)
 """α: the eye sees a change of blue least and one of green most."""
@@ -36,12 +27,6 @@ ROUNDING_MSE = 1 / 12
 """Squared grey levels that rounding to 8 bits adds to a change."""
 
 _FINER = 1.25
-
-_IN_CACHE = 1 << 20
-"""Elements of an image that a CPU's thread treats by itself; larger ones have all threads, one after the other."""
-
-_MOST_PIXELS = 1 << 26
-"""How many pixels a GPU treats at a time: each takes some tens of bytes more before the loop."""
 
 VIEW_SIZE = 2
 """Side of the pictures that are edited where δ has the image's own size, in sides of the extractor's input."""
@@ -295,202 +280,3 @@ def weighted(heats: Sequence[Tensor], layout: Flat, factors: Sequence[Sequence[f
 def resampled(images: Tensor, size: Sequence[int]) -> Tensor:
     """B×C×h×w to B×C×H×W: bilinear, antialiased where an axis shrinks."""
     return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
-
-
-def together(images: Sequence[Tensor]) -> list[list[int]]:
-    """Which images one canvas treats: on a GPU many, none of them more than twice as wide as another."""
-    if images[0].device.type == "cpu":
-        return [[i] for i in range(len(images))]
-    groups: dict[tuple[torch.dtype, int, int], list[int]] = {}
-    pixels: Counter[int] = Counter()
-    for i, image in enumerate(images):
-        width = image.shape[2].bit_length()
-        pixels[width] += image.shape[1] * image.shape[2]
-        groups.setdefault((image.dtype, width, pixels[width] // _MOST_PIXELS), []).append(i)
-    return list(groups.values())
-
-
-class _Plain:
-    """What the loop sees of the change of a plain canvas.
-
-    Derived by hand: autograd takes an image through memory more often, and at each of its operators a thread waits for
-    Python's lock.
-    """
-
-    def __init__(self, canvas: Canvas, delta: Tensor) -> None:
-        assert canvas.to_input is not None, "a change at its image's own size"
-        self._gain, self._resize, self._shape = canvas.gain, canvas.to_input, delta.shape
-        self._bounded = tanh(delta.reshape(1, -1))
-        change = self._gain * self._bounded
-        norm = torch.linalg.vector_norm(change, dim=1, dtype=torch.float64)
-        inputs = canvas.on_base(self._resize.forwards(change))
-        self.parts = [inputs, norm.square_().div_(delta.numel()).float()]
-
-    def gradient(self, inputs: Tensor, mean_squares: Tensor) -> Tensor:
-        """Of δ, from those of the parts."""
-        gain, bounded = self._gain, self._bounded
-        gradient = self._resize.backwards(inputs.float()).view_as(bounded)
-        gradient.addcmul_(gain, bounded, value=2 * mean_squares.item() / bounded.numel()).mul_(gain)
-        torch.ops.aten.tanh_backward.grad_input(gradient, bounded, grad_input=gradient)
-        return gradient.view(self._shape)
-
-
-class _Traced:
-    """What the loop sees of any other change; autograd derives it."""
-
-    @torch.enable_grad()
-    def __init__(self, canvas: Canvas, delta: Tensor) -> None:
-        self._delta = delta.detach().requires_grad_()
-        self.parts = [part for part in canvas.seen([self._delta]) if part is not None]
-
-    def gradient(self, *gradients: Tensor) -> Tensor:
-        """Of δ, from those of the parts."""
-        gradient: Tensor = torch.autograd.grad(self.parts, self._delta, gradients)[0]
-        return gradient
-
-
-class _Apart(torch.autograd.Function):
-    """What several canvases of one image show; found and derived on threads."""
-
-    @staticmethod
-    def forward(ctx: Any, canvases: Sequence[Canvas], *deltas: Tensor) -> Any:
-        def treat(number: int) -> _Plain | _Traced:
-            canvas, delta = canvases[number], deltas[number].detach()
-            return _Plain(canvas, delta) if canvas.is_plain else _Traced(canvas, delta)
-
-        ctx.sizes = [delta.numel() for delta in deltas]
-        ctx.treated = _on_threads(treat, ctx.sizes)
-        return tuple(part.detach() for one in ctx.treated for part in one.parts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        each = len(gradients) // len(ctx.treated)
-
-        def back(number: int) -> Tensor:
-            gradient: Tensor = ctx.treated[number].gradient(*gradients[each * number : each * (number + 1)])
-            return gradient
-
-        return None, *_on_threads(back, ctx.sizes)
-
-
-def _on_threads(function: Callable[[int], Result], sizes: Sequence[int]) -> list[Result]:
-    """What a function gives for each image by its number: a thread each up to a size, all threads for a larger one."""
-    order = np.argsort(sizes)[::-1].tolist()  # the last ones are small: a thread that is done waits little
-    small = [number for number in order if sizes[number] <= _IN_CACHE]
-    done = dict(zip(small, side_by_side(function, small), strict=True))
-    return [done[number] if number in done else function(number) for number in range(len(sizes))]
-
-
-def apart(canvases: Sequence[Canvas], deltas: Sequence[Tensor]) -> list[Seen]:
-    """What canvases of one image show, and their gradients: a thread each up to a size, all threads for a larger one.
-
-    Autograd has one thread for all; here an image goes through the processor's cache once forwards and once back.
-    """
-    parts = _Apart.apply(canvases, *deltas)
-    each = len(parts) // len(canvases)
-    return [Seen(*parts[i : i + each], *[None] * (3 - each)) for i in range(0, len(parts), each)]
-
-
-class Canvases:
-    """The images of a batch.
-
-    Args:
-        images: B images, 3×H×W each, on one device.
-        extractor: what looks at them.
-        settings: of the loop.
-        seeds: one per image: of δ's start and of the edits.
-
-    Attributes:
-        deltas: δ of each image, leaf tensors.
-    """
-
-    def __init__(
-        self,
-        images: Sequence[Tensor],
-        extractor: FastExtractor,
-        settings: ActivationSettings,
-        seeds: Sequence[int],
-    ) -> None:
-        self._size, self._settings = extractor.input_size, settings
-        self._device = images[0].device
-        self._members = together(images)
-        self._canvases = self._each(
-            lambda some: Canvas([images[i] for i in some], self._size, settings, extractor.input_dtype),
-            self._members,
-        )
-        pairs = list(zip(self._canvases, self._members, strict=True))
-        self.deltas = self._in_order(
-            self._each(lambda pair: pair[0].start([seeds[i] for i in pair[1]]), pairs)
-        )
-        self._edits = iter(self._drawn(seeds))
-
-    def constrain(self) -> list[Seen]:
-        """The present changes, h ⊙ α ⊙ tanh δ within the budget, as each canvas shows those of its images."""
-        if self._device.type == "cpu" and len(self._canvases) == len(self.deltas):
-            return apart(self._canvases, [self.deltas[i] for (i,) in self._members])
-        return [canvas.seen(deltas) for canvas, deltas in self._with_deltas()]
-
-    def mean_squares(self, changes: Sequence[Seen]) -> Tensor:
-        """Of each image's change, B."""
-        return self._joined([change.mean_squares for change in changes])
-
-    def add(self, changes: Sequence[Seen]) -> Tensor:
-        """What the extractor sees of the changed images, B×3×R×R."""
-        return self._joined([change.inputs for change in changes])
-
-    def edit(self, changes: Sequence[Seen]) -> list[Tensor]:
-        """What it sees of randomly edited copies of them, B×3×R×R for each view."""
-        if not self._settings.views:
-            return []
-        pictures = self._joined([change.pictures for change in changes if change.pictures is not None])
-        views = self._settings.views
-        copies = edited(pictures.repeat(views, 1, 1, 1), next(self._edits), self._size)
-        return list(normalise(copies).chunk(views))
-
-    def _drawn(self, seeds: Sequence[int]) -> list[Edits]:
-        """The edits of all views of each iteration, before the loop: sending them waits for a GPU."""
-        aspects = self._in_order([canvas.aspects for canvas in self._canvases])
-        images = [(random.Random(seed), aspect) for seed, aspect in zip(seeds, aspects, strict=True)]
-        return sent(
-            [
-                [
-                    draw(rng, aspect, self._settings.edits)
-                    for _ in range(self._settings.views)
-                    for rng, aspect in images
-                ]
-                for _ in range(self._settings.iterations)
-            ],
-            self._device,
-        )
-
-    def changes(self) -> list[Tensor]:
-        """x' − x of each image in normalised space at its own size, 3×H×W."""
-        return self._in_order(self._each(lambda pair: pair[0].full_changes(pair[1]), self._with_deltas()))
-
-    def released(self) -> list[Tensor]:
-        """The images to release, H×W×3 uint8 each."""
-        return self._in_order(self._each(lambda pair: pair[0].released(pair[1]), self._with_deltas()))
-
-    def _with_deltas(self) -> list[tuple[Canvas, list[Tensor]]]:
-        members = [[self.deltas[i] for i in some] for some in self._members]
-        return list(zip(self._canvases, members, strict=True))
-
-    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """A row for each image, in the images' order, from rows of each canvas."""
-        numbers = [i for some in self._members for i in some]
-        if numbers == sorted(numbers):
-            return torch.cat(list(parts))
-        return torch.stack(self._in_order([part.unbind() for part in parts]))
-
-    def _in_order(self, parts: Sequence[Sequence[Item]]) -> list[Item]:
-        """What there is of the images of each canvas, in the images' order."""
-        numbers = [i for some in self._members for i in some]
-        items = dict(zip(numbers, (item for part in parts for item in part), strict=True))
-        return [items[i] for i in range(len(items))]
-
-    def _each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """What a function gives for each item; on a CPU they are treated side by side, a thread each."""
-        if self._device.type == "cpu":
-            return side_by_side(function, items)
-        return [function(item) for item in items]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from aindex.activation.canvas import Canvases
+from aindex.activation.canvases import Canvases
 from aindex.activation.goals import Goal
 from aindex.activation.optimizer import OptimizerFactory, SchedulerFactory, make_optimizer, make_scheduler
 from aindex.activation.outcome import Curves, failures, measured

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from aindex.activation.canvas import Canvas, _Plain, _Traced
+from aindex.activation.apart import _Plain, _Traced
+from aindex.activation.canvas import Canvas
 from aindex.activation.flat import Flat
 from aindex.activation.perceptual import jnd_map
 from aindex.activation.settings import ActivationSettings

@@ -13,7 +13,7 @@ import timm.optim
 import torch
 from torch import Tensor
 
-from aindex.activation import canvas
+from aindex.activation import apart, canvases
 from aindex.activation.canvas import Canvas
 from aindex.activation.goals import TargetGoal
 from aindex.activation.loop import activate_images
@@ -184,7 +184,7 @@ def test_images_treated_at_once_as_on_a_gpu_give_what_each_gives(
         return found.changes(), torch.stack(list(vars(found.curves).values())), found.released()  # type: ignore[return-value]
 
     changes_apart, curves_apart, released_apart = run()
-    monkeypatch.setattr(canvas, "together", lambda images: [[0, 2, 3], [5, 1, 4]])
+    monkeypatch.setattr(canvases, "together", lambda images: [[0, 2, 3], [5, 1, 4]])
     changes_together, curves_together, released_together = run()
     torch.testing.assert_close(changes_together, changes_apart, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(curves_together, curves_apart, rtol=1e-3, atol=1e-3)
@@ -201,7 +201,7 @@ def test_pixels_do_not_depend_on_the_number_of_threads(
     targets: Tensor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(canvas, "_IN_CACHE", in_cache)
+    monkeypatch.setattr(apart, "_IN_CACHE", in_cache)
     threads, large = torch.get_num_threads(), smooth_picture(50, 300, 400)
     found = []
     for count in (1, 3):
@@ -235,7 +235,7 @@ def test_what_a_thread_treats_by_itself_gets_the_same_pixels(
     torch.set_num_threads(2)
     try:
         for in_cache in (0, sizes[1], sizes[-1]):  # none, some, all
-            monkeypatch.setattr(canvas, "_IN_CACHE", in_cache)
+            monkeypatch.setattr(apart, "_IN_CACHE", in_cache)
             treated.clear()
             found.append(activate(chosen, targets, tiny_extractor, settings=settings))
             assert {is_main == (size > in_cache) for size, is_main in treated} == {True}
