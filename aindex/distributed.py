@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -35,9 +36,12 @@ class UsualSignals:
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
 
     def take_back(self) -> None:
-        """Let them do so again."""
+        """Let them do so again; in another thread than the main one Lightning has changed nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set from Python
+                signal.signal(number, handler)
 
 
 class IndependentDDP(DDPStrategy):

@@ -1,8 +1,10 @@
+import signal
+import threading
 from itertools import chain
 
 import pytest
 
-from aindex.distributed import DealtBatches, everywhere, gather, on_rank_zero
+from aindex.distributed import DealtBatches, UsualSignals, everywhere, gather, on_rank_zero
 from aindex.errors import DataError
 
 
@@ -37,3 +39,18 @@ def test_without_a_process_group_helpers_do_the_work_here():
     for helper in (on_rank_zero, everywhere):
         with pytest.raises(DataError):
             helper(fail)
+
+
+def test_signals_are_taken_back_by_the_main_thread_alone():
+    usual, before = UsualSignals(), signal.getsignal(signal.SIGUSR1)
+    usual._handlers[signal.SIGTERM] = None  # as of a handler that was not set from Python
+    other = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        thread = threading.Thread(target=usual.take_back)
+        thread.start()
+        thread.join()
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+        usual.take_back()
+        assert signal.getsignal(signal.SIGUSR1) == before
+    finally:
+        signal.signal(signal.SIGUSR1, other)

@@ -81,6 +81,9 @@ def activate_images(
             f"{len(images)} images, {len(seeds)} seeds, batch size {batch_size}: expected a seed per image, and 1 to "
             "batch size images"
         )
+    if any(image.ndim != 3 or image.shape[0] != 3 or not image.numel() for image in images):
+        shapes = [tuple(image.shape) for image in images]
+        raise ValueError(f"images of the shapes {shapes}: expected 3×H×W, with a pixel or more")
     canvases = Canvases(images, extractor, settings, seeds)
     adam = make_optimizer(optimizer, canvases.deltas)
     step, advance = stepping(adam), make_scheduler(scheduler, adam)

@@ -12,19 +12,19 @@ _ONE_PASS = "every image is treated once, in one pass, by an optimiser of its ow
 _FEWER = "to treat fewer images list them in a text file and give it as data.data_dir"
 _NO_LOOP = "there is no such loop"
 
-# Values as text, because limit_train_batches 1 means one batch and 1.0 all of them.
+# Values as text, because limit_train_batches 1 means one batch and 1.0 all of them. The first two set others.
 _HONOURED: dict[str, tuple[tuple[str, ...], str]] = {
+    "fast_dev_run": (("False", "0"), _FEWER),
+    "overfit_batches": (("0.0", "0"), _FEWER),
     "max_epochs": (("1",), _ONE_PASS),
     "min_epochs": (("None", "0", "1"), _ONE_PASS),
     "max_steps": (("-1",), _FEWER),
     "min_steps": (("None",), _ONE_PASS),
     "max_time": (("None",), "interrupt the run, the same command goes on"),
-    "fast_dev_run": (("False", "0"), _FEWER),
     "limit_train_batches": (("None", "1.0"), _FEWER),
     "limit_val_batches": (("None", "1.0", "0", "0.0"), f"0 evaluates nothing; {_FEWER}"),
     "limit_test_batches": (("None", "1.0"), _NO_LOOP),
     "limit_predict_batches": (("None", "1.0"), _NO_LOOP),
-    "overfit_batches": (("0.0", "0"), _FEWER),
     "val_check_interval": (("None", "1.0"), "what is released is evaluated at the end"),
     "check_val_every_n_epoch": (("1",), "what is released is evaluated at the end"),
     "num_sanity_val_steps": (("0", "None"), "nothing is released yet that could be evaluated"),
@@ -69,7 +69,7 @@ def refuse_options(trainer: Mapping[str, Any]) -> None:
 
 def refuse_trainer(trainer: Trainer) -> None:
     """The same for a trainer that would see some of the images only, or see them again."""
-    names = ["fast_dev_run", "overfit_batches", "limit_val_batches"]  # the first two set limits
+    names = ["fast_dev_run", "overfit_batches", "limit_val_batches"]
     if trainer.state.fn == TrainerFn.FITTING:
         names += ["max_epochs", "limit_train_batches", "max_steps"]
     refuse_options({name: getattr(trainer, name) for name in names})

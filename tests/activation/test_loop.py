@@ -474,3 +474,11 @@ def test_a_change_that_grows_without_bounds_is_not_released(
         optimizer=partial(torch.optim.SGD, lr=float("inf")),
     )
     assert activation.released() == [None, None]
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 5), (1, 4, 4), (3, 4)])
+def test_what_is_no_image_is_refused(
+    shape: tuple[int, ...], tiny_extractor: Extractor, targets: Tensor
+) -> None:
+    with pytest.raises(ValueError, match=r"expected 3×H×W, with a pixel or more"):
+        activate_images([torch.zeros(shape)], TargetGoal(targets[:1, None]), tiny_extractor, seeds=[0])

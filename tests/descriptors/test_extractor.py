@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -72,6 +73,19 @@ class Returns(nn.Module):
         if isinstance(self.value, Exception):
             raise self.value
         return self.value
+
+
+def test_one_dimension_for_any_number_of_pictures():
+    class Grows(nn.Module):
+        def forward(self, pixels):
+            return torch.zeros(len(pixels), 4 * len(pixels))
+
+    with pytest.raises(ExtractorError, match="8 numbers for each of two pictures and 4 for one"):
+        Extractor(Grows(), name="bad", input_size=8)
+
+
+def test_the_input_size_may_come_from_numpy(tiny_module):
+    assert type(Extractor(tiny_module, name="x", input_size=np.int64(32)).input_size) is int
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,8 @@ def test_a_failing_edit_is_an_error_that_names_picture_and_edit():
         apply_attack(Image.new("RGB", (1, 4)), Attack("meme_format"), name="holiday.jpg")
     with pytest.raises(EditError, match="'rotation' needs a parameter"):
         apply_attack(Image.new("RGB", (9, 9)), Attack("rotation"))
+    with pytest.raises(EditError, match="there is no edit 'rotate'"):
+        apply_attack(Image.new("RGB", (9, 9)), Attack("rotate", 25))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (3000, 2)])

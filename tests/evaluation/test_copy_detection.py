@@ -137,6 +137,8 @@ def test_one_candidate_does_not_show_the_metric():
     results = Results(rows, copy_detection=rows, index=pd.DataFrame({"metric": ["IP"]}))
     assert results.metric == "IP"
     assert Results(rows).metric is None
+    for damaged in ("cosine", np.nan):
+        assert Results(rows, index=pd.DataFrame({"metric": [damaged]})).metric is None
 
 
 def test_a_threshold_by_hand():

@@ -76,6 +76,16 @@ def no_yaml(room: Room) -> None:
     room.command("fit", "--config", config(room, "{index: [\n"))
 
 
+@fault(CONFIGURATION, "YAML with a day that there is not", error="is no YAML that can be read: month")
+def no_such_day(room: Room) -> None:
+    room.command("fit", "--config", config(room, "seed_everything: 2001-99-99\n"))
+
+
+@fault(CONFIGURATION, "YAML that contains itself", error="is no YAML that can be read: maximum recursion")
+def yaml_in_itself(room: Room) -> None:
+    room.command("fit", "--config", config(room, "index: &all\n  path: *all\n"))
+
+
 @fault(
     CONFIGURATION, "a configuration file that is not there", error="files that come with aindex: demo.yaml"
 )
